@@ -1,0 +1,31 @@
+"""delayer makes trained networks shallower.
+
+Observe once, judge many times, cut from what was seen; then prove what was lost, measure what was won, and hand over a
+smaller network that loads like any other.
+"""
+
+__version__ = "0.1.0"
+
+from delayer.budget import Budget
+from delayer.chain import Chain, Span
+from delayer.errors import DelayerError
+from delayer.families import chain_of
+from delayer.measure import compare_latency, num_macs, num_params
+from delayer.observe import observe
+from delayer.plan import Plan, apply, apply_, plan_by_hand, read_plan
+from delayer.rows import Rows
+from delayer.scan import scan
+from delayer.scoring import score
+from delayer.search import best_spans
+from delayer.stages import CheckOptions, LoadOptions, PlanOptions, ScanOptions, run
+from delayer.stats import Geometry, Hsic, Moments
+from delayer.store import load, save
+from delayer.store.proof import reload_proof
+from delayer.tasks import Task, TaskOptions, evaluate, open_task, predictions, task_of
+
+__all__ = [
+    "Budget", "Chain", "CheckOptions", "DelayerError", "Geometry", "Hsic", "LoadOptions", "Moments", "Plan",
+    "PlanOptions", "Rows", "ScanOptions", "Span", "Task", "TaskOptions", "__version__", "apply", "apply_", "best_spans",
+    "chain_of", "compare_latency", "evaluate", "load", "num_macs", "num_params", "observe", "open_task",
+    "plan_by_hand", "predictions", "read_plan", "reload_proof", "run", "save", "scan", "score", "task_of",
+]  # fmt: skip

@@ -1,0 +1,122 @@
+"""How a network is called, and which tensor of its answer counts.
+
+Libraries disagree: torchvision takes and returns a tensor, Hugging Face takes keyword arguments and returns a
+record, others return tuples. Everything that runs a network goes through these functions.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from delayer.errors import DataError, ModelError
+
+Inputs = Tensor | Mapping[str, Tensor]
+
+
+def call(model: Callable, inputs: Inputs) -> Any:
+    """The model's answer as it comes: `model(x)` for a tensor, `model(**inputs)` for a dict of tensors.
+
+    Raises DataError for anything else.
+    """
+    return model(inputs) if isinstance(inputs, Tensor) else model(**_by_name(inputs))
+
+
+def _by_name(inputs: Any) -> Mapping[str, Tensor]:
+    if isinstance(inputs, Mapping) and inputs:
+        return inputs
+    empty, kind = isinstance(inputs, Mapping), type(inputs).__name__
+    raise DataError(
+        f"A network is called with a tensor or with a dict of tensors; found {'an empty ' * empty}{kind}. "
+        "Pass the tensor, or name each tensor after the argument of the network's forward."
+    )
+
+
+def output_of(raw: Any) -> Tensor:
+    """The main tensor of an answer: itself, its logits, its last hidden state, or its first tensor.
+
+    Raises ModelError when the answer holds no tensor.
+    """
+    if isinstance(raw, Tensor):
+        return raw
+    # A Hugging Face record may begin with a loss, so its names come before its order.
+    for name in ("logits", "last_hidden_state"):
+        if isinstance(named := getattr(raw, name, None), Tensor):
+            return named
+    items = raw.values() if isinstance(raw, Mapping) else raw if isinstance(raw, tuple | list) else ()
+    for item in items:
+        if isinstance(item, Tensor):
+            return item
+    raise ModelError(
+        f"A network should answer with a tensor, or with a record or tuple that holds one; "
+        f"found {type(raw).__name__}. Wrap it in a module whose forward returns the tensor that matters."
+    )
+
+
+def each_tensor(change: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
+    """The inputs with `change` done to each tensor."""
+    if isinstance(inputs, Tensor):
+        return change(inputs)
+    return {name: change(value) for name, value in _by_name(inputs).items()}
+
+
+def with_batch(inputs: Inputs, batch_size: int) -> Inputs:
+    """The inputs repeated in order, or cut short, to a batch size: samples 0, 1, .., n-1, 0, 1, .."""
+    return each_tensor(lambda x: x[torch.arange(batch_size, device=x.device) % len(x)], inputs)
+
+
+def first_tensor(inputs: Inputs) -> Tensor:
+    """The tensor that tells the inputs' batch size and device."""
+    return inputs if isinstance(inputs, Tensor) else next(iter(_by_name(inputs).values()))
+
+
+def hidden_in(args: tuple, kwargs: dict) -> Tensor:
+    """The hidden state among a block's arguments: the first, or the one by name."""
+    found = args[0] if args else kwargs.get("hidden_states")
+    if found is None:
+        found = next((value for value in kwargs.values() if isinstance(value, Tensor)), None)
+    if not isinstance(found, Tensor):
+        raise DataError(
+            "A block was called without a tensor as its first argument, so its input cannot be watched."
+        )
+    return found
+
+
+def hidden_out(output: Any) -> Tensor:
+    """The hidden state in a block's output: itself, or the first of a tuple."""
+    return output if isinstance(output, Tensor) else output[0]
+
+
+@contextmanager
+def evaluating(model: Callable) -> Iterator[None]:
+    """Inside: evaluation mode, no gradients. After: each module in its own mode again, frozen norms too."""
+    modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
+    try:
+        for module, _ in modes:
+            module.training = False
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def ready(model: Callable, inputs: Inputs, device: torch.device | str | None = None) -> Iterator[Inputs]:
+    """Inside: the model evaluating on `device` (by default where its weights are); gives the inputs there.
+
+    Afterwards the model is back where it was. What is not a module, such as an ONNX session, cannot be moved.
+    """
+    weights = list(model.parameters()) if isinstance(model, nn.Module) else []
+    home = weights[0].device if weights else first_tensor(inputs).device
+    there = torch.device(device) if device is not None and isinstance(model, nn.Module) else home
+    try:
+        if weights and there != home:
+            model.to(there)
+        with evaluating(model):
+            yield each_tensor(lambda x: x.to(there), inputs)
+    finally:
+        if weights and there != home:
+            model.to(home)

@@ -1,0 +1,76 @@
+"""Edits: one declared change to a chain a file; frozen, JSON. Edits never measure.
+
+A new file that calls `edit` has its place in plans, in the command line and in the report.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+from delayer.chain import Chain, Span
+from delayer.errors import UnknownName
+from delayer.registry import Registry
+from delayer.stats import Moments
+from delayer.study import EditInfo, Record
+
+
+class Edit(Record):
+    """One declared change to a chain."""
+
+    edit: str
+    """The edit's name."""
+    needs_stats: ClassVar[bool] = False
+    """Whether `apply_` fits something, so that it needs moments (or, without them, builds shapes only)."""
+
+    @property
+    def label(self) -> str:
+        """One line that says what it does."""
+        raise TypeError(f"{type(self).__name__} says no label.")
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The blocks that it touches."""
+        return ()
+
+    @property
+    def stands_there(self) -> str:
+        """What stands where its blocks stood: "drop" for nothing, or the name of an operator."""
+        return "drop"
+
+    @property
+    def gone(self) -> set[int]:
+        """Blocks that leave their lists for good."""
+        return set()
+
+    def needs(self, chain: Chain) -> tuple[tuple[int, int], ...]:
+        """Pairs of points whose moments it reads."""
+        return ()
+
+    def apply_(self, chain: Chain, stats: Moments | None = None) -> None:
+        """Change the chain; with no statistics build the shapes alone, for weights to be loaded into."""
+        raise TypeError(f"{type(self).__name__} changes nothing.")
+
+    def info(self) -> EditInfo:
+        return EditInfo(edit=self.edit, label=self.label, spans=tuple((s.start, s.stop) for s in self.spans),
+                        operator=self.stands_there)
+
+
+edits: Registry[type[Edit]] = Registry("edit", "delayer.edits")
+E_ = TypeVar("E_", bound=type[Edit])
+
+
+def edit(name: str) -> Callable[[E_], E_]:
+    """Register a class as the edit of that name."""
+    return edits.register(name)
+
+
+def edit_from(data: Any) -> Edit:
+    """The edit in a JSON object; the key "edit" names its kind."""
+    if isinstance(data, Edit):
+        return data
+    if not isinstance(data, dict) or not isinstance(data.get("edit"), str):
+        raise ValueError('an edit is an object such as {"edit": "drop_span", "start": 9, "stop": 11}')
+    try:
+        kind = edits[data["edit"]]
+    except UnknownName as error:
+        raise ValueError(str(error)) from error
+    return kind.model_validate(data)

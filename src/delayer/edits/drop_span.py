@@ -1,0 +1,37 @@
+"""Take a span of blocks out."""
+
+from typing import Literal
+
+from delayer.chain import Chain, Span
+from delayer.edits import Edit, edit
+from delayer.standin import StandIn
+from delayer.stats import Moments
+
+
+@edit("drop_span")
+class DropSpan(Edit):
+    """Blocks start .. stop-1 leave their list; the hidden state passes.
+
+    Source: ShortGPT (Men et al., arXiv 2403.03853), RedTest (Lu et al., arXiv 2411.10507) and others.
+    """
+
+    edit: Literal["drop_span"] = "drop_span"
+    start: int
+    stop: int
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        return (Span(self.start, self.stop),)
+
+    @property
+    def label(self) -> str:
+        return f"drop {Span(self.start, self.stop)}"
+
+    @property
+    def gone(self) -> set[int]:
+        return set(range(self.start, self.stop))
+
+    def apply_(self, chain: Chain, stats: Moments | None = None) -> None:
+        chain.check(Span(self.start, self.stop))
+        for index in range(self.start, self.stop):
+            chain.replace_(index, StandIn(chain.module(index), chain.blocks[index].returns))

@@ -1,0 +1,63 @@
+"""Every error delayer raises on purpose. The command line turns each into one sentence and exit code 2.
+
+DelayerError
+├── ModelError          a network that cannot be found, loaded or understood
+│   ├── UnknownName     a name that no registry or library knows (near names are suggested)
+│   ├── WeightsError    weights that do not fit, are not safetensors, or are corrupted
+│   └── NotFiniteError  NaN or infinity in weights, activations or data
+├── DataError           data that is missing, empty, unreadable or out of range
+├── SpanError           a span that does not exist or that crosses widths
+├── PlanError           a plan that is corrupted or made for another model
+├── BudgetError         a budget that cannot be met
+├── StudyError          a study folder that is corrupted, in use, or lacks a stage
+├── ExportError         a network that cannot be exported
+└── MemoryLimitError    work that does not fit into memory
+"""
+
+
+class DelayerError(Exception):
+    """Base of all errors that delayer raises on purpose; its text says what was asked, found and to do."""
+
+
+class ModelError(DelayerError):
+    """A network that cannot be found, loaded or understood."""
+
+
+class UnknownName(ModelError):
+    """A name that no registry or library knows."""
+
+
+class WeightsError(ModelError):
+    """Weights that do not fit, are not safetensors, or are corrupted."""
+
+
+class NotFiniteError(ModelError):
+    """NaN or infinity in weights, activations or data."""
+
+
+class DataError(DelayerError):
+    """Data that is missing, empty, unreadable or out of range."""
+
+
+class SpanError(DelayerError):
+    """A span that does not exist or that crosses widths."""
+
+
+class PlanError(DelayerError):
+    """A plan that is corrupted or made for another model."""
+
+
+class BudgetError(DelayerError):
+    """A budget that cannot be met."""
+
+
+class StudyError(DelayerError):
+    """A study folder that is corrupted, in use, or lacks a stage."""
+
+
+class ExportError(DelayerError):
+    """A network that cannot be exported."""
+
+
+class MemoryLimitError(DelayerError):
+    """Work that does not fit into memory."""

@@ -1,0 +1,99 @@
+"""What model families look like, and how a model is recognised as one of them.
+
+Adding a family is adding one file that registers a `Family`; nothing else names a model anywhere.
+"""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from delayer.calling import Inputs, each_tensor
+from delayer.chain import Block, Chain, Family
+from delayer.errors import ModelError
+from delayer.families._probe import BY_HAND, blocks_from, probe
+from delayer.registry import Registry
+
+families: Registry[Family] = Registry("family", "delayer.families")
+
+
+def family_of(model: nn.Module) -> Family | None:
+    """The family whose classes a model belongs to, the most specific class first; None when nobody described it."""
+    for kind in type(model).__mro__:
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        for _, family in families.items():
+            if any(re.fullmatch(pattern, name) for pattern in family.classes):
+                return family
+    return None
+
+
+def chain_of(model: nn.Module, example: Inputs | None = None, *, blocks: str | None = None, axis: int | None = None
+             ) -> Chain:
+    """The chain of a model: its family's, or one found by structure and by the shapes of one batch.
+
+    example: inputs of one small batch; needed where the family cannot make them up (an own network).
+    blocks: a regular expression for the paths of the blocks, to describe a network by hand.
+    axis: where its features are, -1 or 1; found from the shapes when not given.
+    Raises ModelError when no repeated blocks are found, or when the forward pass fails.
+    """
+    from delayer.families.automatic import blocks_by_structure, guess_axis
+
+    family = family_of(model) if blocks is None else None
+    if example is None and family is not None and family.example is not None:
+        example = family.example(model)
+        if example is not None:
+            dtype = next((p.dtype for p in model.parameters()), torch.float32)
+            example = each_tensor(lambda x: x.to(dtype) if x.is_floating_point() else x, example)
+    if example is None:
+        raise ModelError(
+            f"{type(model).__name__} is no family that delayer can make inputs for, so its shapes must come from data. "
+            "Pass one batch: chain_of(model, example)."
+        )
+    if family is None and blocks is None:
+        paths = blocks_by_structure(model, example)
+    else:
+        pattern = blocks or family.blocks
+        paths = [path for path, _ in model.named_modules() if re.fullmatch(pattern, path)]
+        _check_paths(model, paths, pattern)
+    visits = probe(model, paths, example)
+    if family is None:
+        family = Family(name="by hand" if blocks else "automatic", classes=(), blocks=blocks or "",
+                        axis=axis, rows="mean", shortens=False)
+    if family.axis is None:
+        family = replace(family, axis=guess_axis(model, visits))
+    return Chain(model, family, blocks_from(model, visits, family.axis))
+
+
+def chain_from_facts(model: nn.Module, facts: dict[str, Any]) -> Chain:
+    """The chain that `Chain.facts` described, over another copy of the same network.
+
+    Raises ModelError where the copy has its blocks elsewhere.
+    """
+    paths = {path for path, _ in model.named_modules()}
+    if away := next((block["path"] for block in facts["blocks"] if block["path"] not in paths), None):
+        raise ModelError(
+            f"This {type(model).__name__} has no module {away}, where a block was when it was saved. "
+            "Its library may have renamed it since: install the version that saved it, or cut it anew."
+        )
+    family = family_of(model)
+    if family is None or family.name != facts["family"]:
+        family = Family(name=facts["family"], classes=(), blocks="", axis=None, rows=facts["rows"], shortens=False)
+    family = replace(family, axis=facts["axis"])
+    return Chain(model, family, tuple(Block(**block) for block in facts["blocks"]))
+
+
+def _check_paths(model: nn.Module, paths: list[str], pattern: str) -> None:
+    if not paths:
+        some = ", ".join(path for path, _ in list(model.named_modules())[1:4])
+        raise ModelError(
+            f"No module of {type(model).__name__} has a path that matches {pattern!r}; paths are like {some}. {BY_HAND}"
+        )
+    for outer in paths:
+        prefix = f"{outer}." if outer else ""
+        if inner := next((path for path in paths if path != outer and path.startswith(prefix)), None):
+            raise ModelError(
+                f"Block {inner} lies inside block {outer or 'the whole network'}, which {pattern!r} matches as well. "
+                "Write an expression that matches the whole path of one of them only."
+            )

@@ -1,0 +1,36 @@
+"""Optional libraries: imported when first needed, quiet, and heard in one sentence."""
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from delayer.errors import ModelError
+
+
+def library(name: str, extra: str) -> Any:
+    """A library that an extra of delayer's brings."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ModelError(f"This needs {name}, which is not installed: pip install 'delayer[{extra}]'.") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+@contextmanager
+def quiet(transformers: Any) -> Iterator[None]:
+    """No progress bars and no load reports inside: what is wrong with weights is said in one sentence."""
+    logging = transformers.utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

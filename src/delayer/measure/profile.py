@@ -1,0 +1,92 @@
+"""Milliseconds of each block, and what a span's replacement would save of them."""
+
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from delayer.affine import AffineMap
+from delayer.calling import Inputs, call, first_tensor, hidden_in, ready
+from delayer.chain import Chain
+from delayer.study import SpanDamage
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Milliseconds of each block, of the whole network, and of each map by (block, operator, rank).
+
+    The least of several rounds each: other work on the machine can only add, and adds more to what takes longer.
+    """
+
+    block_ms: tuple[float, ...]
+    total_ms: float
+    map_ms: dict[tuple[int, str, int | None], float]
+
+
+def profile_blocks(chain: Chain, inputs: Inputs, *, rounds: int = 25, operators: tuple = ()) -> Profile:
+    """Time every block inside the running network, and every kind of map on the same hidden states.
+
+    inputs: one batch, of the size that the latency budget is about.
+    """
+    begun: dict[int, float] = {}
+    times: list[list[float]] = [[] for _ in chain.blocks]
+    hidden: dict[int, torch.Tensor] = {}
+    handles = []
+
+    def wait() -> None:
+        if first_tensor(inputs).device.type != "cpu":
+            torch.accelerator.synchronize()
+
+    def before(index: int):
+        def hook(module, args, kwargs):
+            hidden.setdefault(index, hidden_in(args, kwargs).detach().clone())
+            wait()
+            begun[index] = time.perf_counter()
+
+        return hook
+
+    def after(index: int):
+        def hook(module, args, output):
+            wait()
+            times[index].append((time.perf_counter() - begun[index]) * 1e3)
+
+        return hook
+
+    totals = []
+    with ready(chain.model, inputs) as inputs:
+        call(chain.model, inputs)
+        try:
+            for i in range(chain.num_blocks):
+                module = chain.module(i)
+                handles += [module.register_forward_pre_hook(before(i), with_kwargs=True),
+                            module.register_forward_hook(after(i))]
+            for _ in range(rounds):
+                totals.append(_milliseconds(partial(call, chain.model, inputs), wait))
+        finally:
+            for handle in handles:
+                handle.remove()
+        maps = {}
+        for segment in chain.segments:
+            x = hidden[segment.start]
+            for operator, rank in operators:
+                if rank is None or rank < segment.width:
+                    made = AffineMap(operator, segment.width, rank=rank, axis=chain.axis).to(x.device)
+                    cost = min(_milliseconds(partial(made, x), wait) for _ in range(rounds))
+                    for block in range(segment.start, segment.stop):
+                        maps[block, operator, rank] = cost
+    return Profile(tuple(min(mine) for mine in times), min(totals), maps)
+
+
+def _milliseconds(work, wait) -> float:
+    wait()
+    begin = time.perf_counter()
+    work()
+    wait()
+    return (time.perf_counter() - begin) * 1e3
+
+
+def saved_ms(profile: Profile, row: SpanDamage) -> float:
+    """What a row of the scan saves, in milliseconds."""
+    blocks = sum(profile.block_ms[b] for b in range(row.start, row.stop))
+    return blocks - profile.map_ms.get((row.start, row.operator, row.rank), 0.0)

@@ -1,0 +1,236 @@
+"""Choosing what to cut: predicted damage of every span, exact search under a budget, then the real network decides.
+
+Scores of single layers do not add up (the same eight layers of one decoder leave 29.5 % or 50.8 % of an exam, by
+which set is taken), so predictions only nominate. What is chosen was measured, as a set, on validation data.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from delayer.budget import Budget
+from delayer.chain import Chain
+from delayer.edits import Edit
+from delayer.edits.drop_span import DropSpan
+from delayer.edits.replace_span import ReplaceSpan
+from delayer.errors import BudgetError
+from delayer.local_search import refine
+from delayer.search import Candidate, best_spans
+from delayer.study import Grade, Measured, Scan, Score, SpanDamage
+
+Cut = tuple[Edit, ...]
+KEEP = 6
+"""How many of the best predicted sets the real network judges first."""
+GradeOf = Callable[[Cut], Grade]
+
+
+@dataclass
+class Measuring:
+    """Grades cuts with the real network and remembers all of them, so that nothing is measured twice.
+
+    grade: puts the edits into the network, evaluates on validation data, takes them out again.
+    cost: parameters, multiply-adds of the network with the edits.
+    """
+
+    grade: GradeOf
+    known: dict[str, Grade] = field(default_factory=dict)
+    on_measured: Callable[[str, Grade], None] | None = None
+
+    def __call__(self, cut: Cut) -> Grade:
+        key = key_of(cut)
+        if key not in self.known:
+            self.known[key] = self.grade(cut)
+            if self.on_measured:
+                self.on_measured(key, self.known[key])
+        return self.known[key]
+
+
+def key_of(cut: Iterable[Edit]) -> str:
+    """A cut's name in the memory of measurements."""
+    return " ".join(edit.model_dump_json() for edit in sorted(cut, key=lambda edit: edit.spans))
+
+
+def edit_of(damage: SpanDamage) -> Edit:
+    """The edit that a row of the scan stands for."""
+    if damage.operator == "drop":
+        return DropSpan(start=damage.start, stop=damage.stop)
+    return ReplaceSpan(start=damage.start, stop=damage.stop, operator=damage.operator, ridge=damage.ridge,
+                       rank=damage.rank)
+
+
+def predicted_damage(scan: Scan, singles: Mapping[tuple[int, str], float]) -> list[float]:
+    """The divergence that each row of the scan predicts, in the unit of the measured singles.
+
+    singles: measured divergence for (block, "drop") and, where it was measured, (block, operator).
+    A span costs what its blocks cost one by one, times how its held-out residual compares with theirs, times how far
+    that operator's measured singles lie from the same rule.
+    """
+    dropped = {s.start: s.residual for s in scan.spans if s.operator == "drop" and s.stop == s.start + 1}
+    alone = {(s.start, s.operator): s.residual for s in scan.spans if s.stop == s.start + 1}
+    found = []
+    for row in scan.spans:
+        blocks = range(row.start, row.stop)
+        price = sum(max(singles.get((b, "drop"), 0.0), 0.0) for b in blocks)
+        base = sum(dropped.get(b, 0.0) for b in blocks)
+        value = price * row.residual / base if base > 0 else price
+        factors = [
+            singles[b, row.operator] / (singles[b, "drop"] * alone[b, row.operator] / dropped[b])
+            for b in blocks
+            if (b, row.operator) in singles and singles.get((b, "drop"), 0) > 0 and dropped.get(b, 0) > 0
+            and alone.get((b, row.operator), 0) > 0
+        ]
+        if factors:
+            value *= sorted(factors)[len(factors) // 2]
+        found.append(value)
+    return found
+
+
+def measure_singles(chain: Chain, scan: Scan, measure: Measuring, operators: Sequence[str]) -> dict[tuple[int, str], float]:
+    """The measured divergence of each block alone, under dropping and under each of the operators."""
+    singles = {}
+    for row in scan.spans:
+        if row.stop == row.start + 1 and chain.weight(row.start) and row.operator in ("drop", *operators):
+            key = (row.start, row.operator)
+            if key not in singles:
+                singles[key] = damage_of(measure((edit_of(row),)))
+    return singles
+
+
+def damage_of(grade: Grade) -> float:
+    """What the search makes small: the divergence from the original's output."""
+    return grade.kl if grade.kl is not None else 100.0 - (grade.agreement or 0.0)
+
+
+def saving(row: SpanDamage, unit: str, milliseconds: Callable[[SpanDamage], float] | None = None) -> float:
+    """What a row saves in a budget's unit."""
+    if unit == "latency":
+        if milliseconds is None:
+            raise BudgetError("A latency budget needs measured milliseconds; measure them first.")
+        return milliseconds(row)
+    return float({"blocks": row.blocks_saved, "params": row.params_saved, "macs": row.macs_saved}[unit] or 0)
+
+
+def plan_spans(chain: Chain, scan: Scan, budget: Budget, measure: Measuring, *, totals: Mapping[str, float],
+               effort: int = 24, keep: int = KEEP, milliseconds: Callable[[SpanDamage], float] | None = None,
+               singles: Mapping[tuple[int, str], float] | None = None, starts: Iterable[Cut] = ()
+               ) -> tuple[Cut, list[tuple[Cut, float, Grade]]]:
+    """The edits that meet a budget and move the network's output least, and all cuts that were measured for it.
+
+    totals: the network's "params", "macs" and "latency", for budgets in shares.
+    effort: how many sets the real network may judge after the single blocks.
+    keep: how many of the best predicted sets are judged first.
+    starts: cuts to consider besides the predicted ones.
+    Raises BudgetError, saying what could be met, when the budget cannot be.
+    """
+    if singles is None:
+        singles = measure_singles(chain, scan, measure, ("affine",))
+    damages = predicted_damage(scan, singles)
+    rows = {}
+    for number, (row, damage) in enumerate(zip(scan.spans, damages, strict=True)):
+        saved = saving(row, budget.unit, milliseconds)
+        if saved > 0:
+            candidate = Candidate(row.start, row.stop, f"{row.operator}:{row.rank}" if row.rank else row.operator,
+                                  damage, saved)
+            rows[candidate] = scan.spans[number]
+    target = budget.target(lambda: totals[budget.unit])
+    try:
+        best = best_spans(list(rows), target, num_blocks=chain.num_blocks, keep=keep)
+    except BudgetError as error:
+        most = best_spans_limit(rows)
+        what = f"{most:g} blocks" if budget.unit == "blocks" else f"{100 * most / totals[budget.unit]:.1f} % of {budget.unit}"
+        raise BudgetError(f"Removing {budget} cannot be met: at most {what} can go from this network "
+                          f"({chain!r}). Ask for less.") from error
+    by_edit = {edit_of(row): candidate for candidate, row in rows.items()}
+    given = [tuple(by_edit[e] for e in cut) for cut in starts if all(e in by_edit for e in cut)]
+
+    def judge(chosen: tuple[Candidate, ...]) -> float:
+        return damage_of(measure(tuple(edit_of(rows[c]) for c in chosen)))
+
+    starts_ = [*best, *given]
+    winner, measured = refine(starts_, list(rows), target, judge, effort=len(starts_) + effort)
+    cuts = []
+    for chosen, _ in measured:
+        cut = tuple(edit_of(rows[c]) for c in chosen)
+        cuts.append((cut, sum(c.damage for c in chosen), measure(cut)))
+    return tuple(edit_of(rows[c]) for c in winner), cuts
+
+
+def best_spans_limit(candidates: Iterable[Candidate]) -> float:
+    """The most that non-overlapping candidates can save."""
+    best: dict[int, float] = {}
+    by_stop: dict[int, list[Candidate]] = {}
+    for c in candidates:
+        by_stop.setdefault(c.stop, []).append(c)
+    reach = 0.0
+    for point in range(max(by_stop, default=0) + 1):
+        best[point] = max([reach, *(best.get(c.start, 0.0) + c.saved for c in by_stop.get(point, []))])
+        reach = best[point]
+    return reach
+
+
+def rba_spans(chain: Chain, redundancy: Score, budget: Budget) -> Cut:
+    """Spans for RBA as published, by Block Redundancy alone: linear maps over the most redundant blocks.
+
+    Fidelity: the paper types its spans by hand and gives no rule. Ours: the blocks with the largest Block Redundancy,
+    neighbours joined into one span. Nothing is measured.
+    Source: Cannistraci et al., arXiv 2410.04941.
+    """
+    if budget.unit != "blocks":
+        raise BudgetError(f"RBA removes a number of blocks; {budget} was asked for. Use --remove blocks=N or --span.")
+    values = {i: redundancy.values[b.inlet][b.outlet] for i, b in enumerate(chain.blocks)
+              if b.removable and chain.weight(i)}
+    if len(values) < budget.amount:
+        raise BudgetError(f"Removing {budget} cannot be met: at most {len(values)} blocks can go ({chain!r}).")
+    chosen = sorted(sorted(values, key=lambda b: values[b], reverse=True)[: int(budget.amount)])
+    runs: list[list[int]] = []
+    for block in chosen:
+        joined = runs and runs[-1][-1] == block - 1 and chain.blocks[block - 1].outlet == chain.blocks[block].inlet
+        runs[-1].append(block) if joined else runs.append([block])
+    return tuple(ReplaceSpan(start=run[0], stop=run[-1] + 1, operator="linear") for run in runs)
+
+
+def deepest(chain: Chain, scan: Scan, measure: Measuring, *, original: Grade, max_drop: float, effort: int = 12,
+            on_depth: Callable[[int, Grade, bool], None] | None = None) -> tuple[Cut, list[tuple[Cut, float, Grade]]]:
+    """The cut of most blocks whose validation grade falls by at most `max_drop`, and all cuts measured on the way.
+
+    max_drop: points of the grade (percent of accuracy or agreement); for perplexity, percent of the original's.
+    Blocks are added one by one, each depth starting from the last; two depths in a row that fall too far end it.
+    Raises BudgetError when not even one block can go.
+    """
+    singles = measure_singles(chain, scan, measure, ("affine",))
+    most = sum(chain.weight(b) for segment in chain.segments for b in range(segment.start, segment.stop))
+    seen: list[tuple[Cut, float, Grade]] = []
+    best: Cut = ()
+    failures = 0
+    for depth in range(1, most + 1):
+        cut, measured = plan_spans(chain, scan, Budget("blocks", depth), measure, totals={}, effort=effort,
+                                   singles=singles)
+        seen += measured
+        allowed = [c for c, _, g in measured if drop_of(original, g) <= max_drop]
+        if allowed:
+            best = cut if cut in allowed else min(allowed, key=lambda c: damage_of(measure(c)))
+        failures = 0 if allowed else failures + 1
+        if on_depth:
+            on_depth(depth, measure(best if allowed else cut), bool(allowed))
+        if failures == 2:
+            break
+    if not best:
+        least = min((drop_of(original, g), c) for c, _, g in seen)[0] if seen else float("inf")
+        raise BudgetError(
+            f"No block can go within --max-drop {max_drop:g}: the best cut of one block costs {least:.2f}. "
+            f"Allow at least {least:.2f}, or give `tune` a chance after --remove blocks=1."
+        )
+    return best, seen
+
+
+def drop_of(original: Grade, cut: Grade) -> float:
+    """How far a grade fell: points of percent, or percent of the original for a grade that should be low."""
+    if original.higher_is_better:
+        return original.value - cut.value
+    return 100 * (cut.value / original.value - 1)
+
+
+def measured_record(cut: Cut, predicted: float, grade: Grade, *, params: int, macs: int | None, chosen: bool) -> Measured:
+    """A measured cut as the study keeps it."""
+    return Measured(edits=tuple(edit.info() for edit in cut), predicted=predicted, kl=grade.kl,
+                    agreement=grade.agreement if grade.agreement is not None else grade.value, grade=grade.value,
+                    params=params, macs=macs, chosen=chosen)

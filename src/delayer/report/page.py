@@ -1,0 +1,173 @@
+"""The page: what a study folder holds, put into the template as one file that needs no network."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from delayer.errors import StudyError
+from delayer.report.cards import cards_of
+from delayer.report.cuts import Choice, choice_of, errors_of
+from delayer.report.drawing import drawing
+from delayer.report.figures import Figure, limits_of, score_figure
+from delayer.report.formats import source
+from delayer.report.measured_figures import candidate_figures, latency_figure
+from delayer.report.measured_tables import candidates_table, latency_table, measures_table, proofs_table
+from delayer.report.scan_figures import error_maps, length_figure
+from delayer.report.tables import Table, correlation_table, cuts_table, ranking_table, spans_table
+from delayer.study import Provenance, Score, Study, StudyInfo, write_atomically
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A place on the page with one figure, or several to switch between by name."""
+
+    figures: dict[str, Figure]
+    label: str
+    kind: str = "wide"
+
+    @property
+    def json(self) -> str:
+        """For a script element: no "<" may end it early."""
+        return json.dumps(self.figures, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def render(folder: str | Path) -> Path:
+    """Write report.html into a study folder, from what the folder holds, and return its path.
+
+    The file is self-contained: no request leaves it. Raises StudyError when the folder holds no stage, when a
+    record is corrupted, or when plotly or jinja2 is not installed.
+    """
+    study = Study(folder)
+    records = {name: study.read_or_none(name) for name in Study.FILES}
+    if not any(records.values()):
+        files = ", ".join(file for file, _ in Study.FILES.values())
+        raise StudyError(f"{study.folder} is no study folder: it holds none of {files}. Run `delayer run` first.")
+    try:
+        import jinja2
+        from plotly.offline import get_plotlyjs
+    except ImportError as problem:
+        raise StudyError(
+            f"The report needs plotly and jinja2, and {problem.name} is not installed. "
+            "Install them: pip install 'delayer[report]'."
+        ) from problem
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["source"] = source
+    here = Path(__file__).parent
+    template, script = ((here / name).read_text("utf-8") for name in ("template.html", "figures.js"))
+    page = environment.from_string(template).render(plotly=get_plotlyjs(), script=script, **context(**records))
+    path = study.path("report.html")
+    write_atomically(path, page)
+    return path
+
+
+def context(study, scores, scan, candidates, results) -> dict[str, Any]:
+    """All that the template shows; a part whose record is missing is empty."""
+    choice = choice_of(scan, candidates, results)
+    return {
+        "study": study,
+        "scores": scores,
+        "scan": scan,
+        "candidates": candidates,
+        "results": results,
+        "choice": choice,
+        "headline": headline(study, scores, candidates, results),
+        "cards": cards_of(study, scores, candidates, results),
+        "drawings": drawings(study, choice) if study else {},
+        "score_rows": score_plots(scores.scores, choice) if scores else [],
+        "plots": dict(plots(study, scan, candidates, results, choice)),
+        "tables": dict(all_tables(scores, scan, candidates, results, choice)),
+        "provenance": provenance(study, results),
+    }
+
+
+def drawings(study: StudyInfo, choice: Choice) -> dict[str, str]:
+    """The network for wide and for narrow screens; the style sheet shows one of them."""
+    return {
+        "wide": drawing(study.chain, choice, width=1120, per_row=32),
+        "narrow": drawing(study.chain, choice, width=350, per_row=12),
+    }
+
+
+def plots(study, scan, candidates, results, choice: Choice) -> Iterator[tuple[str, Plot]]:
+    if errors_of(scan):
+        num_blocks = len(study.chain.blocks) if study else max(damage.stop for damage in scan.spans)
+        maps = error_maps(scan, choice, num_blocks)
+        yield "errors", Plot(maps, "Held-out error of every span, by operator", "square")
+        yield "lengths", Plot({"": length_figure(scan, choice)}, "Least error by span length", "square")
+    if candidates and candidates.measured:
+        costs = (study.params, study.macs) if study else (None, None)
+        yield "candidates", Plot(candidate_figures(candidates, *costs), f"{candidates.grade_name} by cost")
+    if results and results.latency:
+        yield "latency", Plot({"": latency_figure(results.latency)}, "Speed-up with its interval", "flat")
+
+
+def all_tables(scores, scan, candidates, results, choice: Choice) -> Iterator[tuple[str, Table]]:
+    if choice.cuts:
+        yield "cuts", cuts_table(choice, scan)
+    if scores and scores.ranking:
+        yield "ranking", ranking_table(scores, choice)
+    if scores and scores.correlations:
+        yield "correlations", correlation_table(scores)
+    if errors_of(scan):
+        yield "spans", spans_table(scan, choice)
+    if candidates and candidates.measured:
+        yield "candidates", candidates_table(candidates)
+    if results:
+        yield "measures", measures_table(results)
+    if results and results.latency:
+        yield "latency", latency_table(results)
+    if results and (results.proofs or results.onnx):
+        yield "proofs", proofs_table(results)
+
+
+def score_plots(scores: tuple[Score, ...], choice: Choice) -> list[list[tuple[Score, Plot]]]:
+    """Rows of scores with their plots: all in one, or a row a metric when there are several data sets.
+
+    One metric on several data sets shares its range of colours.
+    """
+    groups: dict[str, list[Score]] = {}
+    for score in scores:
+        groups.setdefault(score.name, []).append(score)
+
+    def plot(score: Score) -> Plot:
+        figure = score_figure(score, choice, limits_of(groups[score.name]))
+        return Plot({"": figure}, f"{score.title} on {source(score.data)}", "square")
+
+    rows = [[(score, plot(score)) for score in group] for group in groups.values()]
+    return rows if max(map(len, rows), default=0) > 1 else [[item for row in rows for item in row]]
+
+
+def headline(study: StudyInfo | None, scores, candidates, results) -> str:
+    """What was asked and what came out, numbers not torn from their units; else how far the study got."""
+    if results:
+        return re.sub(r"(?<=\d) (?=%|×|[kMGT]\b|ms\b)", "\u00a0", results.headline)
+    done = [f"scored by {len({s.name for s in scores.scores})} metrics"] if scores else []
+    done += [f"{len(candidates.measured):,} cuts measured"] if candidates else []
+    network = f"{study.asked.model} has {len(study.chain.blocks)} blocks" if study else "An unfinished study"
+    return f"{', '.join([network, *done])}; nothing has been cut yet."
+
+
+def provenance(study: StudyInfo | None, results) -> list[tuple[str, dict[str, str]]]:
+    """Titled lists of facts: what was asked, and where the numbers of each stage come from."""
+    parts: list[tuple[str, dict[str, str]]] = []
+    if study:
+        asked = {"model": study.asked.model, "data": ", ".join(study.asked.data), **study.asked.options}
+        parts.append(("Asked", {key: _plain(value) for key, value in asked.items()}))
+        parts.append(("Observed", _facts(study.provenance)))
+    if results:
+        parts.append(("Measured", _facts(results.provenance)))
+        if results.notes:
+            parts.append(("On the way", {str(number): note for number, note in enumerate(results.notes, 1)}))
+    return parts
+
+
+def _facts(source: Provenance) -> dict[str, str]:
+    facts = {key.replace("_", " "): _plain(value) for key, value in source if key != "versions"}
+    return facts | {"versions": ", ".join(f"{name} {version}" for name, version in source.versions.items())}
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,20 @@
+"""The stages of a study, from a network's name to a smaller network: each reads and writes the study folder.
+
+A stage that stands finished in the folder for the same network, data and options is not done again, so that a killed
+run goes on where it stood.
+"""
+
+from delayer.stages.check import check_stage, export_stage
+from delayer.stages.cut import cut_stage
+from delayer.stages.options import CheckOptions, LoadOptions, PlanOptions, ScanOptions
+from delayer.stages.plan import plan_stage
+from delayer.stages.run import report_stage, run
+from delayer.stages.scan import scan_stage
+from delayer.stages.score import score_stage
+from delayer.stages.tune import tune_stage
+from delayer.stages.work import Work, open_work, write_study
+
+__all__ = [
+    "CheckOptions", "LoadOptions", "PlanOptions", "ScanOptions", "Work", "check_stage", "cut_stage", "export_stage", "open_work",
+    "plan_stage", "report_stage", "run", "scan_stage", "score_stage", "tune_stage", "write_study",
+]  # fmt: skip

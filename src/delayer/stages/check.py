@@ -1,0 +1,117 @@
+"""Stage: what was lost and what was won, with proof."""
+
+import importlib.util
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from delayer.calling import Inputs
+from delayer.errors import DataError, ExportError
+from delayer.hashing import model_hash
+from delayer.measure import compare_latency, num_macs, num_params, peak_memory_mib, size_bytes
+from delayer.plan import Plan
+from delayer.stages.options import CheckOptions
+from delayer.stages.work import Work, is_finished, mark_finished, stage_key
+from delayer.store import example_of, read_artefact
+from delayer.store.proof import reload_proof
+from delayer.study import LatencyInfo, Measures, OnnxInfo, Proof, Results
+from delayer.tasks import evaluate, grade_of, predictions
+from delayer.tune.readout import linear_readout
+
+
+def check_stage(work: Work, small: nn.Module, plan: Plan, options: CheckOptions = CheckOptions()) -> Results:
+    """results.json: grades on test data, costs, paired latency, reload proof and ONNX."""
+    key = stage_key(work, "check", plan.model_dump(mode="json"), options, work.task_options, model_hash(small))
+    if work.study.has("results") and is_finished(work, "check", key):
+        return work.study.read("results")
+    if options.readout not in ("head", "linear"):
+        raise DataError(f"There is no read-out {options.readout!r}. Use head (the network's own) or linear (a new one).")
+    folder, warnings = work.study.path("model"), list(work.warnings)
+    measures = {}
+    test = work.task.batches("test")
+    with work.reporter.step("Original network on test data") as tick:
+        reference = predictions(work.model, test, device=work.device, progress=tick)
+    warnings += reference.notes
+    for name, model in (("original", work.model), ("cut", small)):
+        with work.reporter.step(f"Grading the {name} network on test data") as tick:
+            if options.readout == "linear":
+                grade = linear_readout(model, work.task, device=work.device, progress=tick).test
+            elif model is work.model:
+                grade = grade_of(reference, reference, seed=work.seed)
+            else:
+                grade = evaluate(model, work.task, "test", reference=reference, device=work.device, seed=work.seed,
+                                 progress=tick)
+        measures[name] = Measures(
+            params=num_params(model), size_bytes=size_bytes(model), macs=num_macs(model, example_of(work.example, 1)),
+            peak_memory_mib=peak_memory_mib(model, work.example, work.device),
+            num_blocks=work.chain.num_blocks - (sum(len(s) for e in plan.edits for s in e.spans) if model is small else 0),
+            grade=grade,
+        )
+    with work.reporter.step("Comparing latency"):
+        times = compare_latency(work.model, small, work.example, options.batch_sizes, seconds=options.seconds,
+                                device=work.device, seed=work.seed)
+    with work.reporter.step("Reloading in a fresh process"):
+        proofs = [reload_proof(small.cpu(), folder, _to_cpu(work.example))]
+        if read_artefact(folder).ordinary:
+            proofs.append(reload_proof(small, folder, _to_cpu(work.example), ordinary=True))
+        small.to(work.device)
+    onnx, more = _onnx(work, small, options, warnings)
+    results = Results(
+        headline=headline(work.name, measures["original"], measures["cut"], times, proofs), original=measures["original"],
+        cut=measures["cut"], edits=tuple(e.info() for e in plan.edits), latency=(*times, *more), proofs=tuple(proofs),
+        onnx=onnx, warnings=tuple(dict.fromkeys(warnings)),
+        notes=tuple(work.notes), provenance=work.provenance(),
+    )
+    work.study.write("results", results)
+    mark_finished(work, "check", key)
+    return results
+
+
+def _to_cpu(inputs: Inputs) -> Inputs:
+    return inputs.cpu() if isinstance(inputs, torch.Tensor) else {k: v.cpu() for k, v in inputs.items()}
+
+
+def _onnx(work: Work, small: nn.Module, options: CheckOptions, warnings: list[str]
+          ) -> tuple[OnnxInfo | None, list[LatencyInfo]]:
+    """The exported graph and its latency, where ONNX is wanted and installed; a failure is a warning."""
+    if not options.onnx or any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")):
+        return None, []
+    try:
+        info = export_stage(work, small)
+        with work.reporter.step("Comparing latency on ONNX Runtime"):
+            times = compare_latency(work.model, small, work.example, options.batch_sizes[:1], engine="onnxruntime",
+                                    seconds=options.seconds, seed=work.seed)
+        return info, list(times)
+    except ExportError as error:
+        warnings.append(str(error))
+        return None, []
+
+
+def export_stage(work: Work, small: nn.Module) -> OnnxInfo:
+    """model/model.onnx, checked against torch. Raises ExportError with the reason when it cannot be."""
+    from delayer.measure.onnx import export_onnx
+
+    with work.reporter.step("Exporting to ONNX"):
+        info = export_onnx(small, work.example, work.study.path("model") / "model.onnx")
+    return info.model_copy(update={"path": "model/model.onnx"})
+
+
+def headline(name: str, original: Measures, cut: Measures, times: Sequence[LatencyInfo], proofs: Sequence[Proof]) -> str:
+    """What came out, in one line."""
+    grade, after = original.grade, cut.grade
+    unit = " %" if grade.unit == "%" else f" {grade.unit}".rstrip()
+    went = original.num_blocks - cut.num_blocks
+    parts = [
+        f"{went} of {original.num_blocks} blocks of {name} removed: {grade.name} {grade.value:.2f} → {after.value:.2f}{unit}",
+        f"{100 * (1 - cut.params / original.params):.1f} % fewer parameters",
+    ]
+    if original.macs and cut.macs:
+        parts.append(f"{100 * (1 - cut.macs / original.macs):.1f} % fewer multiply-adds")
+    if times:
+        low, high = times[0].speedup_interval
+        sure = "" if low > 1 or high < 1 else " (within the noise)"
+        parts.append(f"{times[0].speedup:.2f}× as fast at batch {times[0].batch_size}{sure}")
+    if proofs:
+        parts.append("reload proven" if all(p.passed for p in proofs) else "RELOAD FAILED")
+    return ", ".join(parts) + "."

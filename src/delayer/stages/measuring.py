@@ -1,0 +1,109 @@
+"""Cuts judged by the real network on validation data, remembered in the study folder, and what they cost."""
+
+import json
+from collections.abc import Sequence
+
+from delayer.affine import num_params as num_map_params
+from delayer.chain import Chain
+from delayer.edits import Edit
+from delayer.measure import num_params
+from delayer.plan import edit_modules_
+from delayer.planner import Cut, Measuring, damage_of, measured_record
+from delayer.progress import Tick
+from delayer.scan import num_macs_a_row
+from delayer.stages.options import PlanOptions
+from delayer.stages.work import Work, stage_key
+from delayer.stats import Moments
+from delayer.study import Candidates, Grade
+from delayer.tasks import evaluate, grade_of
+
+NUM_FINALISTS = 3
+
+
+def measuring(work: Work, moments: Moments, options: PlanOptions, key: Sequence, *, tick: Tick | None = None,
+              expected: int = 0) -> Measuring:
+    """Grades cuts on validation data; what was measured is kept in the folder, so that a killed search goes on.
+
+    key: what else decides the grades. tick, expected: progress, in cuts measured of about so many.
+    """
+    name = stage_key(work, "measure", options.samples, *key, work.task_options)
+    path = work.study.path(".measured.jsonl")
+    known: dict[str, Grade] = {}
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:  # a line cut short by a crash
+                continue
+            if entry["key"] == name:
+                known[entry["cut"]] = Grade.model_validate(entry["grade"])
+
+    def grade(cut: Cut) -> Grade:
+        with work.chain.restored():
+            edit_modules_(work.chain, cut, moments)
+            return evaluate(work.model, work.task, "validation", reference=work.reference, device=work.device,
+                            limit=options.samples, seed=work.seed)
+
+    def remember(cut: str, found: Grade) -> None:
+        with path.open("a") as file:
+            file.write(json.dumps({"key": name, "cut": cut, "grade": found.model_dump(mode="json")}) + "\n")
+        if tick:
+            tick(min(len(known), expected), expected)
+
+    work.study.folder.mkdir(parents=True, exist_ok=True)
+    return Measuring(grade, known, remember)
+
+
+def best_of_finalists(work: Work, cuts: Sequence[Cut], measure: Measuring, moments: Moments, options: PlanOptions) -> Cut:
+    """Of the cuts that did best on the search's samples, the one that does best on all of validation."""
+    finalists = sorted(cuts, key=lambda cut: damage_of(measure(cut)))[:NUM_FINALISTS]
+    if options.samples >= work.task.batches("validation").num_samples or len(finalists) < 2:
+        return finalists[0]
+    everything = options.model_copy(update={"samples": work.task.batches("validation").num_samples})
+    with work.reporter.step("Finalists on all of validation") as tick:
+        judge = measuring(work, moments, everything, ["finalists"], tick=tick, expected=len(finalists))
+        return min(finalists, key=lambda cut: damage_of(judge(cut)))
+
+
+def original_grade(work: Work) -> Grade:
+    """The original's own grade on validation data."""
+    return grade_of(work.reference, work.reference, seed=work.seed)
+
+
+def cut_params(chain: Chain, cut: Sequence[Edit], total: int) -> int:
+    """Parameters after a cut."""
+    for edit in cut:
+        for span in edit.spans:
+            total -= sum(num_params(chain.module(b)) for b in range(span.start, span.stop))
+            if edit.edit == "replace_span":
+                total += num_map_params(edit.operator, chain.blocks[span.start].in_width, edit.rank)
+    return total
+
+
+def cut_macs(work: Work, cut: Sequence[Edit]) -> int | None:
+    """Multiply-adds for one sample after a cut."""
+    total = work.macs
+    for edit in cut:
+        for span in edit.spans:
+            total -= sum(work.block_macs[b] for b in range(span.start, span.stop))
+            if edit.edit == "replace_span":
+                block = work.chain.blocks[span.start]
+                total += block.positions * num_macs_a_row(edit.operator, block.in_width, edit.rank)
+    return total
+
+
+def write_candidates(work: Work, cut: tuple[Edit, ...], measured: Sequence[tuple]) -> None:
+    original = original_grade(work)
+    total, seen, rows = num_params(work.model), set(), []
+    for edits, predicted, grade in measured:
+        names = tuple(e.label for e in edits)
+        if names not in seen:
+            seen.add(names)
+            rows.append(measured_record(edits, predicted, grade, params=cut_params(work.chain, edits, total),
+                                        macs=cut_macs(work, edits), chosen=set(edits) == set(cut)))
+    rows.sort(key=lambda r: r.kl if r.kl is not None else 0.0)
+    work.study.write("candidates", Candidates(
+        grade_name=original.name, grade_unit=original.unit, higher_is_better=original.higher_is_better,
+        original_grade=original.value, measured=tuple(rows)))
+
+

@@ -1,0 +1,63 @@
+"""What a user may ask for, stage by stage; the line under each field is its command-line help."""
+
+from pydantic import Field
+
+from delayer.study import Record
+
+
+class LoadOptions(Record):
+    """Which network, and where it runs."""
+
+    weights: str | None = None
+    """Safetensors file to load into the network, strictly."""
+    blocks: str | None = None
+    """Regular expression for the paths of the blocks, for a network that delayer does not know."""
+    device: str = "auto"
+    """Where to run: auto, cpu, cuda, cuda:1, mps."""
+
+
+class ScanOptions(Record):
+    """How spans are judged before anything is cut."""
+
+    operators: str = "drop,diagonal,low_rank,affine"
+    """Operators to judge on every span, separated by commas."""
+    share: float = Field(0.25, gt=0, le=1)
+    """Share of the tokens or pixels that maps are fitted and judged on during the scan."""
+    memory: float = Field(4.0, gt=0)
+    """Memory that statistics may take, GiB; decides between one full pass and two lighter ones."""
+
+
+class PlanOptions(Record):
+    """What to cut."""
+
+    remove: str | None = None
+    """What to remove: blocks=3, params=25%, macs=25% or latency=20% (the share removed)."""
+    max_drop: float | None = Field(None, ge=0)
+    """Cut as deep as the validation grade falls by at most so many points (perplexity: percent)."""
+    span: tuple[str, ...] = ()
+    """A span by hand, START:STOP with STOP excluded; may be repeated."""
+    method: str = "ours"
+    """ours (searched and measured) or rba (linear maps, least squares, no bias, as published)."""
+    operator: str | None = None
+    """Operator for spans by hand: affine, linear, diagonal, low_rank or drop; by default chosen on held-out data."""
+    rank: int | None = None
+    """Rank of a low_rank update given by hand."""
+    refit: str = "best"
+    """Maps are fitted on the original stream (independent), the cut network's (sequential), or as validation likes best."""
+    samples: int = Field(128, gt=0)
+    """Validation samples that each cut is judged on during the search; the best few are judged on all."""
+    effort: int = Field(24, ge=0)
+    """How many sets of cuts the real network may judge, besides single blocks."""
+
+
+class CheckOptions(Record):
+    """How the result is proven and measured."""
+
+    batch_sizes: tuple[int, ...] = (1, 16)
+    """Batch sizes for latency; may be repeated."""
+    seconds: float = Field(4.0, gt=0)
+    """Seconds for each latency comparison."""
+    readout: str = "head"
+    """What grades are read from: head (the network's own) or linear (a new linear head on frozen features)."""
+    onnx: bool = True
+    """Export to ONNX, check against torch, and compare latency on ONNX Runtime where it is installed."""

@@ -1,0 +1,161 @@
+"""Stage: what to cut, chosen on validation data."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from delayer.budget import Budget
+from delayer.chain import Span
+from delayer.edits import Edit
+from delayer.errors import BudgetError
+from delayer.measure import compare_latency, num_params
+from delayer.measure.profile import profile_blocks, saved_ms
+from delayer.plan import Plan, apply, plan_by_hand, read_plan
+from delayer.planner import KEEP, Measuring, damage_of, deepest, drop_of, edit_of, plan_spans, rba_spans
+from delayer.processes import from_first
+from delayer.rows import Rows
+from delayer.scan import scan
+from delayer.stages.measuring import best_of_finalists, measuring, original_grade, write_candidates
+from delayer.stages.options import PlanOptions, ScanOptions
+from delayer.stages.scan import operators_of, scan_stage, watched_groups
+from delayer.stages.score import score_stage
+from delayer.stages.work import Work, is_finished, mark_finished, stage_key
+from delayer.stats import Moments
+from delayer.store import example_of
+from delayer.study import Grade, Scan
+from delayer.tasks import evaluate
+
+
+def plan_stage(work: Work, options: PlanOptions, scan_options: ScanOptions = ScanOptions()) -> Plan:
+    """plan.json and candidates.json: what to cut, chosen on validation data."""
+    key = stage_key(work, "plan", options, scan_options, work.task_options)
+    path = work.study.path("plan.json")
+    if path.exists() and is_finished(work, "plan", key):
+        return read_plan(path)
+    given = sum(bool(x) for x in (options.remove, options.max_drop is not None, options.span))
+    if given != 1:
+        raise BudgetError("Say what to cut by exactly one of --remove, --max-drop or --span.")
+    if options.method not in ("ours", "rba"):
+        raise BudgetError(f"There is no method {options.method!r}. Use ours or rba.")
+    if options.refit not in ("best", "independent", "sequential"):
+        raise BudgetError(f"There is no refit {options.refit!r}. Use best, independent or sequential.")
+    plan = _plan_rba(work, options) if options.method == "rba" else (
+        _plan_by_hand(work, options, scan_options) if options.span else _plan_searched(work, options, scan_options))
+    plan.save(path)
+    mark_finished(work, "plan", key)
+    return plan
+
+
+def _plan_of(work: Work, cut: Sequence[Edit], *, refit: str, rows: str) -> Plan:
+    return Plan(model=work.name, model_hash=work.model_hash, data_hash=work.task.hash, num_blocks=work.chain.num_blocks,
+                edits=tuple(sorted(cut, key=lambda e: e.spans)), refit=refit, rows=rows, seed=work.seed)
+
+
+def _plan_rba(work: Work, options: PlanOptions) -> Plan:
+    refit = "independent" if options.refit == "best" else options.refit
+    if options.max_drop is not None:
+        raise BudgetError("RBA states no stopping rule. Use --remove blocks=N or --span with --method rba.")
+    if options.span:
+        cut = plan_by_hand(work.chain, options.span, operator="linear").edits
+    else:
+        scores = score_stage(work)
+        redundancy = next(s for s in scores.scores if s.name == "block_redundancy")
+        cut = rba_spans(work.chain, redundancy, Budget.parse(options.remove))
+    return _plan_of(work, cut, refit=refit, rows="each")
+
+
+def _plan_by_hand(work: Work, options: PlanOptions, scan_options: ScanOptions) -> Plan:
+    """Spans by hand; the operator and its ridge are chosen on held-out data where they were not given."""
+    spans = [Span.parse(text) for text in options.span]
+    for span in spans:
+        work.chain.check(span)
+    rows = Rows("each", scan_options.share)
+    groups = [work.chain.ends(span) for span in spans]
+    fit, heldout = (work.moments(split, groups, rows) for split in ("fit", "validation"))
+    names = (options.operator,) if options.operator else operators_of(scan_options.operators)
+    table = scan(work.chain, fit, heldout, macs=work.block_macs, operators=operators_of(",".join(names)), spans=spans)
+    work.study.write("scan", table)
+    measure = measuring(work, fit, options, ["hand", scan_options])
+    chosen: list[Edit] = []
+    measured = []
+    for span in sorted(spans):
+        rows_of = [r for r in table.spans if (r.start, r.stop) == (span.start, span.stop)
+                   and (options.rank is None or r.operator != "low_rank" or r.rank == options.rank)]
+        graded = [((*chosen, edit_of(row)), row) for row in rows_of]
+        if not graded:
+            chosen += plan_by_hand(work.chain, [span], operator=options.operator or "affine", rank=options.rank).edits
+            continue
+        best = min(graded, key=lambda item: damage_of(measure(item[0])))
+        measured += [(cut, 0.0, measure(cut)) for cut, _ in graded]
+        chosen = list(best[0])
+    write_candidates(work, tuple(chosen), measured)
+    return _refitted(work, tuple(chosen), options)
+
+
+def _plan_searched(work: Work, options: PlanOptions, scan_options: ScanOptions) -> Plan:
+    """Spans that the real network judged, within a budget or within a drop that is allowed."""
+    table = scan_stage(work, scan_options)
+    budget = Budget.parse(options.remove) if options.remove else None
+    fit = work.moments("fit", watched_groups(work, scan_options)[0], Rows("each", scan_options.share))
+    if budget is None:  # a fall in points needs the same samples on both sides
+        options = options.model_copy(update={"samples": work.task.batches("validation").num_samples})
+    original = original_grade(work)
+    work.reporter.line(f"Original on validation: {original.name} {original.value:.2f}{original.unit}")
+    singles = sum(row.stop == row.start + 1 and row.operator in ("drop", "affine") for row in table.spans)
+    with work.reporter.step("Judging cuts with the real network") as tick:
+        measure = measuring(work, fit, options, [scan_options], tick=tick, expected=singles + KEEP + options.effort)
+        if budget is None:
+            cut, measured = deepest(work.chain, table, measure, original=original, max_drop=options.max_drop,
+                                    effort=max(4, options.effort // 2), on_depth=partial(_say_depth, work, original))
+        else:
+            cut, measured = _within(work, table, budget, measure, options, fit)
+    if budget is not None:
+        cut = best_of_finalists(work, [edits for edits, _, _ in measured], measure, fit, options)
+    cut = from_first(cut)
+    write_candidates(work, cut, measured)
+    return _refitted(work, cut, options)
+
+
+def _say_depth(work: Work, original: Grade, depth: int, grade: Grade, allowed: bool) -> None:
+    work.reporter.line(f"{depth} blocks: validation falls by {drop_of(original, grade):.2f}{'' if allowed else ', too far'}")
+
+
+def _within(work: Work, table: Scan, budget: Budget, measure: Measuring, options: PlanOptions,
+            fit: Moments) -> tuple[tuple[Edit, ...], list]:
+    """The cut under a budget; a latency budget is measured afterwards and tightened until it holds."""
+    totals = {"params": num_params(work.model), "macs": work.macs or 0}
+    if budget.unit != "latency":
+        return plan_spans(work.chain, table, budget, measure, totals=totals, effort=options.effort)
+    with work.reporter.step("Timing each block"):
+        kinds = {(row.operator, row.rank) for row in table.spans if row.operator != "drop"}
+        profile = profile_blocks(work.chain, example_of(work.example, 1), operators=tuple(sorted(kinds, key=str)))
+    totals["latency"] = profile.total_ms
+    asked = budget
+    for _ in range(4):
+        cut, measured = plan_spans(work.chain, table, asked, measure, totals=totals, effort=options.effort,
+                                   milliseconds=lambda row: saved_ms(profile, row))
+        small = apply(work.chain, _plan_of(work, cut, refit="independent", rows="each"), fit)
+        [found] = compare_latency(work.model, small, example_of(work.example, 1), (1,), seconds=2.0)
+        share = 1 - 1 / found.speedup
+        work.reporter.line(f"Measured latency removed: {100 * share:.1f} % of {100 * budget.amount:.1f} % asked")
+        if share >= budget.amount:
+            return cut, measured
+        asked = Budget("latency", min(0.98, asked.amount * min(1.5, budget.amount / max(share, 0.01))))
+    work.warnings.append(
+        f"{100 * budget.amount:.0f} % less latency was asked for; the plan measured {100 * share:.1f} %."
+    )
+    return cut, measured
+
+
+def _refitted(work: Work, cut: tuple[Edit, ...], options: PlanOptions) -> Plan:
+    """The plan with maps fitted as asked; "best" measures both ways on validation data where they can differ."""
+    plans = {way: _plan_of(work, cut, refit=way, rows="each") for way in ("independent", "sequential")}
+    if options.refit != "best":
+        return plans[options.refit]
+    if len(cut) < 2 or not any(edit.needs_stats for edit in cut):
+        return plans["independent"]
+    found = {}
+    for way, plan in plans.items():
+        with work.reporter.step(f"Fitting maps, {way}"):
+            small = apply(work.chain, plan, data=work.task.batches("fit"))
+        found[way] = damage_of(evaluate(small, work.task, "validation", reference=work.reference, device=work.device))
+    return plans[from_first(min(found, key=found.get))]

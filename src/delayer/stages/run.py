@@ -1,0 +1,63 @@
+"""All stages, one after another."""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from delayer.errors import BudgetError
+from delayer.progress import Reporter
+from delayer.stages.check import check_stage
+from delayer.stages.cut import cut_stage
+from delayer.stages.options import CheckOptions, LoadOptions, PlanOptions, ScanOptions
+from delayer.stages.plan import plan_stage
+from delayer.stages.scan import scan_stage
+from delayer.stages.score import score_stage
+from delayer.stages.tune import tune_stage
+from delayer.stages.work import open_work, write_study
+from delayer.study import Results
+from delayer.tasks import TaskOptions
+from delayer.tune import TuneOptions
+
+
+def report_stage(folder: str | Path) -> Path:
+    """report.html, from the study folder alone."""
+    from delayer.report import render
+
+    return render(folder)
+
+
+def run(model: str, data: str | Sequence[str], *, out: str | Path, load_options: LoadOptions = LoadOptions(),
+        task_options: TaskOptions = TaskOptions(), scan_options: ScanOptions = ScanOptions(),
+        plan_options: PlanOptions = PlanOptions(), check_options: CheckOptions = CheckOptions(), tune_epochs: int = 0,
+        test: str | None = None, reporter: Reporter | None = None, on_stage: Callable[[str, Any], None] | None = None) -> Results:
+    """Everything: score, scan, plan, cut, check and report. Leaves the result in `out`/model and gets the results.
+
+    tune_epochs: epochs of fine-tuning with the original as teacher, between cut and check; none by default.
+    on_stage: called with each stage's name and record.
+    """
+    data = (data,) if isinstance(data, str) else tuple(data)
+    told = on_stage or (lambda stage, record: None)
+    if sum(bool(x) for x in (plan_options.remove, plan_options.max_drop is not None, plan_options.span)) != 1:
+        raise BudgetError("Say what to cut by exactly one of --remove, --max-drop or --span.")
+    options = {**load_options.model_dump(mode="json"), **task_options.model_dump(mode="json"),
+               **scan_options.model_dump(mode="json"), **plan_options.model_dump(mode="json"),
+               **check_options.model_dump(mode="json"), "test": test}
+    work = open_work(model, data, out=out, load_options=load_options, task_options=task_options, test=test,
+                     options=options, reporter=reporter)
+    with work.study.lock():
+        write_study(work)
+        told("score", score_stage(work))
+        if plan_options.method == "ours" and not plan_options.span:
+            told("scan", scan_stage(work, scan_options))
+        plan = plan_stage(work, plan_options, scan_options)
+        told("plan", plan)
+        small = cut_stage(work, plan)
+        if tune_epochs:
+            small, report = tune_stage(work, small, plan, TuneOptions(epochs=tune_epochs))
+            work.notes.append(report.note)
+        results = check_stage(work, small, plan, check_options)
+        told("check", results)
+        if importlib.util.find_spec("plotly") and importlib.util.find_spec("jinja2"):
+            told("report", report_stage(work.study.folder))
+    return results

@@ -1,0 +1,49 @@
+"""Stage: the held-out error of every operator on every span."""
+
+from delayer.affine import OPERATORS
+from delayer.errors import BudgetError, DelayerError
+from delayer.rows import Rows
+from delayer.scan import moment_groups, scan
+from delayer.stages.options import ScanOptions
+from delayer.stages.score import score_stage
+from delayer.stages.work import Work, is_finished, mark_finished, stage_key
+from delayer.study import Scan
+
+
+def watched_groups(work: Work, options: ScanOptions) -> tuple[list[tuple[int, ...]], str]:
+    """The points to watch together within the memory bound, and why; a first pass ranks spans where not all fit."""
+    groups, why = moment_groups(work.chain, memory_bytes=options.memory * 2**30)
+    if not groups or why.startswith("the moments"):
+        scores = work.study.read_or_none("scores") or score_stage(work)
+        influence = next(s for s in scores.scores if s.name == "block_influence")
+        ends = {span: work.chain.ends(span) for span in work.chain.spans()}
+        prefer = sorted(ends, key=lambda s: influence.values[ends[s][0]][ends[s][1]] / len(s))
+        groups, why = moment_groups(work.chain, memory_bytes=options.memory * 2**30, prefer=prefer)
+        if not groups:
+            raise DelayerError(
+                f"Not one pair of points fits into {options.memory:g} GiB of statistics. Give --memory a larger bound."
+            )
+    return groups, why
+
+
+def scan_stage(work: Work, options: ScanOptions = ScanOptions()) -> Scan:
+    """scan.json: every operator on every span, with the ridge that does best on held-out rows."""
+    key = stage_key(work, "scan", options, work.task_options)
+    if work.study.has("scan") and is_finished(work, "scan", key):
+        return work.study.read("scan")
+    (groups, why), rows = watched_groups(work, options), Rows("each", options.share)
+    work.reporter.line(f"Scan: {why}.")
+    fit, heldout = (work.moments(split, groups, rows) for split in ("fit", "validation"))
+    with work.reporter.step("Judging every operator on every span"):
+        found = scan(work.chain, fit, heldout, macs=work.block_macs, operators=operators_of(options.operators))
+    work.study.write("scan", found)
+    mark_finished(work, "scan", key)
+    return found
+
+
+def operators_of(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name not in ("drop", *OPERATORS):
+            raise BudgetError(f"There is no operator {name!r}. Use {', '.join(('drop', *OPERATORS))}.")
+    return names

@@ -1,0 +1,185 @@
+"""A network, its data and its study folder, opened; and which stages stand finished in the folder."""
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from delayer.calling import Inputs
+from delayer.chain import Chain
+from delayer.errors import DelayerError
+from delayer.families import chain_of
+from delayer.hashing import model_hash
+from delayer.measure import macs_by_module, num_macs, num_params
+from delayer.observe import observe
+from delayer.processes import own_folder
+from delayer.progress import Reporter
+from delayer.rows import Rows
+from delayer.stages.options import LoadOptions
+from delayer.stats import Moments
+from delayer.store import example_of, load
+from delayer.study import Asked, BlockInfo, ChainInfo, Provenance, Record, Study, StudyInfo, write_atomically
+from delayer.tasks import TaskOptions, open_task, predictions
+
+
+@dataclass
+class Work:
+    """A network, its data and its study folder, opened."""
+
+    name: str
+    model: nn.Module
+    chain: Chain
+    task: Any
+    study: Study
+    data: tuple[str, ...]
+    device: torch.device
+    seed: int
+    reporter: Reporter
+    options: dict[str, Any]
+    task_options: TaskOptions
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    told: set[str] = field(default_factory=set)
+    """Stages that this process did itself, or has said to be there already."""
+    _moments: dict[tuple, Moments] = field(default_factory=dict)
+
+    @cached_property
+    def model_hash(self) -> str:
+        return model_hash(self.model)
+
+    @cached_property
+    def example(self) -> Inputs:
+        return example_of(self.task.batches("fit")[0].inputs)
+
+    @cached_property
+    def macs(self) -> int | None:
+        return num_macs(self.model, example_of(self.example, 1))
+
+    @cached_property
+    def block_macs(self) -> list[int]:
+        found = macs_by_module(self.model, example_of(self.example, 1))
+        return [found.get(block.path, 0) for block in self.chain.blocks]
+
+    @cached_property
+    def reference(self) -> Any:
+        """The original's answers on validation data."""
+        with self.reporter.step("Original network on validation data") as tick:
+            found = predictions(self.model, self.task.batches("validation"), device=self.device, progress=tick)
+        self.warnings += found.notes
+        return found
+
+    def provenance(self) -> Provenance:
+        from delayer import __version__
+
+        names = ("torch", "timm", "torchvision", "transformers", "onnxruntime", "safetensors")
+        versions = {"python": platform.python_version()}
+        for name in names:
+            try:
+                versions[name] = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
+        return Provenance(
+            delayer=__version__, versions=versions, machine=f"{platform.system()} {platform.machine()}", device=device,
+            threads=torch.get_num_threads(), seed=self.seed, model_hash=self.model_hash, data_hash=self.task.hash,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        )
+
+    def moments(self, split: str, groups: Sequence[tuple[int, ...]], rows: Rows, *, exact: bool = False) -> Moments:
+        """Moments of a split, gathered once."""
+        key = (split, tuple(groups), rows, exact)
+        if key not in self._moments:
+            stat = Moments(groups, rows, exact=exact)
+            with self.reporter.step(f"Watching {split} data") as tick:
+                observe(self.chain, self.task.batches(split), [stat], seed=self.seed, progress=tick)
+            self._moments[key] = stat
+        return self._moments[key]
+
+
+def open_work(model: str, data: Sequence[str], *, out: str | Path, load_options: LoadOptions = LoadOptions(),
+              task_options: TaskOptions = TaskOptions(), test: str | None = None, options: dict[str, Any] | None = None,
+              reporter: Reporter | None = None, arguments: dict[str, Any] | None = None) -> Work:
+    """Load a network and its data and open the study folder.
+
+    model: a name that `load` takes. data: task names; the first is the one that is cut for.
+    Raises ModelError, DataError, StudyError.
+    """
+    reporter = reporter or Reporter()
+    device = torch.device(pick_device(load_options.device))
+    torch.manual_seed(task_options.seed)
+    network = load(model, weights=load_options.weights, **(arguments or {})).to(device)
+    task = open_task(data[0], network, task_options, test_spec=test)
+    for note in task.notes:
+        reporter.line(note)
+    chain = chain_of(network, example_of(task.batches("fit")[0].to(device).inputs), blocks=load_options.blocks)
+    reporter.line(f"{model}: {chain!r}")
+    work = Work(name=model, model=network, chain=chain, task=task, study=Study(own_folder(Path(out))), data=tuple(data),
+                device=device, seed=task_options.seed, reporter=reporter, options=options or {}, task_options=task_options)
+    work.notes += task.notes
+    return work
+
+
+def pick_device(name: str) -> str:
+    """The accelerator where there is one, for "auto". Raises DelayerError for one that is not there."""
+    if name == "auto":
+        return torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise DelayerError(f"Device {name!r} cannot be used here ({str(error).splitlines()[0]}). Use --device cpu.") from error
+    return name
+
+
+def write_study(work: Work) -> StudyInfo:
+    """study.json: what was asked, of which network."""
+    chain = work.chain
+    blocks = tuple(
+        BlockInfo(index=i, path=b.path, kind=b.kind, params=num_params(chain.module(i)), macs=work.block_macs[i],
+                  in_width=b.in_width, out_width=b.out_width, removable=b.removable)
+        for i, b in enumerate(chain.blocks)
+    )
+    info = StudyInfo(
+        asked=Asked(model=work.name, data=work.data, options=work.options),
+        chain=ChainInfo(family=chain.family.name, blocks=blocks, points=chain.point_labels,
+                        segments=tuple((s.start, s.stop) for s in chain.segments)),
+        params=num_params(work.model), macs=work.macs, provenance=work.provenance(),
+    )
+    work.study.write("study", info)
+    return info
+
+
+def stage_key(work: Work, stage: str, *options: Any) -> str:
+    text = json.dumps([stage, work.model_hash, work.task.hash, work.data, work.seed,
+                       [o.model_dump(mode="json") if isinstance(o, Record | TaskOptions) else o for o in options]])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _keys(study: Study) -> dict[str, str]:
+    try:
+        return json.loads(study.path(".stages.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def is_finished(work: Work, stage: str, key: str) -> bool:
+    """Whether a stage stands finished in the folder for this very network, data and options; says so once."""
+    finished = _keys(work.study).get(stage) == key
+    if finished and stage not in work.told:
+        work.reporter.line(f"{stage.capitalize()}: already there.")
+        work.told.add(stage)
+    return finished
+
+
+def mark_finished(work: Work, stage: str, key: str) -> None:
+    """Remember that a stage is done."""
+    work.told.add(stage)
+    write_atomically(work.study.path(".stages.json"), json.dumps(_keys(work.study) | {stage: key}))

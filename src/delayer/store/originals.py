@@ -1,0 +1,165 @@
+"""Networks by name, from Hugging Face, timm or a factory, and the records from which each can be built again.
+
+No pickle anywhere: weights come from safetensors files.
+"""
+
+import importlib
+import json
+import sys
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from delayer.errors import ModelError, UnknownName
+from delayer.families import chain_from_facts
+from delayer.libraries import first_line, library, quiet
+from delayer.plan import Plan, apply_
+from delayer.store.huggingface import open_huggingface
+from delayer.store.weights import fill_, read_weights
+from delayer.study import Record
+
+
+class Source(Record):
+    """Where a network's definition comes from, enough to build its skeleton again."""
+
+    kind: Literal["huggingface", "timm", "factory", "delayer"]
+    name: str
+    """Hub name or folder, timm's name, package.module:factory, or the folder of a network that was cut before."""
+    model_class: str = ""
+    """Hugging Face class."""
+    config: dict[str, Any] = {}
+    """Hugging Face configuration, the arguments of timm or the factory, or source, chain and plan of the first cut."""
+    arguments: dict[str, Any] = {}
+    """Further arguments of a Hugging Face class, such as add_pooling_layer."""
+
+
+def by_name(name: str, weights: str | Path | None, arguments: Mapping[str, Any]) -> nn.Module:
+    """A network whose name is no folder of delayer's; see `delayer.load`."""
+    is_timm, is_factory = name.startswith("timm:"), _is_factory(name)
+    if not is_timm and not is_factory:
+        return mark_huggingface(open_huggingface(name, weights), name)
+    model = _load_timm(name[5:], weights is None, arguments) if is_timm else _call_factory(name, arguments)
+    return model if weights is None else fill_(model, read_weights(weights), name=str(weights))
+
+
+def source_of(model: nn.Module, factory: str | None = None) -> Source:
+    """Where a network comes from. Raises ModelError for one in memory whose maker is not known."""
+    if factory is not None:
+        return Source(kind="factory", name=factory)
+    if isinstance(source := getattr(model, "delayer_source", None), Source):
+        return source
+    if _is_huggingface(model) and not hasattr(model, "delayer_edits"):
+        return mark_huggingface(model, getattr(model.config, "_name_or_path", "")).delayer_source
+    if (stated := getattr(model, "pretrained_cfg", None)) and stated.get("architecture"):
+        return Source(kind="timm", name=stated["architecture"], config={"num_classes": model.num_classes})
+    raise ModelError(
+        f"This {type(model).__name__} was not loaded by delayer{_changed(model)}, so a saved copy could not be "
+        "rebuilt. Load it with delayer.load, cut a copy (`apply` leaves the original as it was), or say which function "
+        "makes it: save(..., factory='package.module:factory')."
+    )
+
+
+def _is_huggingface(model: nn.Module) -> bool:
+    return hasattr(getattr(model, "config", None), "to_dict") and type(model).__module__.startswith("transformers.")
+
+
+def _changed(model: nn.Module) -> str:
+    return " and was cut in place" if hasattr(model, "delayer_edits") else ""
+
+
+def skeleton(source: Source) -> nn.Module:
+    """The network's architecture, with weights still to be filled in."""
+    if source.kind == "timm":
+        return _load_timm(source.name, False, source.config)
+    if source.kind == "factory":
+        return _call_factory(source.name, source.config)
+    if source.kind == "delayer":
+        model = skeleton(Source.model_validate(source.config["source"]))
+        return cut_skeleton(model, source.config["chain"], Plan.model_validate(source.config["plan"]))
+    transformers = library("transformers", "text")
+    kind = getattr(transformers, source.model_class)
+    try:
+        with quiet(transformers):
+            return kind(kind.config_class.from_dict(dict(source.config)), **source.arguments)
+    except Exception as error:  # whatever a constructor raises becomes one sentence
+        raise ModelError(
+            f"{source.model_class} could not be rebuilt from its configuration: {first_line(error)}. "
+            f"Is this version of transformers ({transformers.__version__}) older than the one that saved it?"
+        ) from error
+
+
+def cut_skeleton(model: nn.Module, facts: dict[str, Any], plan: Plan) -> nn.Module:
+    """A skeleton with the shapes that a plan leaves."""
+    apply_(chain_from_facts(model, facts), plan, None)
+    del model.delayer_edits
+    return model
+
+
+def mark_huggingface(model: nn.Module, name: str) -> nn.Module:
+    """Note on a Hugging Face network how it can be built again."""
+    bare = hasattr(model, "pooler") and model.pooler is None
+    model.delayer_source = Source(
+        kind="huggingface", name=name, model_class=type(model).__name__,
+        config=json.loads(model.config.to_json_string(use_diff=False)),
+        arguments={"add_pooling_layer": False} if bare else {},
+    )  # fmt: skip
+    return model
+
+
+def _load_timm(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Module:
+    timm = library("timm", "vision")
+    if not name.startswith(("hf-hub:", "local-dir:")) and not timm.is_model(name.split(".")[0]):
+        near = get_close_matches(name, timm.list_models(), n=3)
+        raise UnknownName(
+            f"timm has no model {name!r}. "
+            + (f"Did you mean {' or '.join(near)}?" if near else "See timm.list_models().")
+        )
+    try:
+        model = timm.create_model(name, pretrained=pretrained, **arguments)
+    except Exception as error:  # whatever a download or a constructor raises becomes one sentence
+        what = f"{name!r} with its pretrained weights" if pretrained else f"{name!r}"
+        advice = "Check the network connection, or give --weights FILE.safetensors." if pretrained else ""
+        raise ModelError(f"timm could not build {what}: {first_line(error)}. {advice}".rstrip()) from error
+    model.delayer_source = Source(kind="timm", name=name, config=dict(arguments))
+    return model
+
+
+def _is_factory(name: str) -> bool:
+    module, colon, factory = name.partition(":")
+    return bool(colon) and "/" not in name and module.replace(".", "").replace("_", "").isalnum() \
+        and factory.replace(".", "").isidentifier()
+
+
+def _call_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    module_name, _, attribute = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    found: Any = None
+    try:
+        found = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        near = get_close_matches(attribute, dir(found), n=3)
+        raise UnknownName(
+            f"{name!r} cannot be found ({first_line(error)}). "
+            + (f"Did you mean {' or '.join(near)}? " if near else "")
+            + "Name a function as package.module:factory, importable from the current folder or installed."
+        ) from error
+    try:
+        model = found(**arguments)
+    except Exception as error:
+        stated = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        raise ModelError(
+            f"{name}({stated}) failed with {type(error).__name__}: {first_line(error)}. "
+            "A factory is called with no other arguments than these."
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"{name!r} gave a {type(model).__name__} where a torch.nn.Module was expected. Return the network itself."
+        )
+    model.delayer_source = Source(kind="factory", name=name, config=dict(arguments))
+    return model

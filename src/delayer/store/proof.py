@@ -1,0 +1,60 @@
+"""Reload proof: a fresh process loads a saved network and compares its outputs with those of the one in memory."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from delayer.calling import Inputs, call, evaluating, output_of
+from delayer.study import Proof
+
+TOLERANCE = 1e-5
+
+
+def reload_proof(model: nn.Module, folder: str | Path, inputs: Inputs, *, ordinary: bool = False) -> Proof:
+    """The largest output difference between a network and its saved copy, found by a fresh process.
+
+    ordinary: open the folder with its library's own loader instead of delayer.load.
+    Passed when the difference is at most 1e-5 of the largest output (1e-5 where outputs are smaller than 1).
+    """
+    named = {"": inputs} if isinstance(inputs, Tensor) else inputs
+    with evaluating(model):
+        expected = output_of(call(model, inputs))
+    loader = "the library's own loader" if ordinary else "delayer.load"
+    with tempfile.TemporaryDirectory() as temporary:
+        probe = Path(temporary) / "probe.safetensors"
+        save_file({f"input:{k}": v.detach().cpu().contiguous() for k, v in named.items()}
+                  | {"expected": expected.detach().cpu().contiguous()}, str(probe))
+        run = subprocess.run(
+            [sys.executable, "-m", "delayer.store.proof", str(folder), str(probe), "ordinary" if ordinary else "delayer"],
+            capture_output=True, text=True, check=False, env=os.environ | {"PYTHONWARNINGS": "ignore"},
+        )
+    largest = float(expected.abs().max())
+    if run.returncode:
+        reason = (run.stderr.strip().splitlines() or ["no message"])[-1]
+        return Proof(max_abs_difference=float("inf"), max_abs_output=largest, num_inputs=len(expected), loader=loader,
+                     passed=False, note=f"a fresh process could not load it: {reason}")
+    gap = json.loads(run.stdout.strip().splitlines()[-1])["max_abs_difference"]
+    return Proof(max_abs_difference=gap, max_abs_output=largest, num_inputs=len(expected), loader=loader,
+                 passed=gap <= TOLERANCE * max(1.0, largest))
+
+
+def _main(folder: str, probe: str, kind: str) -> None:
+    from delayer.store.folder import load, load_ordinary, read_artefact
+
+    model = load(folder) if kind == "delayer" else load_ordinary(Path(folder), read_artefact(folder).source)
+    tensors = load_file(probe)
+    expected = tensors.pop("expected")
+    inputs = {name.removeprefix("input:"): value for name, value in tensors.items()}
+    with evaluating(model):
+        found = output_of(call(model, inputs[""] if "" in inputs else inputs))
+    print(json.dumps({"max_abs_difference": float((found - expected).abs().max())}))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

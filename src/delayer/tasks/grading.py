@@ -1,0 +1,125 @@
+"""How good a network is, alone and against the original: accuracy, perplexity, agreement, divergence."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from delayer.errors import DataError
+from delayer.study import Grade
+from delayer.tasks.outputs import Outputs
+
+TEMPERATURE = 0.05
+"""Of the softmax over cosine similarities, as in SimCSE (Gao, Yao, Chen 2021, arXiv:2104.08821)."""
+NUM_RESAMPLES = 1000
+CHUNK = 4_000_000
+"""Numbers that are worked on at once."""
+
+
+def grade_of(outputs: Outputs, reference: Outputs | None = None, *, seed: int = 0) -> Grade:
+    """The grade of a network, and how far it is from the original where the original's answers are given.
+
+    Classification: top-1 accuracy, percent; without labels the share of samples that keep the original's
+    top-1. Causal language models: perplexity, exp of the mean nats a token (at most e^700, so that it stays a
+    number). Embeddings: the share of samples whose nearest neighbour (cosine) among the other samples stays
+    the original's.
+
+    `kl` is the mean Kullback-Leibler divergence KL(original || network), nats: between class distributions
+    over the whole head, between next-token distributions, or for embeddings between softmaxes over the
+    cosines to all other samples at temperature TEMPERATURE. `interval` is 95 % by bootstrap over samples.
+    reference: may hold more samples than the outputs; the first ones count.
+    Raises DataError when there is nothing to grade by, or when the reference saw other data.
+    """
+    hits = kl = agreement = None
+    if reference is not None:
+        hits, kl = _against(outputs, reference)
+        agreement = 100 * hits.double().mean().item() if len(hits) else None
+    causal = outputs.kind == "causal-lm"
+    if causal:
+        name, unit, values = "perplexity", "", outputs.nll
+    elif outputs.truth is not None:
+        name, unit, values = "top-1 accuracy", "%", outputs.top1 == outputs.truth
+    else:
+        name, unit, values = "agreement", "%", hits
+    if values is None:
+        raise DataError(
+            f"The {outputs.split} split has no labels, so networks are graded by agreement with the "
+            "original. Pass reference=predictions(original, split)."
+        )
+    if not len(values):
+        raise DataError(
+            f"The {outputs.split} split holds no token to predict. Give texts of two tokens or more."
+        )
+    value, interval = _mean(values.double(), outputs.sample, seed)
+    final = (lambda nats: math.exp(min(nats, 700))) if causal else (lambda share: 100 * share)
+    return Grade(
+        name=name, unit=unit, value=final(value), higher_is_better=not causal, kl=kl, agreement=agreement,
+        interval=None if interval is None else (final(interval[0]), final(interval[1])),
+        split=outputs.split, num_samples=outputs.num_samples,
+    )  # fmt: skip
+
+
+def _against(outputs: Outputs, reference: Outputs) -> tuple[Tensor, float]:
+    """Which rows keep the original's top-1 [rows], and the mean divergence from the original."""
+    num_rows = int((reference.sample < outputs.num_samples).sum())
+    if (
+        (reference.kind, reference.split) != (outputs.kind, outputs.split)
+        or reference.num_samples < outputs.num_samples
+        or num_rows != len(outputs.sample)
+    ):
+        raise DataError(
+            f"The reference holds {reference.num_samples} {reference.split} samples ({reference.kind}), "
+            f"which do not match the {outputs.num_samples} {outputs.split} samples ({outputs.kind}) compared "
+            "with it. Make it by predictions(original, split) on the same split."
+        )
+    if outputs.kind == "embedding":
+        return _neighbours(outputs.values, reference.values[: outputs.num_samples])
+    hits = outputs.top1 == reference.top1[:num_rows]
+    mine = outputs.values[torch.isin(outputs.kept, reference.kept)]
+    theirs = reference.values[torch.isin(reference.kept, outputs.kept)]
+    step = max(1, CHUNK // max(1, mine.shape[-1]))
+    total = sum(
+        _divergence(p, q).sum().item() for p, q in zip(theirs.split(step), mine.split(step), strict=True)
+    )
+    return hits, total / max(1, len(mine))
+
+
+def _divergence(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p || q) of each row, nats, from log-probabilities or logits, worked out in float64."""
+    p, q = p.double().log_softmax(-1), q.double().log_softmax(-1)
+    return F.kl_div(q, p, log_target=True, reduction="none").sum(-1)
+
+
+def _neighbours(mine: Tensor, theirs: Tensor) -> tuple[Tensor, float]:
+    """Which samples keep their nearest neighbour, and the mean divergence of their similarities to others."""
+    if (num := len(mine)) < 3:
+        raise DataError(
+            f"Embeddings are compared by their neighbours, which takes 3 samples or more; found {num}."
+        )
+    mine, theirs = (F.normalize(x.double(), dim=1) for x in (mine, theirs))
+    hits, total = [], 0.0
+    for rows in torch.arange(num).split(max(1, CHUNK // num)):
+        others = torch.ones(len(rows), num, dtype=torch.bool).scatter_(1, rows[:, None], False)
+        ours, original = ((x[rows] @ x.T)[others].view(len(rows), num - 1) for x in (mine, theirs))
+        hits.append(ours.argmax(1) == original.argmax(1))
+        total += _divergence(original / TEMPERATURE, ours / TEMPERATURE).sum().item()
+    return torch.cat(hits), total / num
+
+
+def _mean(values: Tensor, sample: Tensor, seed: int) -> tuple[float, tuple[float, float] | None]:
+    """The mean over rows, and its 95 % interval when samples, with all their rows, are drawn again."""
+    sums, counts = (
+        torch.zeros(int(sample.max()) + 1, dtype=torch.float64).index_add_(0, sample, x)
+        for x in (values, torch.ones_like(values))
+    )
+    value, num = (sums.sum() / counts.sum()).item(), len(sums)
+    if num < 2:
+        return value, None
+    generator = torch.Generator().manual_seed(seed)
+    means = []
+    for _ in range(NUM_RESAMPLES // 50):
+        drawn = torch.randint(num, (50, num), generator=generator)
+        means.append(sums[drawn].sum(1) / counts[drawn].sum(1).clamp_min(1))
+    low, high = torch.cat(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return value, (low, high)

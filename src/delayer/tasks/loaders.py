@@ -1,0 +1,136 @@
+"""Batches from Python: data loaders, lists of batches and other iterables, as splits."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from delayer.calling import each_tensor
+from delayer.errors import DataError
+from delayer.tasks.kinds import token_ids
+from delayer.tasks.options import Kind
+from delayer.tasks.splits import Batch, Split
+
+
+class LoaderSplit(Split):
+    """A split over batches from Python: x, (x, y), or a dict of tensors with an entry "labels" or without.
+
+    A DataLoader's order is drawn once, so that each pass gives the same batches; its workers go on reading
+    ahead. Random access needs a DataLoader over a data set with numbers, or a sequence; others are read from
+    the start. Raises DataError for an iterator that can be read only once, and for batches of another form.
+    """
+
+    def __init__(
+        self, name: str, batches: Iterable[Any], kind: Kind = "image-classification", limit: int | None = None
+    ):
+        if isinstance(batches, Iterator):
+            raise DataError(
+                f"The {name} batches are a {type(batches).__name__}, which can be read only once. "
+                "Give a DataLoader, a list of batches, or an object whose __iter__ starts afresh."
+            )
+        if isinstance(batches, DataLoader) and not isinstance(batches.batch_sampler, list):
+            batches = _settled(batches)
+        self.name, self.kind, self.classes = name, kind, None
+        self.batches, self.limit, self._starts = batches, limit, None
+
+    def first(self, num_samples: int) -> "LoaderSplit":
+        return LoaderSplit(self.name, self.batches, self.kind, min(num_samples, self.limit or num_samples))
+
+    def __iter__(self) -> Iterator[Batch]:
+        start = 0
+        for raw in self.batches:
+            batch = _shortened(_batch(raw, start, self.name), self.limit)
+            start += len(batch)
+            yield batch
+            if start == self.limit:
+                return
+
+    def read(self, numbers: Iterable[int]) -> Iterator[Batch]:
+        numbers = list(numbers)
+        return iter(self) if numbers == list(range(len(self))) else map(self.__getitem__, numbers)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def num_samples(self) -> int:
+        return self.starts[-1]
+
+    @property
+    def starts(self) -> list[int]:
+        """Number of each batch's first sample, and of all; counted in one pass where nothing states them."""
+        if self._starts is None:
+            sampler = self.batches.batch_sampler if isinstance(self.batches, DataLoader) else None
+            sizes = [len(rows) for rows in sampler] if isinstance(sampler, list) else [len(b) for b in self]
+            starts = [0]
+            for size in sizes:
+                if self.limit is None or starts[-1] < self.limit:
+                    starts.append(min(starts[-1] + size, self.limit or starts[-1] + size))
+            self._starts = starts
+        return self._starts
+
+    def __getitem__(self, i: int) -> Batch:
+        number = range(len(self))[i]
+        if isinstance(self.batches, DataLoader) and isinstance(self.batches.batch_sampler, list):
+            loader = self.batches
+            raw = loader.collate_fn([loader.dataset[row] for row in loader.batch_sampler[number]])
+        elif isinstance(self.batches, Sequence):
+            raw = self.batches[number]
+        else:
+            return next(batch for k, batch in enumerate(self) if k == number)
+        return _shortened(_batch(raw, self.starts[number], self.name), self.limit)
+
+
+def _settled(loader: DataLoader) -> DataLoader:
+    """A loader that gives the same batches in each pass, in the order that its sampler draws once."""
+    if loader.batch_sampler is None or isinstance(loader.dataset, IterableDataset):
+        return loader
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        order = [list(rows) for rows in loader.batch_sampler]
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=order,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        worker_init_fn=loader.worker_init_fn,
+        generator=torch.Generator(),  # each pass draws seeds for its workers, by default from the global generator
+    )
+
+
+def _batch(raw: Any, start: int, name: str) -> Batch:
+    inputs, labels = raw if isinstance(raw, tuple | list) and len(raw) == 2 else (raw, None)
+    if isinstance(inputs, tuple | list) and len(inputs) == 1:
+        inputs = inputs[0]
+    try:
+        if isinstance(inputs, Mapping):
+            inputs = {key: torch.as_tensor(value) for key, value in inputs.items()}
+            own = inputs.pop("labels", None)
+            labels = own if labels is None else labels
+        else:
+            inputs = torch.as_tensor(inputs)
+        labels = None if labels is None else torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"A batch of the {name} split is a {type(raw).__name__} that does not become tensors ({error}). "
+            'Give x, (x, y), or a dict of tensors with an entry "labels" or without.'
+        ) from error
+    ids = token_ids(inputs)
+    if labels is None or (ids is not None and labels.shape == ids.shape):
+        return Batch(inputs, None, start)  # a label for each token is the next token, which is known anyway
+    labels = labels.flatten() if labels.shape == (len(labels), 1) else labels
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise DataError(
+            f"Labels of the {name} split should be one class number a sample; found {labels.dtype} "
+            f"{list(labels.shape)}. Give class numbers from 0, or x alone."
+        )
+    return Batch(inputs, labels.long(), start)
+
+
+def _shortened(batch: Batch, limit: int | None) -> Batch:
+    if limit is None or batch.start + len(batch) <= limit:
+        return batch
+    keep = slice(limit - batch.start)
+    labels = None if batch.labels is None else batch.labels[keep]
+    return Batch(each_tensor(lambda x: x[keep], batch.inputs), labels, batch.start)

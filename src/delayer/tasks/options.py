@@ -1,0 +1,51 @@
+"""How data is read and split: the options of every task."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Kind = Literal["image-classification", "text-classification", "embedding", "causal-lm"]
+
+
+class TaskOptions(BaseModel):
+    """How many samples go where, and how they become what a network reads. None means: as the network states
+    it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    num_fit: int = Field(500, gt=0)
+    """Samples to fit on at most; a data set too small for all three numbers is shared out 50 / 25 / 25 %."""
+    num_validation: int = Field(250, gt=0)
+    """Samples to choose on at most."""
+    num_test: int = Field(1000, gt=0)
+    """Samples to report on at most; nothing is ever chosen on them."""
+    batch_size: int = Field(32, gt=0)
+    """Samples a batch."""
+    seed: int = 0
+    """Decides which samples go where, and in which order."""
+    kind: Kind | None = None
+    """What the network does; by default found from what it answers to one sample."""
+    labels: bool = True
+    """Whether labels are used; without them networks are graded by agreement with the original."""
+    classes: Path | None = None
+    """File of class names, one a line, line 1 for the head's first output; maps the data's classes to the
+    head's."""
+    mean: tuple[float, ...] | None = None
+    """Mean of each channel, on the scale 0..1."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation of each channel, on the scale 0..1."""
+    size: int | tuple[int, int] | None = None
+    """Height and width that images are resized to, pixels; one number for both."""
+    channels: int | None = Field(None, gt=0)
+    """Channels of an image: 1 for grey, 3 for RGB."""
+    max_length: int | None = Field(None, gt=1)
+    """Tokens a text is cut to; by default what the network takes, at most 512."""
+    tokenizer: str | None = None
+    """Name or folder of the tokenizer; by default the network's own."""
+    text_column: str | None = None
+    """Column that holds the text; by default recognised by its name."""
+    image_column: str | None = None
+    """Column that holds the image; by default recognised by its name or kind."""
+    label_column: str | None = None
+    """Column that holds the label; by default recognised by its name."""

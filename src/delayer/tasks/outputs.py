@@ -1,0 +1,199 @@
+"""What one network answers on one split: what grades and comparisons need of it, in bounded memory."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from delayer.calling import call, output_of, ready
+from delayer.errors import DataError, NotFiniteError
+from delayer.tasks.kinds import token_ids
+from delayer.tasks.options import Kind
+from delayer.tasks.splits import Batch, Split
+
+KEPT_BYTES = 128 * 2**20
+"""Of log-probabilities; beyond it they are kept for rows drawn at random."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """Answers, row by row. A row is a sample, or a predicted token of a causal language model.
+
+    sample: number of the sample that each row belongs to. top1: the likeliest class or token of each row,
+    among the classes that the split maps. truth: each row's label or next token; None without labels.
+    nll: negative log-likelihood of each next token, nats; None but for language models.
+    values: log-probabilities [kept, classes] of the rows numbered in `kept`, which are drawn at random but
+    the same for every network; for embeddings the pooled vectors [samples, width].
+    notes: what the user should know.
+    """
+
+    kind: Kind
+    split: str
+    num_samples: int
+    sample: Tensor
+    top1: Tensor
+    truth: Tensor | None
+    nll: Tensor | None
+    kept: Tensor
+    values: Tensor
+    notes: tuple[str, ...] = ()
+
+
+def predictions(
+    model: nn.Module, split: Split, *, device: torch.device | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Outputs:  # fmt: skip
+    """What a network answers on a split, in one pass. Others are compared with what the original answers.
+
+    device: where to run; by default where the model is. Its place and mode are restored.
+    progress: called with (batches done, batches in all).
+    Raises NotFiniteError naming the first batch whose output holds NaN or infinity.
+    """
+    gather = _Gather(split)
+    with ready(model, torch.empty(0), device) as spot:
+        for number, batch in enumerate(split):
+            batch = batch.to(spot.device)
+            gather.add(output_of(call(model, batch.inputs)), batch, number)
+            if progress:
+                progress(number + 1, len(split))
+    return gather.outputs()
+
+
+class _Gather:
+    """Collects rows batch by batch."""
+
+    def __init__(self, split: Split):
+        self.split, self.num_samples, self.num_rows = split, 0, 0
+        self.sample, self.top1, self.truth, self.nll = [], [], [], []
+        self.priority, self.kept, self.values = [], [], []
+        self.bar = float("inf")
+
+    def add(self, output: Tensor, batch: Batch, number: int) -> None:
+        self.num_samples += len(batch)
+        ndim = {"image-classification": 2, "text-classification": 2, "causal-lm": 3}.get(self.split.kind)
+        if len(output) != len(batch) or output.ndim < 2 or ndim not in (None, output.ndim):
+            raise DataError(
+                f"The task is {self.split.kind}, but for {len(batch)} samples the network answers with "
+                f"{list(output.shape)}. Name the kind of task that fits."
+            )
+        if self.split.kind == "embedding":
+            pooled = _pooled(output, batch.mask)
+            self._check(pooled, batch, number)
+            self.values.append(pooled.float().cpu())
+            return
+        for sample, logits, truth in _rows(output, batch, self.split.kind):
+            self._check(logits, batch, number)
+            self._add_rows(sample, logits, truth)
+
+    def _add_rows(self, sample: Tensor, logits: Tensor, truth: Tensor | None) -> None:
+        log_probs = logits.float().log_softmax(1)
+        among = None if self.split.classes is None else torch.tensor(self.split.classes, device=logits.device)
+        top1 = log_probs.argmax(1) if among is None else among[log_probs[:, among].argmax(1)]
+        if truth is not None and len(truth) and not 0 <= truth.min() <= truth.max() < log_probs.shape[1]:
+            raise DataError(
+                f"Labels of the {self.split.name} split run from {truth.min()} to {truth.max()}, but outputs "
+                f"of the network from 0 to {log_probs.shape[1] - 1}. Correct them, or leave them out."
+            )
+        self.sample.append(sample)
+        self.top1.append(top1.cpu())
+        if truth is not None:
+            self.truth.append(truth.cpu())
+        if self.split.kind == "causal-lm":
+            self.nll.append(F.nll_loss(log_probs, truth, reduction="none").cpu())
+        # Rows with the smallest random numbers stay, so that the batches do not matter, and so that rows kept
+        # among many samples would also have been kept among the first few of them.
+        priority = _random(sample)
+        keep = priority < self.bar
+        self.priority.append(priority[keep])
+        self.kept.append(self.num_rows + keep.nonzero()[:, 0])
+        self.values.append(log_probs[keep.to(log_probs.device)].cpu())
+        self.num_rows += len(sample)
+        room = max(1, KEPT_BYTES // (4 * log_probs.shape[1]))
+        if sum(map(len, self.kept)) > 1.25 * room:
+            self._keep(room)
+
+    def _keep(self, room: int) -> None:
+        priority = torch.cat(self.priority)
+        if len(priority) > room:
+            self.bar = priority.kthvalue(room).values.item()
+        stay = priority <= self.bar
+        self.priority, self.kept = [priority[stay]], [torch.cat(self.kept)[stay]]
+        self.values = [torch.cat(self.values)[stay]]
+
+    def _check(self, values: Tensor, batch: Batch, number: int) -> None:
+        if torch.isfinite(values.sum()) or torch.isfinite(values).all():  # the sum is quick, and may overflow
+            return
+        inputs = batch.inputs.values() if isinstance(batch.inputs, Mapping) else [batch.inputs]
+        whose = "network's output on" if all(torch.isfinite(x).all() for x in inputs) else "data in"
+        raise NotFiniteError(
+            f"NaN or infinity in the {whose} batch {number} of the {self.split.name} split, samples "
+            f"{batch.start} to {batch.start + len(batch) - 1}. Check weights and data, or run in float32."
+        )
+
+    def outputs(self) -> Outputs:
+        if not self.num_samples:
+            raise DataError(f"The {self.split.name} split is empty. Give at least one sample.")
+        if self.kept:
+            self._keep(max(1, KEPT_BYTES // (4 * self.values[0].shape[1])))
+        rows = torch.arange(self.num_samples) if self.split.kind == "embedding" else _joined(self.sample)
+        top1, truth = _joined(self.top1), _joined(self.truth) if self.truth else None
+        nll = _joined(self.nll) if self.nll else None
+        return Outputs(
+            self.split.kind, self.split.name, self.num_samples, rows, top1, truth, nll,
+            _joined(self.kept), _joined(self.values),
+            notes=() if truth is None or nll is not None else self._doubts(top1, truth),
+        )  # fmt: skip
+
+    def _doubts(self, top1: Tensor, truth: Tensor) -> tuple[str, ...]:
+        share = (top1 == truth).double().mean().item()
+        choices = len(self.split.classes or range(self.values[0].shape[1]))
+        if choices < 10 or share >= 2 / choices:
+            return ()
+        return (
+            f"Only {100 * share:.2g} % of the {self.split.name} labels are met, and guessing meets "
+            f"{100 / choices:.2g} %: they may not be the head's classes. Map them by --classes, or pass --no-labels.",
+        )
+
+
+def _rows(output: Tensor, batch: Batch, kind: Kind) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Sample numbers [rows], logits [rows, classes] and truth [rows], a piece at a time."""
+    start, num = batch.start, len(batch)
+    if kind != "causal-lm":
+        if output.shape[1] == 1:  # one logit, of class 1 against class 0
+            output = torch.cat([torch.zeros_like(output), output], 1)
+        yield torch.arange(start, start + num), output, batch.labels
+        return
+    ids, mask = token_ids(batch.inputs), batch.mask
+    for i in range(num):  # one by one, since logits of a whole batch once more may not fit into memory
+        real = torch.ones_like(ids[i, 1:], dtype=torch.bool)
+        if mask is not None:
+            real = mask[i, 1:].bool() & mask[i, :-1].bool()
+        yield torch.full((int(real.sum()),), start + i), output[i, :-1][real], ids[i, 1:][real].long()
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.long)
+
+
+def _pooled(output: Tensor, mask: Tensor | None) -> Tensor:
+    """One vector a sample: the mean over real tokens [n, tokens, width], or over pixels [n, width, h, w]."""
+    if output.ndim == 2:
+        return output
+    if output.ndim > 3:
+        return output.flatten(2).mean(2)
+    if mask is None or mask.shape[1] != output.shape[1]:
+        return output.mean(1)
+    real = mask.bool()[..., None]
+    # Where a token is padding its state may be anything, NaN included.
+    return output.masked_fill(~real, 0).sum(1) / real.sum(1).clamp_min(1)
+
+
+def _random(sample: Tensor) -> Tensor:
+    """A random number in 0..1 for each row, decided by its sample and its place in it alone."""
+    numbers, counts = sample.unique_consecutive(return_counts=True)
+    return torch.cat([
+        torch.rand(count, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
+        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
+    ]) if len(sample) else torch.empty(0, dtype=torch.float64)  # fmt: skip

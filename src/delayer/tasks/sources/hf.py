@@ -1,0 +1,72 @@
+"""`hf:NAME[/CONFIG][#SPLIT]`: a data set of the Hugging Face hub, or a local folder of one."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from delayer.errors import DataError
+from delayer.tasks.options import TaskOptions
+from delayer.tasks.sources import Samples, fingerprint, fingerprint_of_files, sources
+from delayer.tasks.sources._columns import from_dataset
+
+
+@sources.register("hf")
+def hf(path: str, part: str | None, options: TaskOptions, model: nn.Module) -> Samples:
+    """Rows of one split: the one named behind '#', else "train", else the only one.
+
+    A local folder is what `save_to_disk` wrote, or anything else that `datasets.load_dataset` reads.
+    Raises DataError with the library's reason, or naming the splits found.
+    """
+    from datasets import DatasetDict
+
+    local = Path(path).is_dir()
+    dataset = _from_disk(path) if local else _from_hub(path)
+    notes, name = [], part
+    if isinstance(dataset, DatasetDict):
+        name = part or ("train" if "train" in dataset or len(dataset) != 1 else next(iter(dataset)))
+        if name not in dataset:
+            raise DataError(
+                f"hf:{path} has no split {name!r}; found {', '.join(dataset)}. Pick one by hf:{path}#SPLIT."
+            )
+        if part is None and len(dataset) > 1:
+            notes.append(f"hf:{path} has the splits {', '.join(dataset)}; {name} is used.")
+        dataset = dataset[name]
+    elif part is not None and part != str(dataset.split):
+        raise DataError(f"hf:{path} holds one split, {dataset.split}, not {part}. Leave #{part} out.")
+    if local:
+        files = sorted(file for file in Path(path).rglob("*") if file.is_file())
+        digest = fingerprint(fingerprint_of_files(Path(path), files), str(name))
+    else:
+        digest = fingerprint(path, str(name), str(dataset.features), str(len(dataset)))
+    samples = from_dataset(dataset, f"hf:{path}", digest, options)
+    samples.notes[:0] = notes
+    return samples
+
+
+def _from_disk(path: str) -> Any:
+    from datasets import load_dataset, load_from_disk
+
+    saved = any((Path(path) / name).exists() for name in ("dataset_dict.json", "state.json"))
+    try:
+        return load_from_disk(path) if saved else load_dataset(path)
+    except Exception as error:  # the library raises whatever its parts raise
+        raise DataError(f"{path} is no folder that the datasets library reads ({error}).") from error
+
+
+def _from_hub(path: str) -> Any:
+    from datasets import load_dataset
+
+    name, slash, config = path.rpartition("/")
+    # "a/b" may be an owner's data set or a configuration of one without owner, such as glue/sst2.
+    tries = ([] if path.count("/") > 1 else [[path]]) + ([[name, config]] if slash else [])
+    reasons = []
+    for arguments in tries:
+        try:
+            return load_dataset(*arguments)
+        except Exception as error:  # no connection, no such name, a script that is no longer run, ...
+            reasons.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+    raise DataError(
+        f"hf:{path} is no local folder, and the hub did not give it ({'; '.join(reasons)}). "
+        "Check the name and the connection, or download it and give its folder."
+    )

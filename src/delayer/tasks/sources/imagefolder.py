@@ -1,0 +1,58 @@
+"""`imagefolder:PATH`: class folders of images, or one flat folder without labels."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from delayer.errors import DataError
+from delayer.tasks.options import TaskOptions
+from delayer.tasks.sources import Samples, existing, fingerprint_of_files, no_part, sources
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jfif"}
+
+
+@sources.register("imagefolder")
+def imagefolder(path: str, part: str | None, options: TaskOptions, model: nn.Module) -> Samples:
+    """Images decoded when they are touched; class k is the k-th folder by name, its images at any depth below."""
+    from PIL import Image
+
+    no_part(part, path)
+    root = existing(path)
+    if not root.is_dir():
+        raise DataError(
+            f"imagefolder:{path} is a file. Give the folder that holds the images or the class folders."
+        )
+    folders = sorted(
+        folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith(".")
+    )
+    by_class = [_images(folder, "**/*") for folder in folders]
+    loose = _images(root, "*")
+    files, labels, names, notes = loose, None, None, []
+    if any(by_class):
+        files = [file for members in by_class for file in members]
+        labels = torch.tensor([k for k, members in enumerate(by_class) for _ in members])
+        names = tuple(folder.name for folder in folders)
+        if loose:
+            notes.append(f"{len(loose)} images of {path} lie outside its class folders and are left out.")
+    if not files:
+        raise DataError(
+            f"{path} holds no images ({', '.join(sorted(EXTENSIONS))}). Give the folder that does."
+        )
+    return Samples(
+        "images",
+        len(files),
+        lambda i: Image.open(files[i]),
+        fingerprint_of_files(root, files),
+        labels,
+        names,
+        name_of=lambda i: str(files[i]),
+        notes=notes,
+    )
+
+
+def _images(folder: Path, pattern: str) -> list[Path]:
+    return sorted(
+        file for file in folder.glob(pattern)
+        if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()
+    )  # fmt: skip

@@ -1,0 +1,156 @@
+"""Which samples go where, and how they come in batches."""
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from delayer.calling import Inputs, each_tensor, first_tensor
+from delayer.errors import DataError
+from delayer.tasks.options import Kind, TaskOptions
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What a network is called with, and what is known about it.
+
+    inputs: called as `model(x)` for a tensor and `model(**inputs)` for a dict.
+    labels: the head's class indices [n]; None without labels and for language models, whose targets are the
+    next tokens under the mask.
+    start: number of the first sample within the split.
+    """
+
+    inputs: Inputs
+    labels: Tensor | None
+    start: int
+
+    @property
+    def mask(self) -> Tensor | None:
+        """[n, positions], 1 where a token is real; None where nothing is padded."""
+        return self.inputs.get("attention_mask") if isinstance(self.inputs, Mapping) else None
+
+    def __len__(self) -> int:
+        return len(first_tensor(self.inputs))
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same on a device."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return Batch(each_tensor(lambda x: x.to(device), self.inputs), labels, self.start)
+
+
+class Split(Sequence[Batch]):
+    """Batches of one split, made when they are asked for, the same ones every time and in any order.
+
+    name: "fit", "validation" or "test".
+    load: gives the inputs and labels of a range of samples; called from several threads.
+    kind: what the network does with them. classes: the head's outputs among which it chooses; None for all.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        kind: Kind,
+        num_samples: int,
+        batch_size: int,
+        load: Callable[[range], tuple[Inputs, Tensor | None]],
+        classes: tuple[int, ...] | None = None,
+    ):
+        self.name, self.kind, self.classes = name, kind, classes
+        self.num_samples, self.batch_size, self._load = num_samples, batch_size, load
+
+    def __len__(self) -> int:
+        return -(-self.num_samples // self.batch_size)
+
+    def __getitem__(self, i: int) -> Batch:
+        number = range(len(self))[i]  # counts negative numbers from the end, refuses what lies outside
+        start = number * self.batch_size
+        return Batch(*self._load(range(start, min(start + self.batch_size, self.num_samples))), start)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.read(range(len(self)))
+
+    def first(self, num_samples: int) -> "Split":
+        """The same, cut short to the first so many samples."""
+        num_samples = min(num_samples, self.num_samples)
+        return Split(self.name, self.kind, num_samples, self.batch_size, self._load, self.classes)
+
+    def read(self, numbers: Iterable[int]) -> Iterator[Batch]:
+        """The batches of these numbers in order, the next ones prepared in threads while one is used."""
+        num_threads = min(4, os.cpu_count() or 1)
+        pool, ahead = ThreadPoolExecutor(num_threads), deque()
+        try:
+            for number in numbers:
+                ahead.append(pool.submit(self.__getitem__, number))
+                if len(ahead) > num_threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def split_sizes(num_samples: int, options: TaskOptions, parts: Sequence[str]) -> dict[str, int]:
+    """How many samples each part gets: its `num_<part>`, or by shares 2 : 1 : 1 what a small data set has.
+
+    What a part leaves because it wants no more goes to the others in the same shares.
+    Raises DataError when there are fewer samples than parts.
+    """
+    if num_samples < len(parts):
+        raise DataError(
+            f"{len(parts)} disjoint parts ({', '.join(parts)}) need at least {len(parts)} samples; "
+            f"found {num_samples}. Give more data."
+        )
+    wanted = {part: getattr(options, f"num_{part}") for part in parts}
+    shares = {part: 2 if part == "fit" else 1 for part in parts}
+    sizes: dict[str, int] = {}
+    while len(sizes) < len(parts):
+        left = num_samples - sum(sizes.values())
+        still = [part for part in parts if part not in sizes]
+        exact = {part: left * shares[part] / sum(shares[p] for p in still) for part in still}
+        content = {part: wanted[part] for part in still if wanted[part] <= exact[part]}
+        sizes |= content or _rounded(exact, left)
+    return {part: sizes[part] for part in parts}
+
+
+def split_rows(
+    num_samples: int, labels: Tensor | None, sizes: Mapping[str, int], seed: int
+) -> dict[str, list[int]]:
+    """Disjoint rows for each part, in random order, decided by the seed alone.
+
+    Stratified (each class as frequent in each part as in what was left for it, up to rounding) where every
+    class has a sample for each part, else a plain shuffle.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(num_samples, generator=generator)
+    if labels is None or min(labels.unique(return_counts=True)[1].tolist()) < len(sizes):
+        ends = torch.tensor(list(sizes.values())).cumsum(0).tolist()
+        return {
+            part: order[end - size : end].tolist()
+            for (part, size), end in zip(sizes.items(), ends, strict=True)
+        }
+    drawn = labels[order]
+    left = {label: order[drawn == label].tolist() for label in drawn.unique().tolist()}
+    parts = {}
+    for part, size in sizes.items():
+        total = sum(map(len, left.values()))
+        # Classes come in a random order, so that rounding favours none of them.
+        names = [list(left)[k] for k in torch.randperm(len(left), generator=generator)]
+        take = _rounded({name: size * len(left[name]) / total for name in names}, size)
+        rows = [row for name in names for row in left[name][: take[name]]]
+        left = {name: rest[take[name] :] for name, rest in left.items()}
+        parts[part] = [rows[k] for k in torch.randperm(len(rows), generator=generator)]
+    return parts
+
+
+def _rounded(exact: Mapping, total: int) -> dict:
+    """Whole numbers with this total, each within one of the exact one, by largest remainders."""
+    whole = {name: math.floor(value + 1e-9) for name, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: whole[name] - exact[name])
+    for name in by_remainder[: total - sum(whole.values())]:
+        whole[name] += 1
+    return whole

@@ -1,0 +1,177 @@
+"""Data splits and a grade: what a network is fitted to, chosen by and judged on."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from delayer.errors import DataError
+from delayer.study import Grade
+from delayer.tasks.grading import grade_of
+from delayer.tasks.kinds import kind_of, token_ids
+from delayer.tasks.labels import head_labels
+from delayer.tasks.loaders import LoaderSplit
+from delayer.tasks.options import Kind, TaskOptions
+from delayer.tasks.outputs import Outputs, predictions
+from delayer.tasks.reading import reader_of
+from delayer.tasks.sources import Samples, fingerprint, sources
+from delayer.tasks.splits import Batch, Split, split_rows, split_sizes
+
+
+@dataclass
+class Task:
+    """What a network does, and data to fit it ("fit"), to choose by ("validation") and to judge it ("test").
+
+    has_labels: whether all splits carry labels of the head's classes; else grades are agreement with the
+    original. hash: SHA-256 of the data and of which samples are where.
+    notes: what went on and the user should know, such as "12 greyscale images of 500 are converted to RGB."
+    class_index: the head's output for each class name of the data, where names are known.
+    """
+
+    name: str
+    kind: Kind
+    splits: dict[str, Split]
+    has_labels: bool
+    hash: str
+    notes: list[str] = field(default_factory=list)
+    class_index: dict[str, int] = field(default_factory=dict)
+
+    def batches(self, split: str) -> Split:
+        """The batches of a split. Raises DataError when the task has no such split."""
+        if split not in self.splits:
+            raise DataError(f"The task {self.name} has no {split} split; found {', '.join(self.splits)}.")
+        return self.splits[split]
+
+
+def evaluate(
+    model: nn.Module, task: Task, split: str = "validation", *, reference: Outputs | None = None,
+    device: torch.device | str | None = None, limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None, seed: int = 0,
+) -> Grade:  # fmt: skip
+    """The grade of a network on a split, and its distance from the original where that is given.
+
+    reference: what `predictions(original, task.batches(split))` gave. limit: only the first so many samples.
+    seed: of the bootstrap. What is graded, by kind of task: see `grade_of`.
+    """
+    batches = task.batches(split) if limit is None else task.batches(split).first(limit)
+    return grade_of(predictions(model, batches, device=device, progress=progress), reference, seed=seed)
+
+
+def open_task(
+    spec: str, model: nn.Module, options: TaskOptions | None = None, *, test_spec: str | None = None
+) -> Task:
+    """The task that `KIND:PATH` names, preprocessed as the network wants it, in seeded, disjoint splits.
+
+    spec: such as imagefolder:PATH, npz:PATH#train, csv:PATH, text:PATH, hf:NAME or digits.
+    model: the original; it tells the preprocessing, the classes and the kind of task, by one forward pass.
+    test_spec: data of their own for the test split; the first then give fit and validation only.
+    Raises DataError or NotFiniteError, in one sentence, for data that are missing, empty, unreadable or out
+    of range.
+    """
+    options = options or TaskOptions()
+    parts = {spec: ("fit", "validation", "test")}
+    if test_spec is not None:
+        parts = {spec: ("fit", "validation"), test_spec: ("test",)}
+    opened = {each: _open_source(each, model, options) for each in parts}
+    if test_spec == spec or len({samples.fingerprint for samples in opened.values()}) < len(opened):
+        raise DataError(
+            f"{spec} and {test_spec} hold the same data, but a test needs data of its own. Give others."
+        )
+    tasks = [_split(each, opened[each], names, model, options) for each, names in parts.items()]
+    first, *others = tasks
+    for other in others:
+        if other.kind != first.kind:
+            raise DataError(
+                f"{test_spec} is a task of {other.kind}, {spec} one of {first.kind}. Give data of one kind."
+            )
+    splits = {name: split for task in tasks for name, split in task.splits.items()}
+    notes = list(dict.fromkeys(note for task in tasks for note in task.notes))
+    return replace(
+        first, name=" ".join(opened), splits=splits, has_labels=all(task.has_labels for task in tasks),
+        hash=fingerprint(*(task.hash for task in tasks)), notes=notes,
+        class_index={name: k for task in tasks for name, k in task.class_index.items()},
+    )  # fmt: skip
+
+
+def _open_source(spec: str, model: nn.Module, options: TaskOptions) -> Samples:
+    kind, colon, path = spec.partition(":")
+    path, _, part = path.partition("#")
+    if not colon and kind not in sources:
+        raise DataError(
+            f"{spec!r} does not say what it is. Write KIND:PATH, with a KIND among {', '.join(sources)}."
+        )
+    samples = sources[kind](path, part or None, options, model)
+    if not samples.num:
+        raise DataError(f"{spec} is an empty data set. Give at least one sample a split.")
+    return samples
+
+
+def _split(spec: str, samples: Samples, parts: Sequence[str], model: nn.Module, options: TaskOptions) -> Task:
+    """A task with some of the splits, from one source."""
+    labels = samples.labels if options.labels else None
+    sizes = split_sizes(samples.num, options, parts)
+    rows = split_rows(samples.num, labels, sizes, options.seed)
+    read, notes = reader_of(samples, [row for part in parts for row in rows[part]], model, options)
+    kind, num_outputs = kind_of(model, read(rows[parts[0]][:1]))
+    kind = options.kind or kind
+    found = head_labels(samples, kind, num_outputs, model, options)
+    notes = samples.notes + notes + found.notes
+    single = [part for part in parts if options.batch_size == 1 or sizes[part] % options.batch_size == 1]
+    if single:
+        which = "Each" if options.batch_size == 1 else "The last"
+        notes.append(f"{which} batch of {', '.join(single)} holds one sample.")
+
+    def split(part: str) -> Split:
+        chosen = rows[part]
+
+        def load(numbers: range) -> tuple[Any, Tensor | None]:
+            some = [chosen[k] for k in numbers]
+            return read(some), None if found.labels is None else found.labels[some]
+
+        return Split(part, kind, len(chosen), options.batch_size, load, found.among)
+
+    order = fingerprint(samples.fingerprint, str(options.seed), str(rows))
+    return Task(
+        spec, kind, {part: split(part) for part in parts}, found.labels is not None, order, notes, found.index
+    )
+
+
+def task_of(
+    fit: Iterable[Any], validation: Iterable[Any] | None = None, test: Iterable[Any] | None = None, *,
+    kind: Kind | None = None, model: nn.Module | None = None,
+) -> Task:  # fmt: skip
+    """A task from data loaders, lists of batches or other iterables of x, (x, y) or dicts of tensors.
+
+    kind: what the network does; by default found from its answer to the first batch if `model` is given, else
+    from the first batch alone: labels mean classification, token ids without labels mean a language model.
+    The hash covers the first batch of each split.
+    Raises DataError when a split is empty, or when an iterable can be read only once.
+    """
+    given = {"fit": fit, "validation": validation, "test": test}
+    splits = {name: LoaderSplit(name, batches) for name, batches in given.items() if batches is not None}
+    heads = {}
+    for name, split in splits.items():
+        heads[name] = next(iter(split), None)
+        if heads[name] is None or not len(heads[name]):
+            raise DataError(f"The {name} batches are empty. Give at least one sample.")
+    first = heads["fit"]
+    if kind is None and model is not None:
+        kind = kind_of(model, first.inputs)[0]
+    if kind is None:
+        of_text = "causal-lm" if first.labels is None else "text-classification"
+        kind = "image-classification" if token_ids(first.inputs) is None else of_text
+    for split in splits.values():
+        split.kind = kind
+    has_labels = all(head.labels is not None for head in heads.values()) and kind.endswith("classification")
+    contents = [part for name, head in heads.items() for part in (name, *_contents(head))]
+    return Task("batches from Python", kind, splits, has_labels, fingerprint(*contents))
+
+
+def _contents(batch: Batch) -> Iterator[str | bytes]:
+    inputs = {"x": batch.inputs} if isinstance(batch.inputs, Tensor) else batch.inputs
+    for name, x in {**inputs, "labels": batch.labels}.items():
+        if x is not None:
+            yield f"{name} {x.dtype} {list(x.shape)}"
+            yield x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,98 @@
+"""Texts as a network reads them: token ids, padded to the right, with the mask that says what is real."""
+
+import inspect
+from collections.abc import Sequence
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from delayer.errors import DataError
+from delayer.tasks.kinds import writes_text
+from delayer.tasks.options import TaskOptions
+from delayer.tasks.preprocessing import source_of
+
+MAX_LENGTH = 512
+"""No text is longer by default, whatever the network takes: attention's cost grows with the square."""
+
+
+class TextReader:
+    """Turns texts, or lists of token ids, into {"input_ids", "attention_mask", ...}, each [n, longest].
+
+    For a network that writes text the beginning-of-sequence token comes first if the tokenizer has one and
+    does not add it by itself; else special tokens are what the tokenizer adds.
+    Raises DataError when there is no tokenizer, or when the network has no way to be told about padding.
+    """
+
+    def __init__(self, model: nn.Module, options: TaskOptions):
+        self.tokenizer = _tokenizer_of(model, options)
+        config = getattr(model, "config", None)
+        stated = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
+        stated.append(self.tokenizer.model_max_length)
+        self.max_length = options.max_length or min(MAX_LENGTH, *(int(most) for most in stated if most))
+        bare = self.tokenizer("a").input_ids
+        bos = self.tokenizer.bos_token_id if writes_text(model) else None
+        self.begin = [] if bos is None or bare[:1] == [bos] else [bos]
+        # Pieces of a long text are tokenised without special tokens, so they always need it.
+        self.first = [] if bos is None else [bos]
+        pads = getattr(config, "pad_token_id", None), self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        self.pad = next((pad for pad in pads if pad is not None and pad >= 0), 0)
+        forward = inspect.signature(model.forward).parameters
+        self.takes = set(forward)
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in forward.values()):
+            self.takes |= {"input_ids", "attention_mask"}
+        self._lock = Lock()  # fast tokenizers refuse two threads at once
+
+    def pieces(self, text: str) -> list[list[int]]:
+        """One long text as consecutive pieces of `max_length` tokens, the first token of each included."""
+        with self._lock:
+            ids = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        length = self.max_length - len(self.first)
+        return [ids[k : k + length] for k in range(0, len(ids), length)]
+
+    def __call__(self, samples: Sequence[Any]) -> dict[str, Tensor]:
+        if not isinstance(samples[0], str):
+            columns = {"input_ids": [self.first + list(ids) for ids in samples]}
+        else:
+            length = self.max_length - len(self.begin)
+            with self._lock:
+                columns = dict(self.tokenizer(samples, truncation=True, max_length=length, verbose=False))
+            columns["input_ids"] = [self.begin + ids for ids in columns["input_ids"]]
+        columns["attention_mask"] = [[1] * len(ids) for ids in columns["input_ids"]]
+        widest = max(1, max(map(len, columns["input_ids"])))
+        inputs = {}
+        for name, rows in columns.items():
+            if name not in self.takes:
+                continue
+            fill = self.pad if name == "input_ids" else 0
+            # Others, such as token_type_ids, lack the token that was put in front.
+            front = [] if name in ("input_ids", "attention_mask") else [0] * len(self.begin)
+            inputs[name] = torch.tensor([(front + row + [fill] * widest)[:widest] for row in rows])
+        if "input_ids" not in inputs:
+            raise DataError(
+                "Texts are given as the argument input_ids, which the network's forward lacks. Name it so."
+            )
+        if "attention_mask" not in inputs and any(len(ids) < widest for ids in columns["input_ids"]):
+            raise DataError(
+                "Texts of a batch differ in length, and the network's forward takes no attention_mask, so it "
+                "is not told what is padding. Add that argument, or pass --batch-size 1."
+            )
+        return inputs
+
+
+def _tokenizer_of(model: nn.Module, options: TaskOptions) -> Any:
+    from transformers import AutoTokenizer
+
+    name = options.tokenizer or source_of(model)
+    if not name:
+        raise DataError(
+            f"Texts need a tokenizer, and {type(model).__name__} does not name one. Pass --tokenizer NAME."
+        )
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(
+            f"{name!r} holds no tokenizer that loads ({reason}). Pass --tokenizer NAME."
+        ) from error

@@ -1,0 +1,40 @@
+"""The loss of a short fine-tune: how far a network's answer is from its teacher's, and from the labels."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from delayer.tasks.options import Kind
+from delayer.tasks.outputs import _pooled, _rows
+from delayer.tasks.splits import Batch
+
+
+def distance(output: Tensor, taught: Tensor | None, batch: Batch, kind: Kind, *, temperature: float = 1.0,
+             teacher_weight: float = 1.0, label_weight: float = 1.0, label_smoothing: float = 0.0) -> Tensor:
+    """One number to make small, a mean over the batch's samples (or over its predicted tokens).
+
+    output, taught: what the network and its teacher answer; logits of classes [n, c] or of next tokens
+    [n, positions, c], or hidden states. taught may be None: then the labels teach alone.
+    Classes and tokens: teacher_weight · T² KL(teacher ‖ network), both softened by temperature T, plus
+    label_weight · cross-entropy where there are labels. A language model's labels are the next tokens;
+    padding counts for nothing.
+    Embeddings: ‖network − teacher‖² / ‖teacher‖² of the pooled vectors; labels play no part.
+    Source: Hinton, Vinyals, Dean 2015, arXiv 1503.02531 (the factor T² keeps the gradients' scale).
+    """
+    if kind == "embedding":
+        mine, theirs = _pooled(output, batch.mask).float(), _pooled(taught, batch.mask).float()
+        return ((mine - theirs).square().sum(1) / theirs.square().sum(1).clamp_min(1e-12)).mean()
+    total, num_rows = output.new_zeros((), dtype=torch.float32), 0
+    pieces = _rows(output, batch, kind)
+    taught_pieces = _rows(taught, batch, kind) if taught is not None else iter(())
+    for _, logits, truth in pieces:
+        logits, num_rows = logits.float(), num_rows + len(logits)
+        if taught is not None:
+            theirs = next(taught_pieces)[1].float()
+            mine, theirs = ((x / temperature).log_softmax(1) for x in (logits, theirs))
+            divergence = F.kl_div(mine, theirs, log_target=True, reduction="sum")
+            total = total + teacher_weight * temperature**2 * divergence
+        if truth is not None and label_weight:
+            entropy = F.cross_entropy(logits, truth, label_smoothing=label_smoothing, reduction="sum")
+            total = total + label_weight * entropy
+    return total / max(num_rows, 1)

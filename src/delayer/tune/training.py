@@ -1,0 +1,175 @@
+"""A training run that can stop anywhere and go on: parameters, AdamW, the best weights so far, the place."""
+
+import math
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from delayer.errors import ModelError, StudyError
+from delayer.study import Grade, Record
+from delayer.tune.checkpoint import read_checkpoint, save_checkpoint
+
+
+class TuneEpoch(Record):
+    """One pass over the fit split."""
+
+    epoch: int
+    """From 1."""
+    loss: float
+    """Mean over the epoch's steps."""
+    grade: Grade
+    """On the validation split, after the epoch."""
+
+
+class Place(BaseModel):
+    """Where a run stands, apart from its tensors."""
+
+    asked: dict[str, str]
+    """What decides the result: options, seed and fingerprints; a checkpoint of anything else is refused."""
+    before: Grade
+    step: int = 0
+    loss_sum: float = 0.0
+    """Of the epoch that is under way."""
+    epochs: list[TuneEpoch] = []
+    best_epoch: int = 0
+
+    @property
+    def best(self) -> Grade:
+        return self.epochs[self.best_epoch - 1].grade if self.best_epoch else self.before
+
+
+class Training:
+    """AdamW on some parameters of a network.
+
+    trained: those parameters by name. place: where the run stands.
+    """
+
+    def __init__(self, model: nn.Module, trained: dict[str, nn.Parameter], place: Place, weight_decay: float):
+        self.trained, self.place = trained, place
+        self._live = trained | dict(model.named_buffers())
+        self._best = self._copies()
+        # Scales and biases are not decayed, nor are diagonal maps, whose rest is one and not zero.
+        kinds = [p for p in trained.values() if p.ndim > 1], [p for p in trained.values() if p.ndim <= 1]
+        self._optimizer = torch.optim.AdamW([
+            {"params": params, "weight_decay": decay}
+            for params, decay in zip(kinds, (weight_decay, 0.0), strict=True) if params
+        ])  # fmt: skip
+
+    def step_(self, loss: Tensor, *, rate: float, clip: float) -> bool:
+        """Go one step down the loss; False, and no step, where the loss or its gradient is not finite."""
+        self._optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.trained.values(), clip)
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            return False
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        self.place.step += 1
+        self.place.loss_sum += loss.item()
+        return True
+
+    def end_epoch(self, grade: Grade, num_steps: int) -> None:
+        """Note an epoch's grade, and its weights if it is the best so far: by grade, then by divergence."""
+        place, better = self.place, _merit(grade) > _merit(self.place.best)
+        epoch = TuneEpoch(epoch=len(place.epochs) + 1, loss=place.loss_sum / num_steps, grade=grade)
+        place.epochs.append(epoch)
+        place.loss_sum = 0.0
+        if better:
+            place.best_epoch, self._best = epoch.epoch, self._copies()
+
+    def finish_(self) -> None:
+        """Put the best weights, and the buffers that went with them, into the network."""
+        self._fill_(self._best)
+
+    def save(self, path: Path) -> None:
+        """Write all that going on takes."""
+        names = {parameter: name for name, parameter in self.trained.items()}
+        tensors = {f"now {name}": tensor for name, tensor in self._live.items()}
+        tensors |= {f"best {name}": tensor for name, tensor in self._best.items()}
+        for parameter, moments in self._optimizer.state.items():
+            tensors |= {f"{kind} {names[parameter]}": tensor for kind, tensor in moments.items()}
+        save_checkpoint(path, tensors, self.place)
+
+    def resume_(self, path: Path) -> None:
+        """Go on where `save` was called, if it was. Raises StudyError for a checkpoint of another run."""
+        if (found := read_checkpoint(path, Place)) is None:
+            return
+        tensors, place = found
+        if other := sorted(key for key, value in self.place.asked.items() if place.asked.get(key) != value):
+            raise StudyError(
+                f"The checkpoint {path} is of another run: its {', '.join(other)} differ. "
+                "Delete it to begin again, or choose another file."
+            )
+        by_key: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            kind, _, name = key.partition(" ")
+            by_key.setdefault(kind, {})[name] = tensor
+        self.place, self._best = place, by_key.pop("best")
+        self._fill_(by_key.pop("now"))
+        for kind, moments in by_key.items():
+            for name, tensor in moments.items():
+                parameter = self.trained[name]
+                there = "cpu" if kind == "step" else parameter.device  # where AdamW keeps them
+                self._optimizer.state[parameter][kind] = tensor.to(there)
+
+    def _copies(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self._live.items()}
+
+    def _fill_(self, tensors: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, tensor in self._live.items():
+                tensor.copy_(tensors[name])
+
+
+def _merit(grade: Grade) -> tuple[float, float]:
+    return grade.value if grade.higher_is_better else -grade.value, -(grade.kl or 0.0)
+
+
+def rate_at(step: int, num_steps: int, *, peak: float, warmup: float) -> float:
+    """Learning rate of a step: linear to the peak over a share of all, then half a cosine towards zero."""
+    rising = math.ceil(warmup * num_steps)
+    if step < rising:
+        return peak * (step + 1) / rising
+    return peak * (1 + math.cos(math.pi * (step - rising) / max(num_steps - rising, 1))) / 2
+
+
+@contextmanager
+def trained_parameters(model: nn.Module, only: Collection[str] | None, *, update_norms: bool
+                       ) -> Iterator[dict[str, nn.Parameter]]:
+    """Inside: training mode, gradients for the named parameters (all for None) and for no others.
+
+    Batch norms keep their statistics, unless `update_norms` is asked for and their own scales are trained.
+    Afterwards `requires_grad` and modes are what they were, and no gradient is left.
+    Raises ModelError for a name that the network does not have.
+    """
+    named = dict(model.named_parameters())
+    unknown = sorted(set(only or ()) - named.keys())
+    if unknown or not named or (only is not None and not only):
+        raise ModelError(
+            f"The parameters to train should be some of the network's {len(named)}; "
+            f"found {f'{unknown[0]!r}, which it lacks' if unknown else 'none'}. "
+            "Name them as model.named_parameters() does, or train all."
+        )
+    flags = {parameter: parameter.requires_grad for parameter in named.values()}
+    modes = {module: module.training for module in model.modules()}
+    try:
+        for name, parameter in named.items():
+            parameter.requires_grad_(only is None or name in only)
+        model.train()
+        for module in model.modules():
+            learns = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+            if isinstance(module, _BatchNorm) and not (update_norms and learns):
+                module.eval()
+        yield {name: parameter for name, parameter in named.items() if parameter.requires_grad}
+    finally:
+        for parameter, flag in flags.items():
+            parameter.requires_grad_(flag)
+            parameter.grad = None
+        for module, training in modes.items():
+            module.training = training

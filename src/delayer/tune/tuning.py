@@ -1,0 +1,184 @@
+"""A short fine-tune of a cut network with the original as teacher: everything, or the cut's neighbourhood."""
+
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from delayer.calling import call, output_of, ready
+from delayer.errors import DataError, ModelError, NotFiniteError
+from delayer.hashing import model_hash
+from delayer.study import Grade, Record
+from delayer.tasks import Task, evaluate, predictions
+from delayer.tasks.splits import Batch
+from delayer.tune.distillation import distance
+from delayer.tune.training import Place, Training, TuneEpoch, rate_at, trained_parameters
+
+PRIME = 1_000_003
+"""Keeps the random numbers of one seed's steps apart from those of the next seed's."""
+
+
+class TuneOptions(Record):
+    """How long, how fast and towards what a network is fine-tuned."""
+
+    epochs: int = Field(5, ge=0)
+    """Passes over the fit split."""
+    learning_rate: float = Field(5e-5, gt=0)
+    """Peak rate of AdamW, between a linear warm-up and a cosine; convolutional networks take twenty times as much."""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of all steps that the warm-up takes."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decay of matrices and kernels; biases, scales and diagonal maps have none."""
+    clip: float = Field(1.0, gt=0)
+    """Largest norm of the gradient."""
+    teacher_weight: float = Field(1.0, ge=0)
+    """Weight of the divergence from the teacher's answers."""
+    temperature: float = Field(1.0, gt=0)
+    """Softens both distributions before they are compared."""
+    label_weight: float = Field(0.3, ge=0)
+    """Weight of the cross-entropy with the labels, or with the next tokens; few samples are soon learnt by heart."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of a label that is spread over all classes."""
+    update_norms: bool = False
+    """Whether batch norms go on collecting statistics; small batches spoil them, so normally they do not."""
+    checkpoint_steps: int = Field(100, gt=0)
+    """Steps between checkpoints; there is one after each epoch too."""
+
+
+class TuneReport(Record):
+    """What a fine-tune did; all grades are on the validation split."""
+
+    before: Grade
+    after: Grade
+    best_epoch: int
+    """The epoch whose weights the network has now; 0 where none was better than what it began with."""
+    epochs: tuple[TuneEpoch, ...]
+    num_steps: int
+    num_params: int
+    """Parameters that were trained."""
+    note: str
+    """What happened, in one sentence."""
+
+
+def tune_(
+    model: nn.Module, task: Task, teacher: nn.Module | None = None, options: TuneOptions | None = None, *,
+    only: Collection[str] | None = None, checkpoint: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None, device: torch.device | str | None = None,
+    seed: int = 0,
+) -> TuneReport:  # fmt: skip
+    """Fine-tune a network in place on the fit split, and get what happened.
+
+    It ends with the weights of the epoch that was best on the validation split, or with those it began with
+    if none was better. A loss or an output that is not finite ends the run there. The test split is not read.
+    Modes, places and `requires_grad` are left as they were.
+    teacher: the original network, whose answers are imitated; None to learn from labels alone.
+    only: names of the parameters to train, such as `neighbourhood(chain, plan)`; None for all. Every other
+    parameter keeps each bit, and so do the statistics of batch norms, unless `options.update_norms` is set.
+    checkpoint: a file to go on from if it is there, and to write as the run goes; a killed run goes on to the
+    very result of an unbroken one. It stays when the run is over: delete it once the network is saved.
+    progress: called with (steps done, steps in all). device: where to run; by default where the model is.
+    seed: decides dropout and the order of the batches; which samples share a batch is the task's.
+    Raises DataError when there is nothing to learn from, ModelError for parameters that the network lacks and
+    for a network that would teach itself, StudyError for a checkpoint of another run.
+    Source: protocol C of RBA (Cannistraci et al., arXiv 2410.04941): AdamW, cosine, label smoothing 0.1.
+    Fidelity: theirs learns from labels alone, and from all of them; teacher, warm-up and clipping are ours.
+    """
+    options = options or TuneOptions()
+    fit = task.batches("fit")
+    _check(model, task, teacher, options)
+    asked = _asked(model, task, teacher, options, only, seed)
+    num_steps, stopped = options.epochs * len(fit), ""
+    with ExitStack() as stack:
+        there = stack.enter_context(ready(model, torch.empty(0), device)).device
+        reference = None
+        if teacher is not None:
+            stack.enter_context(ready(teacher, torch.empty(0), there))
+            reference = predictions(teacher, task.batches("validation"), device=there)
+        place = Place(asked=asked, before=evaluate(model, task, reference=reference, device=there))
+        trained = stack.enter_context(trained_parameters(model, only, update_norms=options.update_norms))
+        stack.enter_context(torch.random.fork_rng(devices=[there] if there.type == "cuda" else []))
+        run = Training(model, trained, place, options.weight_decay)
+        if checkpoint:
+            run.resume_(Path(checkpoint))
+        while (epoch := len(run.place.epochs)) < options.epochs and not stopped:
+            shuffle = torch.Generator().manual_seed(seed * PRIME + epoch)
+            order = torch.randperm(len(fit), generator=shuffle).tolist()
+            for batch in fit.read(order[run.place.step - epoch * len(fit) :]):
+                step = run.place.step
+                torch.manual_seed(seed * PRIME + step)  # a resumed run meets the same dropout
+                rate = rate_at(step, num_steps, peak=options.learning_rate, warmup=options.warmup)
+                loss = _loss(model, teacher, batch.to(there), task, options)
+                if not run.step_(loss, rate=rate, clip=options.clip):
+                    stopped = f"the loss was not finite in step {step + 1} of {num_steps}"
+                    break
+                if progress:
+                    progress(step + 1, num_steps)
+                if checkpoint and (step + 1) % options.checkpoint_steps == 0:
+                    run.save(Path(checkpoint))
+            else:
+                try:
+                    run.end_epoch(evaluate(model, task, reference=reference, device=there), len(fit))
+                except NotFiniteError:
+                    stopped = f"the outputs were not finite after epoch {epoch + 1} of {options.epochs}"
+                if checkpoint and not stopped:
+                    run.save(Path(checkpoint))
+        run.finish_()
+    place = run.place
+    return TuneReport(
+        before=place.before, after=place.best, best_epoch=place.best_epoch, epochs=tuple(place.epochs),
+        num_steps=place.step, num_params=sum(p.numel() for p in trained.values()),
+        note=_note(place, options, stopped),
+    )  # fmt: skip
+
+
+def _loss(model: nn.Module, teacher: nn.Module | None, batch: Batch, task: Task, options: TuneOptions
+          ) -> Tensor:
+    taught = None if teacher is None else output_of(call(teacher, batch.inputs))
+    with torch.enable_grad():
+        return distance(
+            output_of(call(model, batch.inputs)), taught, batch, task.kind, temperature=options.temperature,
+            teacher_weight=options.teacher_weight, label_weight=options.label_weight,
+            label_smoothing=options.label_smoothing,
+        )  # fmt: skip
+
+
+def _check(model: nn.Module, task: Task, teacher: nn.Module | None, options: TuneOptions) -> None:
+    """Raises DataError when nothing teaches, ModelError when the network would teach itself."""
+    if teacher is model:
+        raise ModelError("A network cannot be its own teacher. Pass a copy made before it was cut.")
+    labelled = task.kind == "causal-lm" or task.has_labels and task.kind != "embedding"
+    if not (teacher is not None and options.teacher_weight or labelled and options.label_weight):
+        raise DataError(
+            f"Fine-tuning has nothing to learn from: {'no' if teacher is None else 'a'} teacher of weight "
+            f"{options.teacher_weight:g}, {'labels' if labelled else 'no labels'} of weight "
+            f"{options.label_weight:g}. Pass teacher=ORIGINAL, or labels, with a weight above 0."
+        )
+
+
+def _asked(model: nn.Module, task: Task, teacher: nn.Module | None, options: TuneOptions,
+           only: Collection[str] | None, seed: int) -> dict[str, str]:
+    """All that decides the result, as short texts."""
+    chosen = "all" if only is None else sha256(" ".join(sorted(only)).encode()).hexdigest()[:16]
+    settings = options.model_dump(exclude={"checkpoint_steps"})
+    return {name: str(value) for name, value in settings.items()} | {
+        "network": model_hash(model), "teacher": "" if teacher is None else model_hash(teacher),
+        "data": task.hash, "parameters": chosen, "seed": str(seed),
+    }  # fmt: skip
+
+
+def _note(place: Place, options: TuneOptions, stopped: str) -> str:
+    grade = place.before
+    begin = f"Fine-tuning stopped: {stopped}. " if stopped else ""
+    if not place.best_epoch:
+        return (
+            f"{begin}No epoch was better on validation data than what fine-tuning began with ({grade.name} "
+            f"{grade.value:.4g}{grade.unit}), so those weights are back."
+        )
+    return (
+        f"{begin}Epoch {place.best_epoch} of {options.epochs} was the best on validation data: {grade.name} "
+        f"{grade.value:.4g}{grade.unit} before, {place.best.value:.4g}{grade.unit} after."
+    )

@@ -1,0 +1,134 @@
+"""Several processes that share the data see what one would have seen."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from delayer import processes
+
+SCRIPT = """
+import json, sys, torch
+from torch import nn
+from delayer.chain import Chain
+from delayer.families import chain_of
+from delayer.metrics.cka import cka
+from delayer.observe import observe, observe_pair
+from delayer.processes import join_processes
+from delayer.rows import Rows
+from delayer.scan import scan
+from delayer.search import Candidate, best_spans
+from delayer.tasks.splits import Batch
+from delayer.stats import Geometry, Hsic, Moments
+
+torch.set_num_threads(1)
+rank, world = join_processes()
+torch.manual_seed(0)
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x):
+        return x + self.fc2(self.fc1(x).relu())
+
+model = nn.Sequential(*(Residual() for _ in range(5)))
+x = torch.randn(70, 9, 16) + 3
+chain, told = chain_of(model, x[:2]), []
+batches = [Batch(x[k : k + 8], None, k) for k in range(0, 70, 8)]
+points = chain.segments[0].points
+stats = observe(chain, batches[:5], [
+    Moments([points], Rows("each", 0.5)), Hsic(points, batch_size=16), Geometry([points], Rows("first"), len(points)),
+], progress=lambda done, total: told.append((done, total)))
+heldout = observe(chain, batches[5:], [Moments([points], Rows("each", 0.5))])[0]
+alone = observe(chain, batches[:1], [Moments([points])])[0]  # one of two processes has nothing to watch
+pair = observe_pair((chain, 0), (chain, 5), batches, Rows())
+table = scan(chain, stats[0], heldout)
+best = best_spans([Candidate(r.start, r.stop, f"{r.operator}:{r.rank}:{r.ridge}", r.residual, r.stop - r.start)
+                   for r in table.spans], 2, num_blocks=5)[0]
+counts, refused = [s.num_rows for s in (*stats, heldout, alone, pair)], ""
+try:
+    observe(chain, batches, [heldout])
+except ValueError as error:
+    refused = str(error)
+found = {
+    "values": [
+        *(stats[0].pair(i, j).xy.tolist() for i in points for j in points if i < j),
+        cka(stats[1]).tolist(), stats[2].squared_distance.tolist(), stats[2].angle.tolist(),
+        alone.pair(0, 3).yy.tolist(), pair.pair(0, 1).xy.tolist(),
+        [r.residual for r in table.spans],
+    ],
+    "counts": counts, "plan": [(c.start, c.stop, c.operator) for c in best], "world": world,
+    "told": told, "refused": refused,
+}
+with open(f"{sys.argv[1]}/{world}-{rank}.json", "w") as file:
+    json.dump(found, file)
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[str, dict]:
+    pytest.importorskip("accelerate")
+    folder = tmp_path_factory.mktemp("runs")
+    script = folder / "watch.py"
+    script.write_text(SCRIPT)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    started = [
+        subprocess.Popen([sys.executable, *launcher, str(script), str(folder)], env=environment,
+                         stderr=subprocess.PIPE, text=True)
+        for launcher in ([], launch)
+    ]
+    for run in started:
+        said = run.communicate(timeout=200)[1]
+        assert run.returncode == 0, said[-3000:]
+    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+
+
+def test_two_processes_gather_the_statistics_of_one(runs):
+    assert runs.keys() == {"1-0", "2-0", "2-1"}
+    for rank in ("2-0", "2-1"):
+        assert runs[rank]["world"] == 2 and runs[rank]["counts"] == runs["1-0"]["counts"]
+        for two, one in zip(runs[rank]["values"], runs["1-0"]["values"], strict=True):
+            two, one = torch.tensor(two, dtype=torch.float64), torch.tensor(one, dtype=torch.float64)
+            torch.testing.assert_close(two, one, rtol=0, atol=1e-6 * float(one.abs().max()))
+    assert runs["2-0"]["values"] == runs["2-1"]["values"]
+
+
+def test_two_processes_make_the_plan_of_one(runs):
+    assert runs["2-0"]["plan"] == runs["2-1"]["plan"] == runs["1-0"]["plan"]
+    assert len(runs["1-0"]["plan"]) > 0
+
+
+def test_each_process_watches_its_share(runs):
+    assert runs["1-0"]["told"] == [[k, 5] for k in range(1, 6)]
+    assert [runs["2-0"]["told"], runs["2-1"]["told"]] == [[[1, 2], [2, 2]], [[1, 3], [2, 3], [3, 3]]]
+
+
+def test_what_was_pooled_is_not_pooled_again(runs):
+    assert runs["1-0"]["refused"] == ""
+    assert "Several processes can only fill new statistics" in runs["2-0"]["refused"]
+
+
+def test_a_process_alone_joins_nobody(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert processes.join_processes() == (0, 1)
+    assert processes.shard(5) == range(5) and not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(("num_batches", "world"), [(10, 2), (7, 3), (2, 4), (0, 2)])
+def test_shards_are_contiguous_even_and_complete(monkeypatch, num_batches, world):
+    monkeypatch.setattr(processes, "num_processes", lambda: world)
+    monkeypatch.setattr(processes.distributed, "get_world_size", lambda: world)
+    shares = []
+    for rank in range(world):
+        monkeypatch.setattr(processes.distributed, "get_rank", lambda rank=rank: rank)
+        shares.append(processes.shard(num_batches))
+    assert [k for share in shares for k in share] == list(range(num_batches))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1

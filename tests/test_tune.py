@@ -1,0 +1,335 @@
+"""Fine-tuning: it recovers what was damaged, touches only what it may, and survives a kill and NaN."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from delayer.errors import DataError, ModelError, StudyError
+from delayer.families import chain_of
+from delayer.plan import apply, apply_, plan_by_hand
+from delayer.tasks import evaluate, predictions, task_of
+from delayer.tasks.splits import Batch
+from delayer.tune import TuneOptions, tune_
+from delayer.tune.distillation import distance
+from delayer.tune.neighbourhood import neighbourhood
+from delayer.tune.training import rate_at
+
+WIDTH = 24
+QUICK = TuneOptions(epochs=4, learning_rate=3e-3, checkpoint_steps=3)
+
+
+class Block(nn.Module):
+    """Residual, with everything in it that a careless loop gets wrong: statistics and dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.linear, self.drop = nn.BatchNorm1d(WIDTH), nn.Linear(WIDTH, WIDTH), nn.Dropout(0.1)
+
+    def forward(self, x):
+        return x + self.drop(torch.relu(self.linear(self.norm(x))))
+
+
+def untrained() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, WIDTH), *[Block() for _ in range(4)], nn.Linear(WIDTH, 10))
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Real digits: batches of 25 images and labels; 500 to fit, 250 for validation."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    x, y = torch.tensor(x[:750], dtype=torch.float32) / 8 - 1, torch.tensor(y[:750])
+    batches = list(zip(x.split(25), y.split(25), strict=True))
+    return batches[:20], batches[20:]
+
+
+@pytest.fixture(scope="module")
+def teacher(data):
+    """A network trained on the digits."""
+    model = untrained()
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(15):
+        for x, y in data[0]:
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    optimizer.zero_grad()
+    return model.eval()
+
+
+@pytest.fixture
+def unlabelled(data):
+    return task_of([x for x, _ in data[0]], [x for x, _ in data[1]], kind="image-classification")
+
+
+def damaged(teacher: nn.Module) -> nn.Module:
+    """The teacher with one block's weights replaced by noise."""
+    model = deepcopy(teacher)
+    with torch.no_grad():
+        model[2].linear.weight.normal_(0, 0.5, generator=torch.Generator().manual_seed(1))
+    return model
+
+
+def same(one: nn.Module, two: nn.Module, *, but: tuple[str, ...] = ()) -> bool:
+    first, second = one.state_dict(), two.state_dict()
+    kept = [name for name in first if not any(name.startswith(prefix) for prefix in but)]
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in kept)
+
+
+def test_a_damaged_network_recovers_towards_its_teacher_without_labels(teacher, unlabelled):
+    model = damaged(teacher)
+    report = tune_(model, unlabelled, teacher, QUICK)
+    assert report.before.kl > 0.5 and report.after.kl < report.before.kl / 8
+    assert report.before.value < 85 and report.after.value > 88
+    assert report.best_epoch == max(range(1, 5), key=lambda k: (report.epochs[k - 1].grade.value,
+                                                                -report.epochs[k - 1].grade.kl))
+    assert report.epochs[-1].loss < report.epochs[0].loss
+    assert f"Epoch {report.best_epoch} of 4" in report.note
+    assert report.num_steps == 80 and report.num_params == sum(p.numel() for p in model.parameters())
+
+
+def test_labels_teach_without_a_teacher_and_the_test_split_is_never_read(data):
+    class Untouchable(list):
+        def __iter__(self):
+            if self.closed:
+                raise AssertionError("the test split was read")
+            return super().__iter__()
+
+    test = Untouchable(data[1])
+    test.closed = False
+    task = task_of(*data, test)
+    test.closed = True
+    model = untrained()
+    report = tune_(model, task, options=QUICK.model_copy(update={"learning_rate": 1e-2}))
+    assert report.before.value < 30 and report.after.value > 75 and report.after.kl is None
+
+
+def test_modes_gradients_and_statistics_are_left_alone(teacher, unlabelled):
+    model = damaged(teacher)
+    model[1].train()
+    model[3].linear.weight.requires_grad_(False)
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    tune_(model, unlabelled, teacher, QUICK)
+    assert torch.equal(torch.rand(1), expected)
+    assert model[1].training and model[1].drop.training and not model[2].training and not teacher.training
+    assert not model[3].linear.weight.requires_grad and model[2].linear.weight.requires_grad
+    assert all(p.grad is None for p in [*model.parameters(), *teacher.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), teacher.buffers(), strict=True))
+
+
+def test_batch_norms_collect_statistics_only_when_asked_and_only_where_they_are_trained(teacher, unlabelled):
+    model = damaged(teacher)
+    names = {f"1.{name}" for name, _ in model[1].named_parameters()} | {"2.linear.weight"}
+    tune_(model, unlabelled, teacher, QUICK.model_copy(update={"update_norms": True}), only=names)
+    assert not torch.equal(model[1].norm.running_mean, teacher[1].norm.running_mean)
+    assert torch.equal(model[2].norm.running_mean, teacher[2].norm.running_mean)
+
+
+def test_a_network_that_nothing_improves_keeps_every_bit(teacher, unlabelled):
+    model = deepcopy(teacher)
+    report = tune_(model, unlabelled, teacher, QUICK)
+    assert same(model, teacher)
+    assert report.best_epoch == 0 and report.after == report.before and len(report.epochs) == 4
+    assert "No epoch was better" in report.note and "those weights are back" in report.note
+
+
+class Poisoned(list):
+    """Batches of which every one holds NaN after so many reads."""
+
+    reads, good = 0, 10**9
+
+    def __getitem__(self, k):
+        self.reads += 1
+        return super().__getitem__(k) * (float("nan") if self.reads > self.good else 1)
+
+
+@pytest.mark.parametrize("good", [7, 27])
+def test_nan_ends_the_run_with_the_best_weights(teacher, data, good):
+    fit = Poisoned(x for x, _ in data[0])
+    task = task_of(fit, [x for x, _ in data[1]], kind="image-classification")
+    fit.reads, fit.good = 0, good
+    model = damaged(teacher)
+    report = tune_(model, task, teacher, QUICK)
+    assert report.num_steps <= good and report.best_epoch == good // 20
+    assert f"the loss was not finite in step {report.num_steps + 1} of 80" in report.note
+    assert report.after == evaluate(model, task, reference=predictions(teacher, task.batches("validation")))
+    assert same(model, damaged(teacher)) == (good < 20)
+
+
+def stop_at(step: int):
+    def progress(done, total):
+        if done == step:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.mark.parametrize("steps", [(13,), (20,), (21, 59), (3, 22, 41, 79)])
+def test_a_run_that_is_killed_goes_on_to_the_same_bits(teacher, unlabelled, tmp_path, steps):
+    unbroken = damaged(teacher)
+    expected = tune_(unbroken, unlabelled, teacher, QUICK)
+    file = tmp_path / "tune.safetensors"
+    for step in steps:
+        with pytest.raises(KeyboardInterrupt):
+            tune_(damaged(teacher), unlabelled, teacher, QUICK, checkpoint=file, progress=stop_at(step))
+    seen = []
+    model = damaged(teacher)
+    report = tune_(model, unlabelled, teacher, QUICK, checkpoint=file, progress=lambda *at: seen.append(at))
+    assert seen[0][0] > steps[-1] - 3
+    assert same(model, unbroken) and report == expected
+    again = damaged(teacher)  # the run is over: nothing is trained, the result is there
+    assert tune_(again, unlabelled, teacher, QUICK, checkpoint=file, progress=stop_at(1)) == expected
+    assert same(again, unbroken)
+
+
+def test_the_seed_decides(teacher, unlabelled):
+    one, two, three = (damaged(teacher) for _ in range(3))
+    for model, seed in ((one, 0), (two, 0), (three, 1)):
+        tune_(model, unlabelled, teacher, QUICK, seed=seed)
+    assert same(one, two) and not same(one, three)
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_a_broken_one_too(teacher, unlabelled, tmp_path):
+    file = tmp_path / "tune.safetensors"
+    tune_(damaged(teacher), unlabelled, teacher, QUICK.model_copy(update={"epochs": 1}), checkpoint=file)
+    with pytest.raises(StudyError, match=r"another run: its epochs, seed differ. Delete it"):
+        tune_(damaged(teacher), unlabelled, teacher, QUICK, checkpoint=file, seed=1)
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(StudyError, match="no checkpoint that this version can go on from"):
+        tune_(damaged(teacher), unlabelled, teacher, QUICK, checkpoint=file)
+
+
+def test_only_the_neighbourhood_is_trained(teacher, unlabelled, data):
+    """Block 2 of the sequence becomes a map between blocks 1 and 3."""
+    chain = chain_of(teacher, data[0][0][0])
+    plan = plan_by_hand(chain, ["2"])
+    task_batches = [Batch(x, None, 0) for x, _ in data[0]]
+    model = apply(chain, plan, data=task_batches)
+    with torch.no_grad():
+        model[2].map.weight.zero_()
+    before = deepcopy(model)
+    names = neighbourhood(chain, plan)
+    assert {name.split(".")[0] for name in names} == {"1", "2", "3"} and "2.map.weight" in names
+    report = tune_(model, unlabelled, teacher, QUICK, only=names)
+    assert report.best_epoch > 0 and report.num_params < sum(p.numel() for p in model.parameters())
+    assert same(model, before, but=("1.", "2.", "3."))
+    old = dict(before.named_parameters())
+    assert {name for name, tensor in model.named_parameters() if not torch.equal(tensor, old[name])} == names
+
+
+def vit() -> nn.Module:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    return timm.create_model("vit_tiny_patch16_224", img_size=32, embed_dim=24, num_heads=2, depth=8)
+
+
+@pytest.mark.parametrize("spans, operator, expected", [
+    (["3:5"], "drop", {"blocks.2", "blocks.3"}),
+    (["3:5"], "affine", {"blocks.2", "blocks.3.map", "blocks.4"}),
+    (["0", "7"], "drop", {"blocks.0", "blocks.5"}),
+    (["2", "3"], "affine", {"blocks.1", "blocks.2.map", "blocks.3.map", "blocks.4"}),
+    (["1:3", "4:6"], "drop", {"blocks.0", "blocks.1", "blocks.2"}),
+])  # fmt: skip
+def test_a_neighbourhood_is_the_maps_and_one_block_on_either_side(spans, operator, expected):
+    model = vit()
+    chain = chain_of(model)
+    plan = plan_by_hand(chain, spans, operator=operator)
+    near, wide = neighbourhood(chain, plan), neighbourhood(chain, plan, reach=8)
+    assert len(model.blocks) == 8
+    all_names = [name for name, _ in apply_(chain, plan).named_parameters()]
+    assert near == {name for name in all_names if name.startswith(tuple(f"{path}." for path in expected))}
+    assert wide == {name for name in all_names if name.startswith("blocks.")}
+
+
+def test_what_cannot_be_done_is_said(teacher, unlabelled, data):
+    with pytest.raises(DataError, match="to learn from: no teacher of weight 1, no labels of weight 0.3. Pass"):
+        tune_(damaged(teacher), unlabelled)
+    with pytest.raises(DataError, match="nothing to learn from: a teacher of weight 0, no labels"):
+        tune_(damaged(teacher), unlabelled, teacher, TuneOptions(teacher_weight=0))
+    with pytest.raises(DataError, match="labels of weight 0"):
+        tune_(damaged(teacher), task_of(*data), options=TuneOptions(label_weight=0))
+    with pytest.raises(ModelError, match="cannot be its own teacher"):
+        tune_(teacher, unlabelled, teacher)
+    with pytest.raises(ModelError, match="found 'blocks.9', which it lacks"):
+        tune_(damaged(teacher), unlabelled, teacher, only={"1.linear.weight", "blocks.9"})
+    with pytest.raises(ModelError, match="found none"):
+        tune_(damaged(teacher), unlabelled, teacher, only=set())
+
+
+def test_the_loss_of_classes_equals_a_slow_twin():
+    generator = torch.Generator().manual_seed(0)
+    output, taught = torch.randn(5, 4, generator=generator), torch.randn(5, 4, generator=generator)
+    labels = torch.tensor([0, 3, 1, 1, 2])
+    total = 0.0
+    for s, t, y in zip(output.double(), taught.double(), labels, strict=True):
+        p, q, hard = (t / 2).softmax(0), (s / 2).softmax(0), s.softmax(0)
+        kl = sum(p[k] * (p[k].log() - q[k].log()) for k in range(4))
+        target = [0.1 / 4 + (0.9 if k == y else 0) for k in range(4)]
+        total += 0.7 * 4 * kl - 0.3 * sum(target[k] * hard[k].log() for k in range(4))
+    batch = Batch(torch.zeros(5, 1), labels, 0)
+    found = distance(output, taught, batch, "image-classification", temperature=2.0, teacher_weight=0.7,
+                     label_weight=0.3, label_smoothing=0.1)
+    assert found.item() == pytest.approx(total.item() / 5, rel=1e-5)
+
+
+def test_the_loss_of_tokens_counts_each_real_next_token_once():
+    generator = torch.Generator().manual_seed(0)
+    output, taught = torch.randn(2, 4, 6, generator=generator), torch.randn(2, 4, 6, generator=generator)
+    ids, mask = torch.tensor([[1, 2, 3, 4], [5, 1, 0, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    total = 0.0
+    for sample, position in ((0, 0), (0, 1), (0, 2), (1, 0)):
+        p, q = taught[sample, position].double().softmax(0), output[sample, position].double().softmax(0)
+        total += (p * (p / q).log()).sum() - q[ids[sample, position + 1]].log()
+    batch = Batch({"input_ids": ids, "attention_mask": mask}, None, 0)
+    found = distance(output, taught, batch, "causal-lm")
+    assert found.item() == pytest.approx(total.item() / 4, rel=1e-5)
+    output[1, 2:] = float("nan")
+    assert distance(output, taught, batch, "causal-lm").item() == found.item()
+
+
+def test_the_loss_of_embeddings_is_the_relative_distance_of_the_pooled_vectors():
+    taught = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]])
+    batch = Batch({"input_ids": torch.zeros(3, 5, dtype=torch.long), "attention_mask": mask}, None, 0)
+    output = 1.1 * taught
+    output[1, 2:], output[2, 3:] = 1e6, float("nan")
+    assert distance(output, taught, batch, "embedding").item() == pytest.approx(0.01, rel=1e-4)
+
+
+def test_a_language_model_with_a_damaged_block_recovers():
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    teacher = transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        vocab_size=16, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2,
+        max_position_embeddings=16)).eval()
+    step, start = torch.randint(1, 4, (160, 1)), torch.randint(16, (160, 1))
+    ids = (torch.arange(12) * step + start) % 16  # counting by ones, twos or threes
+    mask = torch.ones_like(ids)
+    mask[::3, 8:] = 0
+    pairs = zip(ids.split(16), mask.split(16), strict=True)
+    batches = [{"input_ids": some, "attention_mask": real} for some, real in pairs]
+    task = task_of(batches[:8], batches[8:], kind="causal-lm")
+    fast = TuneOptions(epochs=12, learning_rate=1e-2)
+    trained = tune_(teacher, task, options=fast)
+    assert trained.before.value > 12 and trained.after.value < 3  # guessing gives 16
+    model = deepcopy(teacher)
+    with torch.no_grad():
+        for p in model.model.layers[1].parameters():
+            p.mul_(-1)
+    report = tune_(model, task, teacher, fast.model_copy(update={"epochs": 4, "learning_rate": 3e-3}))
+    assert report.after.kl < report.before.kl / 3 and not report.after.higher_is_better
+    assert report.after.value < report.before.value
+
+
+def test_the_rate_rises_to_the_peak_and_falls_towards_zero():
+    rates = [rate_at(step, 50, peak=2.0, warmup=0.1) for step in range(50)]
+    assert rates[:6] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0, 2.0])
+    assert all(a > b for a, b in zip(rates[5:], rates[6:], strict=False)) and 0 < rates[-1] < 0.01
+    assert rate_at(0, 1, peak=2.0, warmup=0.0) == 2.0
