@@ -43,7 +43,7 @@ def render(folder: str | Path) -> Path:
     study = Study(folder)
     records = {name: study.read_or_none(name) for name in Study.FILES}
     if not any(records.values()):
-        files = ", ".join(file for file, _ in Study.FILES.values())
+        files = ", ".join(file for file, _, _ in Study.FILES.values())
         raise StudyError(f"{study.folder} is no study folder: it holds none of {files}. Run `delayer run` first.")
     try:
         import jinja2
