@@ -1,0 +1,121 @@
+"""The commands over a study, one a stage."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from delayer import stages
+from delayer.cli.app import DATA, JSON, MODEL, OUT, QUIET, STUDY, TEST, app
+from delayer.cli.opening import opened, reopened
+from delayer.cli.options import with_options
+from delayer.cli.tables import print_record, say_where, show, try_report
+from delayer.errors import DelayerError
+from delayer.plan import read_plan
+from delayer.progress import Reporter
+from delayer.tasks import TaskOptions
+from delayer.tune import TuneOptions
+
+
+@app.command("run")
+@with_options(load=stages.LoadOptions, task=TaskOptions, scan=stages.ScanOptions, plan=stages.PlanOptions,
+              check=stages.CheckOptions)
+def run_command(model: MODEL, data: DATA = None, test: TEST = None, out: OUT = Path("study"),
+                tune_epochs: Annotated[int, typer.Option(help="Epochs of fine-tuning with the original as teacher.")] = 0,
+                json_: JSON = False, quiet: QUIET = False, *, load, task, scan, plan, check) -> None:
+    """Everything: score, scan, plan, cut, check, report. The result is STUDY/model, STUDY/report.html, results.json."""
+    if not data:
+        raise DelayerError("Which data? Give --data, such as imagefolder:PATH or digits.")
+    results = stages.run(model, data, out=out, load_options=load, task_options=task, scan_options=scan,
+                         plan_options=plan, check_options=check, tune_epochs=tune_epochs, test=test,
+                         reporter=Reporter(quiet=quiet), on_stage=None if json_ or quiet else show)
+    if json_:
+        print(results.model_dump_json(indent=1))
+    else:
+        say_where(out)
+
+
+@app.command("score")
+@with_options(load=stages.LoadOptions, task=TaskOptions)
+def score_command(model: MODEL, data: DATA = None, out: OUT = Path("study"), json_: JSON = False, quiet: QUIET = False,
+                  *, load, task) -> None:
+    """Which blocks repeat each other: every metric, a ranking, and where metrics or data sets disagree."""
+    work = opened(model, data, out, load, task, None, quiet)
+    with work.study.lock():
+        stages.write_study(work)
+        print_record(stages.score_stage(work), json_)
+        try_report(work.study.folder, json_)
+
+
+@app.command("scan")
+@with_options(load=stages.LoadOptions, task=TaskOptions, scan=stages.ScanOptions)
+def scan_command(model: MODEL, data: DATA = None, out: OUT = Path("study"), json_: JSON = False, quiet: QUIET = False,
+                 *, load, task, scan) -> None:
+    """The held-out error of every operator on every span, before anything is cut."""
+    work = opened(model, data, out, load, task, None, quiet, scan=scan)
+    with work.study.lock():
+        stages.write_study(work)
+        print_record(stages.scan_stage(work, scan), json_)
+        try_report(work.study.folder, json_)
+
+
+@app.command("plan")
+@with_options(load=stages.LoadOptions, task=TaskOptions, scan=stages.ScanOptions, plan=stages.PlanOptions)
+def plan_command(model: MODEL, data: DATA = None, out: OUT = Path("study"), json_: JSON = False, quiet: QUIET = False,
+                 *, load, task, scan, plan) -> None:
+    """What to cut under a budget, chosen on validation data: plan.json, which can be edited and replayed."""
+    work = opened(model, data, out, load, task, None, quiet, scan=scan, plan=plan)
+    with work.study.lock():
+        stages.write_study(work)
+        print_record(stages.plan_stage(work, plan, scan), json_)
+
+
+@app.command("cut")
+def cut_command(study: STUDY, plan: Annotated[Path | None, typer.Option("--plan", help="Another plan file to replay.")] = None,
+                json_: JSON = False, quiet: QUIET = False) -> None:
+    """Cut as planned and save STUDY/model."""
+    work = reopened(study, Reporter(quiet=quiet))
+    with work.study.lock():
+        chosen = read_plan(plan or study / "plan.json")
+        stages.cut_stage(work, chosen)
+        if plan:
+            chosen.save(study / "plan.json")
+        print_record(chosen, json_)
+
+
+@app.command("tune")
+@with_options(tune=TuneOptions)
+def tune_command(study: STUDY, only: Annotated[str, typer.Option(
+                     help="everything, or neighbourhood: the maps and the blocks next to each cut.")] = "everything",
+                 json_: JSON = False, quiet: QUIET = False, *, tune) -> None:
+    """Fine-tune STUDY/model shortly with the original as teacher; keeps the best epoch on validation data."""
+    work = reopened(study, Reporter(quiet=quiet))
+    with work.study.lock():
+        plan = read_plan(study / "plan.json")
+        _, report = stages.tune_stage(work, stages.cut_stage(work, plan), plan, tune, only=only)
+        print_record(report, json_)
+
+
+@app.command("export")
+def export_command(study: STUDY, json_: JSON = False, quiet: QUIET = False) -> None:
+    """Export STUDY/model to ONNX and check it against torch."""
+    work = reopened(study, Reporter(quiet=quiet))
+    with work.study.lock():
+        print_record(stages.export_stage(work, stages.cut_stage(work, read_plan(study / "plan.json"))), json_)
+
+
+@app.command("check")
+@with_options(check=stages.CheckOptions)
+def check_command(study: STUDY, json_: JSON = False, quiet: QUIET = False, *, check) -> None:
+    """What was lost and won: test grade, parameters, multiply-adds, memory, latency, reload proof, ONNX."""
+    work = reopened(study, Reporter(quiet=quiet))
+    with work.study.lock():
+        plan = read_plan(study / "plan.json")
+        print_record(stages.check_stage(work, stages.cut_stage(work, plan), plan, check), json_)
+        try_report(study, json_)
+
+
+@app.command("report")
+def report_command(study: STUDY) -> None:
+    """One self-contained page, from the study folder alone."""
+    print(stages.report_stage(study))

@@ -1,0 +1,41 @@
+"""`delayer list`: what is registered."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from delayer.cli.app import app
+from delayer.errors import DelayerError
+
+
+@app.command("list")
+def list_command(what: Annotated[str, typer.Argument(
+        help="metrics, edits, families, sources or operators; all by default.")] = "") -> None:
+    """What delayer knows: metrics, edits, families, data sources, operators."""
+    from delayer.affine import OPERATORS
+    from delayer.edits import edits
+    from delayer.families import families
+    from delayer.metrics import metrics
+    from delayer.tasks.sources import sources
+
+    known: dict[str, list[tuple[str, str]]] = {
+        "metrics": [(name, f"{m.title}. {m.source}") for name, m in metrics.items()],
+        "edits": [(name, _first_line(e.__doc__)) for name, e in edits.items()],
+        "families": [(name, f.blocks) for name, f in families.items()],
+        "sources": [(name, _first_line(s.__doc__)) for name, s in sources.items()],
+        "operators": [(name, "") for name in ("drop", *OPERATORS)],
+    }
+    if what and what not in known:
+        raise DelayerError(f"There is no list of {what!r}. Ask for {', '.join(known)}.")
+    for kind, rows in known.items():
+        if what in ("", kind):
+            table = Table("name", "what", title=kind, title_justify="left")
+            for name, text in rows:
+                table.add_row(name, text)
+            Console().print(table)
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().split("\n")[0]

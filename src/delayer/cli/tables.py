@@ -1,0 +1,106 @@
+"""What commands print: a short table for each record, or its JSON."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from delayer import stages
+from delayer.plan import Plan
+from delayer.study import OnnxInfo, Results, Scan, Scores
+from delayer.tune import TuneReport
+
+
+def print_record(record: BaseModel, as_json: bool) -> None:
+    if as_json:
+        print(record.model_dump_json(indent=1))
+    else:
+        show("", record)
+
+
+def show(stage: str, record: Any) -> None:
+    """A short table of what a stage found."""
+    console = Console()
+    if isinstance(record, Scores):
+        console.print(_scores_table(record))
+        for text in record.disagreements:
+            console.print(f"[yellow]{text}[/]")
+        if record.correlations:
+            table = Table("metric", "first", "second", "Pearson", "Spearman", title="Same pattern on other data?")
+            for row in record.correlations:
+                table.add_row(row["metric"], row["first"], row["second"], f"{row['pearson']:.3f}", f"{row['spearman']:.3f}")
+            console.print(table)
+    elif isinstance(record, Scan):
+        console.print(_scan_table(record))
+    elif isinstance(record, Plan):
+        for edit in record.edits:
+            console.print(f"plan: {edit.label}")
+        console.print(f"maps fitted: {record.refit}")
+    elif isinstance(record, TuneReport):
+        console.print(record.note)
+    elif isinstance(record, OnnxInfo):
+        console.print(f"{record.path}: {record.size_bytes:,} bytes, largest difference {record.max_abs_difference:.1e}")
+    elif isinstance(record, Results):
+        console.print(_results_table(record))
+        for text in record.warnings:
+            console.print(f"[yellow]{text}[/]")
+        console.print(record.headline, style="bold")
+
+
+def _scores_table(scores: Scores) -> Table:
+    titles = list(dict.fromkeys(s.title for s in scores.scores))
+    table = Table("block", "mean rank", *titles, title="Blocks, most redundant first (rank by each metric)")
+    for row in scores.ranking[:12]:
+        table.add_row(str(row["block"]), f"{row['mean_rank']:.1f}",
+                      *(str(row["ranks"].get(t, "")) for t in titles))
+    return table
+
+
+def _scan_table(scan: Scan) -> Table:
+    operators = list(dict.fromkeys(s.operator for s in scan.spans))
+    table = Table("block", *operators, title="Held-out relative residual of single blocks (0 is perfect)")
+    singles: dict[int, dict[str, float]] = {}
+    for s in scan.spans:
+        if s.stop == s.start + 1:
+            best = singles.setdefault(s.start, {})
+            best[s.operator] = min(best.get(s.operator, float("inf")), s.residual)
+    for block, values in sorted(singles.items()):
+        table.add_row(str(block), *(f"{values[o]:.3f}" if o in values else "" for o in operators))
+    return table
+
+
+def _results_table(results: Results) -> Table:
+    a, b = results.original, results.cut
+    table = Table("", "original", "cut", "change", title="What was lost, what was won")
+    table.add_row(f"{a.grade.name} (test, {a.grade.num_samples})", f"{a.grade.value:.2f}", f"{b.grade.value:.2f}",
+                  f"{b.grade.value - a.grade.value:+.2f}")
+    if b.grade.kl is not None:
+        table.add_row("divergence from the original", "", f"{b.grade.kl:.4f}", "nats")
+    table.add_row("blocks", str(a.num_blocks), str(b.num_blocks), f"{b.num_blocks - a.num_blocks:+d}")
+    table.add_row("parameters", f"{a.params:,}", f"{b.params:,}", f"{100 * (b.params / a.params - 1):+.1f} %")
+    if a.macs and b.macs:
+        table.add_row("multiply-adds", f"{a.macs:,}", f"{b.macs:,}", f"{100 * (b.macs / a.macs - 1):+.1f} %")
+    for t in results.latency:
+        low, high = t.speedup_interval
+        table.add_row(f"{t.engine}, batch {t.batch_size}", f"{t.original_ms:.1f} ms", f"{t.cut_ms:.1f} ms",
+                      f"{t.speedup:.2f}× ({low:.2f}–{high:.2f})")
+    for p in results.proofs:
+        table.add_row(f"reload, {p.loader}", "", f"{p.max_abs_difference:.1e}", "proven" if p.passed else "FAILED")
+    if results.onnx:
+        table.add_row("ONNX against torch", "", f"{results.onnx.max_abs_difference:.1e}", "")
+    return table
+
+
+def say_where(out: Path) -> None:
+    Console().print(f"Smaller network: {out / 'model'}\nReport:          {out / 'report.html'}", highlight=False)
+
+
+def try_report(folder: Path, as_json: bool) -> None:
+    try:
+        path = stages.report_stage(folder)
+    except ImportError:
+        return
+    if not as_json:
+        print(f"Report: {path}")
