@@ -48,7 +48,11 @@ class PlanError(DelayerError):
 
 
 class BudgetError(DelayerError):
-    """A budget that cannot be met."""
+    """A budget that cannot be met; `most` is what could be, where that is known."""
+
+    def __init__(self, text: str, most: float | None = None):
+        super().__init__(text)
+        self.most = most
 
 
 class StudyError(DelayerError):

@@ -135,7 +135,7 @@ def plan_spans(chain: Chain, scan: Scan, budget: Budget, measure: Measuring, *, 
     try:
         best = best_spans(list(rows), target, num_blocks=chain.num_blocks, keep=keep)
     except BudgetError as error:
-        most = best_spans_limit(rows)
+        most = error.most or 0.0
         what = f"{most:g} blocks" if budget.unit == "blocks" else f"{100 * most / totals[budget.unit]:.1f} % of {budget.unit}"
         raise BudgetError(f"Removing {budget} cannot be met: at most {what} can go from this network "
                           f"({chain!r}). Ask for less.") from error
@@ -152,19 +152,6 @@ def plan_spans(chain: Chain, scan: Scan, budget: Budget, measure: Measuring, *, 
         cut = tuple(edit_of(rows[c]) for c in chosen)
         cuts.append((cut, sum(c.damage for c in chosen), measure(cut)))
     return tuple(edit_of(rows[c]) for c in winner), cuts
-
-
-def best_spans_limit(candidates: Iterable[Candidate]) -> float:
-    """The most that non-overlapping candidates can save."""
-    best: dict[int, float] = {}
-    by_stop: dict[int, list[Candidate]] = {}
-    for c in candidates:
-        by_stop.setdefault(c.stop, []).append(c)
-    reach = 0.0
-    for point in range(max(by_stop, default=0) + 1):
-        best[point] = max([reach, *(best.get(c.start, 0.0) + c.saved for c in by_stop.get(point, []))])
-        reach = best[point]
-    return reach
 
 
 def rba_spans(chain: Chain, redundancy: Score, budget: Budget) -> Cut:

@@ -66,7 +66,8 @@ def best_spans(
     if most[-1] < target - 1e-12 * abs(target):
         raise BudgetError(
             f"A saving of {target:g} was asked for, but these {len(candidates)} candidates can save at most "
-            f"{most[-1]:g}. Lower the target, or offer more spans or operators that save more."
+            f"{most[-1]:g}. Lower the target, or offer more spans or operators that save more.",
+            most=most[-1],
         )
     price = _price(ahead, min(target, most[-1]))
     front, behind = _cheapest(ahead, 1, price), _cheapest(back, 1, price)[::-1]

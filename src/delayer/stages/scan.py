@@ -13,7 +13,7 @@ from delayer.study import Scan
 def watched_groups(work: Work, options: ScanOptions) -> tuple[list[tuple[int, ...]], str]:
     """The points to watch together within the memory bound, and why; a first pass ranks spans where not all fit."""
     groups, why = moment_groups(work.chain, memory_bytes=options.memory * 2**30)
-    if not groups or why.startswith("the moments"):
+    if not groups:
         scores = work.study.read_or_none("scores") or score_stage(work)
         influence = next(s for s in scores.scores if s.name == "block_influence")
         ends = {span: work.chain.ends(span) for span in work.chain.spans()}
