@@ -1,6 +1,7 @@
 """Networks by name, in and out of folders: what is saved loads again as the same function, or says why not."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -507,4 +508,7 @@ def test_the_artefact_says_what_a_batch_looks_like(own):
     _, artefact = saved(chain_of(load("own_networks:make"), x), own / "cut", x, dropped=["1"])
     assert read_artefact(own / "cut") == artefact
     assert artefact.example == {"": ((3, 8), "float32")}
+    umask = os.umask(0o022)
+    os.umask(umask)
+    assert {file.stat().st_mode & 0o777 for file in (own / "cut").iterdir()} == {0o666 & ~umask}, "others may read it too"
     assert example_of(x, 2).shape == (2, 8) and example_of({"a": x}, 1)["a"].shape == (1, 8)

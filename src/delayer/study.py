@@ -265,6 +265,13 @@ class Results(Record):
     provenance: Provenance
 
 
+def share_(path: str | Path) -> None:
+    """Give a file the permissions that new files have here; temporary and safetensors files are the owner's alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(path, 0o666 & ~mask)
+
+
 def write_atomically(path: Path, text: str | bytes) -> None:
     """Write a file so that a reader, or a crash, sees the old one or the new one and nothing between.
 
@@ -279,9 +286,7 @@ def write_atomically(path: Path, text: str | bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
+        share_(name)
         os.replace(name, path)
     except OSError as error:
         raise StudyError(

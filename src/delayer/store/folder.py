@@ -24,7 +24,7 @@ from delayer.plan import Plan, read_plan
 from delayer.store.huggingface import from_pretrained
 from delayer.store.originals import Source, by_name, cut_skeleton, mark_huggingface, skeleton, source_of
 from delayer.store.weights import distinct_weights, fill_, read_weights
-from delayer.study import Record, read_record, write_atomically
+from delayer.study import Record, read_record, share_, write_atomically
 
 
 class Artefact(Record):
@@ -99,6 +99,8 @@ def save(model: nn.Module, plan: Plan, chain: Chain, folder: str | Path, *, exam
             ordinary=ordinary, ordinary_note=note,
         )
         write_atomically(temporary / "delayer.json", artefact.model_dump_json(indent=1))
+        for file in temporary.iterdir():
+            share_(file)
         old = folder.parent / f".{folder.name}.old"
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
