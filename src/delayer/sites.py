@@ -1,0 +1,150 @@
+"""The activations of a network in the order in which they run, each with what feeds it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+
+from delayer.activations import BY_CALL, activation_of
+from delayer.calling import Inputs, call, evaluating
+from delayer.chain import Chain
+from delayer.errors import ModelError
+from delayer.separate import separate_, unshare_
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place where one activation sits."""
+
+    path: str
+    """Of the activation's module."""
+    kind: str
+    block: int | None
+    """The block that it lies in; None for one outside all blocks."""
+    axis: int
+    """Where the features of its input are: -1 for tokens, 1 for images."""
+    num_features: int
+    positions: int
+    """Rows that one sample gives: tokens or pixels."""
+    norm: str | None
+    """The batch norm whose very output it reads; None where something stands between, such as a residual sum."""
+
+
+def sites_(chain: Chain, example: Inputs) -> tuple[Site, ...]:
+    """Every activation of a chain's model, after giving each use a module of its own; the function stays the same.
+
+    example: inputs of a small batch.
+    Raises ModelError when there is no activation, or where a forward pass that calls one cannot be traced.
+    """
+    unshare_(chain.model)
+    for path in _owners(chain.model, example):
+        separate_(chain.model.get_submodule(path), path)
+    found = tuple(_in_order(chain, example))
+    if not found:
+        raise ModelError(
+            f"{type(chain.model).__name__} runs no activation that delayer knows, so none can be made linear. "
+            f"It knows {', '.join(dict.fromkeys(kind.name for kind in BY_CALL.values()))} and prelu."
+        )
+    return found
+
+
+def _owners(model: nn.Module, example: Inputs) -> list[str]:
+    """Modules whose own forward calls activations as functions, or one activation module more than once."""
+    calls, runs, owners = {}, {}, {}
+    names = {module: path for path, module in model.named_modules()}
+
+    def enter(module: nn.Module, caller: nn.Module | None) -> None:
+        runs[module] = runs.get(module, 0) + 1
+        if activation_of(module) is not None and caller is not None:
+            calls.setdefault(module, []).append(caller)
+
+    with _tracked(model, enter) as stack, _Calls(lambda: owners.setdefault(stack[-1], None), stack), evaluating(model):
+        call(model, example)
+    for module, callers in calls.items():
+        if len(set(callers)) > 1:
+            by = " and by ".join(sorted(names[caller] or "the network itself" for caller in set(callers)))
+            raise ModelError(
+                f"The activation {names[module]} is called by {by}, so its uses cannot be told apart. "
+                "Give each its own activation module."
+            )
+        if len(callers) > runs[callers[0]]:
+            owners.setdefault(callers[0], None)
+    return [names[owner] for owner in owners]
+
+
+class _Calls(TorchFunctionMode):
+    """Notes activations that are called as functions outside of activation modules."""
+
+    def __init__(self, note, stack: list[nn.Module]):
+        super().__init__()
+        self.note, self.stack = note, stack
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        named = getattr(func, "__name__", "")
+        known = func in BY_CALL or (named in ("relu", "relu_") and func is getattr(Tensor, named, None))
+        if known and self.stack and activation_of(self.stack[-1]) is None:
+            self.note()
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _tracked(model: nn.Module, enter) -> Iterator[list[nn.Module]]:
+    """Inside: the modules that are running, outermost first; `enter(module, caller)` at each start."""
+    stack: list[nn.Module] = []
+
+    def before(module, args):
+        enter(module, stack[-1] if stack else None)
+        stack.append(module)
+
+    handles = [module.register_forward_pre_hook(before) for module in model.modules()]
+    handles += [module.register_forward_hook(lambda *_: stack.pop() and None) for module in model.modules()]
+    try:
+        yield stack
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _in_order(chain: Chain, example: Inputs) -> list[Site]:
+    """One small forward pass: which activations run, on what, and whose output they read."""
+    found: dict[str, Site] = {}
+    made: dict[int, tuple[Tensor, int, str]] = {}  # by a norm: kept alive, so that no other tensor takes its identity
+    callers: dict[nn.Module, nn.Module | None] = {}
+    names = {module: path for path, module in chain.model.named_modules()}
+
+    def note_norm(module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            made[id(output)] = (output, output._version, names[module])
+
+    def note_site(module: nn.Module, args: Any) -> None:
+        z, path, caller = args[0], names[module], callers.get(module)
+        axis = chain.axis if z.ndim > 2 else -1
+        same = made.get(id(z))
+        if isinstance(caller, _BatchNorm):  # libraries put the activation inside the norm
+            norm = names[caller]
+        else:
+            norm = same[2] if same is not None and same[1] == z._version else None
+        width = z.shape[axis]
+        found.setdefault(path, Site(
+            path=path, kind=activation_of(module).name, block=_block_of(chain, path), axis=axis, num_features=width,
+            positions=z[0].numel() // width, norm=norm))
+
+    with _tracked(chain.model, lambda module, caller: callers.__setitem__(module, caller)):
+        handles = [m.register_forward_hook(note_norm) for m in names if isinstance(m, _BatchNorm)]
+        handles += [m.register_forward_pre_hook(note_site) for m in names if activation_of(m) is not None]
+        try:
+            with evaluating(chain.model):
+                call(chain.model, example)
+        finally:
+            for handle in handles:
+                handle.remove()
+    return list(found.values())
+
+
+def _block_of(chain: Chain, path: str) -> int | None:
+    return next((i for i, block in enumerate(chain.blocks) if path.startswith(f"{block.path}.") or path == block.path),
+                None)

@@ -1,0 +1,90 @@
+"""One evaluation-mode pass over data that fills the switch statistics of all activations at once."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from delayer.calling import call, evaluating
+from delayer.chain import Chain
+from delayer.errors import DataError, NotFiniteError
+from delayer.observe import device_of
+from delayer.processes import add_, gather, num_processes, shard
+from delayer.rows import positions
+from delayer.sites import Site
+from delayer.stats.switches import Switches
+
+
+@contextmanager
+def watching_sites(chain: Chain, sites: Sequence[Site], see: Callable[[Site, Tensor, Tensor], None]) -> Iterator[None]:
+    """Inside: `see(site, z, y)` at each activation, inputs kept as they were before an in-place activation.
+
+    Hooks go away also after an exception. The model's mode is the caller's business.
+    """
+    handles, inputs = [], {}
+
+    def before(site):
+        def keep(module, args):
+            inputs[site] = args[0].detach().clone() if getattr(module, "inplace", False) else args[0].detach()
+        return keep
+
+    def after(site):
+        return lambda module, args, output: see(site, inputs.pop(site), output.detach())
+
+    try:
+        for site in sites:
+            module = chain.model.get_submodule(site.path)
+            handles += [module.register_forward_pre_hook(before(site)), module.register_forward_hook(after(site))]
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def observe_sites(chain: Chain, sites: Sequence[Site], batches: Sequence[Any], *, batch_size: int = 128,
+                  progress: Callable[[int, int], None] | None = None) -> dict[str, Switches]:
+    """The switch statistics of every site by its path, from one pass in evaluation mode.
+
+    batches: as for `observe`; padding is left out. batch_size: samples a chunk of the statistics' own.
+    Raises DataError when there is nothing to see, NotFiniteError naming the first bad site.
+    """
+    if not len(batches):
+        raise DataError("The data set is empty, so there is nothing to watch. Give at least one batch.")
+    stats = {site.path: Switches(site.kind, batch_size) for site in sites}
+    mine = shard(len(batches))
+    reading = batches.read(mine) if hasattr(batches, "read") else (batches[number] for number in mine)
+    for done, batch in enumerate(reading):
+        batch = batch.to(device_of(chain.model))
+        with evaluating(chain.model), watching_sites(chain, sites, seeing(stats, batch)):
+            call(chain.model, batch.inputs)
+        if progress:
+            progress(done + 1, len(mine))
+    if num_processes() > 1:
+        for stat in stats.values():
+            stat.pool(add_, gather)
+    if empty := [path for path, stat in stats.items() if not stat.num_rows]:
+        raise DataError(f"No row reached {', '.join(empty[:3])}: every position is padding, or the site did not run.")
+    return stats
+
+
+def seeing(stats: dict[str, Switches], batch: Any) -> Callable[[Site, Tensor, Tensor], None]:
+    """What adds one batch's rows to the statistics of the sites that it passes."""
+    ids = torch.arange(batch.start, batch.start + len(batch))
+
+    def see(site: Site, z: Tensor, y: Tensor) -> None:
+        rows_z, rows_y = (positions(t, site.axis) for t in (z, y))
+        samples = ids.repeat_interleave(rows_z.shape[1]).to(z.device)
+        rows_z, rows_y = rows_z.flatten(0, 1), rows_y.flatten(0, 1)
+        if batch.mask is not None and batch.mask.numel() == len(rows_z):
+            real = batch.mask.flatten().to(z.device, torch.bool)
+            rows_z, rows_y, samples = rows_z[real], rows_y[real], samples[real]
+        if not torch.isfinite(rows_z.sum()) and not torch.isfinite(rows_z).all():
+            raise NotFiniteError(
+                f"NaN or infinity reaches the activation {site.path}, in samples {int(ids[0])} to {int(ids[-1])}. "
+                "Check the weights and the data, or run in float32."
+            )
+        stats[site.path].update(rows_z, rows_y, samples)
+
+    return see
