@@ -5,7 +5,6 @@ The function stays the same, bit for bit, and so do the names of all weights. A 
 """
 
 import copy
-import types
 
 import torch
 from torch import fx, nn
@@ -73,8 +72,9 @@ def separate_(owner: nn.Module, path: str = "") -> list[str]:
     for name, module in new.items():
         owner.add_module(name, module.train(owner.training))
     graph.lint()
-    # The class and the object stay, so that parents, families and plans know the module as before.
-    owner.forward = types.MethodType(type(fx.GraphModule(owner, graph)).forward, owner)
+    # A subclass in its place keeps the object, so that parents, families and plans know the module as before.
+    kind, traced = type(owner), type(fx.GraphModule(owner, graph)).forward
+    owner.__class__ = type(kind.__name__, (kind,), {"forward": traced, "__module__": kind.__module__})
     return list(new)
 
 

@@ -1,0 +1,77 @@
+"""Make one activation linear."""
+
+from typing import Literal
+
+from torch import nn
+
+from delayer.chain import Chain
+from delayer.edits import Edit, edit
+from delayer.errors import ModelError, PlanError
+from delayer.linearised import Linearised
+from delayer.separate import separate_
+from delayer.stats.switches import Switches
+
+
+@edit("linearise")
+class Linearise(Edit):
+    """One activation becomes linear, channel by channel.
+
+    mode: "identity" (EASIER), "sign" (TLC: mostly-ON channels pass, mostly-OFF ones become exactly 0, their bias
+    included) or "affine" (the best scale · z + shift; exact where a unit is always on or always off).
+    Sources: EASIER, Quétu et al., arXiv 2404.18949; TLC, Liao et al., arXiv 2412.15077.
+    Fidelity: TLC's released code masks the weights and forgets the bias; "affine" is ours.
+    """
+
+    edit: Literal["linearise"] = "linearise"
+    site: str
+    """Path of the activation, as `delayer sites` names it."""
+    mode: Literal["identity", "sign", "affine"] = "identity"
+    num_features: int
+    axis: int = 1
+    """Where the features are."""
+
+    @property
+    def needs_stats(self) -> bool:
+        return self.mode != "identity"
+
+    @property
+    def label(self) -> str:
+        return f"{self.site} → {self.mode}" if self.mode == "identity" else f"{self.site} → linear ({self.mode})"
+
+    @property
+    def stands_there(self) -> str:
+        return self.mode
+
+    def apply_(self, chain: Chain, stats=None) -> None:
+        """Change the chain. stats: anything whose `switches(site)` gives the site's statistics."""
+        parent, _, name = self.site.rpartition(".")
+        try:
+            owner = chain.model.get_submodule(parent)
+        except AttributeError as error:
+            raise PlanError(f"There is no module {parent} in this network to make {self.site} linear.") from error
+        try:
+            separate_(owner, parent)
+        except ModelError:
+            if name not in owner._modules:
+                raise
+        if name not in owner._modules:
+            raise PlanError(f"{parent or 'The network'} has no activation {name}. `delayer sites` lists those that it has.")
+        owner._modules[name] = self.module(stats.switches(self.site) if stats is not None and self.needs_stats else None,
+                                           like=owner)
+
+    def module(self, switches: Switches | None, like: nn.Module) -> nn.Module:
+        """What stands at the site; with no statistics its shape alone."""
+        if self.mode == "identity":
+            return nn.Identity()
+        linear = Linearised(self.num_features, self.axis)
+        if switches is not None:
+            if self.mode == "sign":
+                off, _, on, saturated = switches.counts()
+                scale = (on + saturated >= off).double()
+                shift = scale * 0
+            else:
+                scale, shift, _, _ = switches.best_line()
+            linear.scale.copy_(scale)
+            linear.shift.copy_(shift)
+        weights = next(like.parameters(), None)
+        return linear if weights is None else linear.to(weights.device, weights.dtype)
