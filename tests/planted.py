@@ -457,7 +457,7 @@ CASES = [
         segments=((0, 2), (2, 6)), planted=(0, 3), kept=1,
     ),
     Case(
-        name="torchvision-vgg", family="automatic", source="planted:torchvision_vgg", arguments={},
+        name="torchvision-vgg", family="torchvision VGG", source="planted:torchvision_vgg", arguments={},
         inputs=normal(2, 3, 32, 32), plant_=plant_dirac_,
         segments=((1, 8), (10, 13)), planted=(2, 6, 11), kept=4,
     ),

@@ -1,5 +1,7 @@
 """Laws of the redundancy metrics, which see statistics alone."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,8 @@ from delayer.metrics.cka import cka_of
 from delayer.rows import Rows
 from delayer.stats.hsic import hsic_of
 
-LAYOUT = Layout(num_points=5, groups=((0, 1, 2), (3, 4)), rows=Rows("first"))
+LAYOUT = Layout(num_points=5, groups=((0, 1, 2), (3, 4)), rows=Rows("first"), outlets=(1, 2, 4), layers=(1, 2, 4),
+                kinds=("Block",) * 3)
 NUM = 40
 
 
@@ -26,12 +29,15 @@ def values(name: str, features: list[Tensor] | None = None) -> Tensor:
     metric, features = metrics[name], points() if features is None else features
     stat = metric.stat(LAYOUT)
     stat.update(dict(enumerate(features)), torch.arange(len(features[0])))
-    return metric.values(stat)
+    return metric.read(stat, LAYOUT)
 
 
 @pytest.mark.parametrize("name", list(metrics))
 def test_every_metric_is_finite_where_it_has_something_to_say(name):
     metric, found = metrics[name], values(name)
+    if metric.shape == "network":
+        assert all(math.isfinite(number) for number in found.values())
+        return
     assert found.dtype == torch.float64
     assert metric.title and metric.source and metric.redundant in ("high", "low")
     spans = [(0, 1), (0, 2), (1, 2), (3, 4)]
@@ -45,7 +51,7 @@ def test_every_metric_is_finite_where_it_has_something_to_say(name):
         assert torch.equal(found.isfinite(), said)
 
 
-@pytest.mark.parametrize("name", [n for n, m in metrics.items() if m.shape != "blocks"])
+@pytest.mark.parametrize("name", [n for n, m in metrics.items() if m.shape in ("pairs", "spans")])
 def test_an_identity_block_is_the_most_redundant_there_is(name):
     found = values(name)
     sign = 1 if metrics[name].redundant == "high" else -1
@@ -116,6 +122,6 @@ def test_cka_of_constant_features_and_tiny_data_is_defined():
 
 def test_activations_of_any_size_give_finite_values():
     for size in (1e-30, 1e30, 0.0):
-        for name in (n for n, m in metrics.items() if m.shape != "blocks"):
+        for name in (n for n, m in metrics.items() if m.shape in ("pairs", "spans")):
             found = values(name, [x.double() * size for x in points()])
             assert not found[0, 1].isnan() and not found[1, 2].isnan()

@@ -14,6 +14,9 @@ from torch import nn
 
 from delayer.errors import SpanError
 
+Place = int | str
+"""Where hidden states are seen: a point by its number, or a module by its path (its output)."""
+
 
 @dataclass(frozen=True, order=True)
 class Span:
@@ -90,6 +93,8 @@ class Family:
     """The row that this field reads for whole-sample scores: "first" (class token), "mean" or "last"."""
     shortens: bool = True
     """Blocks leave their lists; false where the parent may count them, so that pass-throughs stay in their places."""
+    tau: float = 0.8
+    """Similarity from which on two layers say the same, for MSRS; its authors take 0.7 for VGG."""
     example: Callable[[nn.Module], Any] | None = None
     """Builds inputs for one small forward pass; None asks the user for a batch."""
     recount_: Callable[[nn.Module, dict[str, list[int]]], None] | None = None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from delayer.calling import call, evaluating, hidden_in, hidden_out
-from delayer.chain import Chain
+from delayer.chain import Chain, Place
 from delayer.errors import DataError, MemoryLimitError, NotFiniteError
 from delayer.processes import add_, gather, num_processes, shard
 from delayer.rows import Rows, chosen, positions, take
@@ -20,15 +20,17 @@ class _SeenAll(BaseException):
 
 
 @contextmanager
-def watching(chain: Chain, points: Iterable[int], see: Callable[[int, Tensor], None], *, stop_early: bool = True
+def watching(chain: Chain, points: Iterable[Place], see: Callable[[Place, Tensor], None], *, stop_early: bool = True
              ) -> Iterator[None]:
     """Call `see(point, hidden)` whenever one of the points is passed; hooks go away also after an exception.
+
+    A point may be a module's path, which stands for what that module gives.
 
     A forward pass inside ends early, silently, when all points were seen (unless stop_early is false).
     """
     wanted, seen, handles = set(points), set(), []
 
-    def note(point: int, hidden: Tensor) -> None:
+    def note(point: Place, hidden: Tensor) -> None:
         if point in seen:
             return
         see(point, hidden)
@@ -43,6 +45,8 @@ def watching(chain: Chain, points: Iterable[int], see: Callable[[int, Tensor], N
         return lambda module, args, output: note(point, hidden_out(output))
 
     try:
+        for path in (point for point in wanted if isinstance(point, str)):
+            handles.append(chain.model.get_submodule(path).register_forward_hook(on_exit(path)))
         inlets = set()
         for i, block in enumerate(chain.blocks):
             if block.inlet in wanted and block.inlet not in inlets:
@@ -59,16 +63,16 @@ def watching(chain: Chain, points: Iterable[int], see: Callable[[int, Tensor], N
             handle.remove()
 
 
-def rows_of(chain: Chain, wants: Mapping[Rows, set[int]], batch: Any, seed: int) -> dict[Rows, dict[int, Tensor]]:
+def rows_of(chain: Chain, wants: Mapping[Rows, set[Place]], batch: Any, seed: int) -> dict[Rows, dict[Place, Tensor]]:
     """Rows [n, features] for each row policy and each of its points, from one forward pass.
 
     Raises DataError when a point is not passed or when the batch is not its first dimension, NotFiniteError.
     """
     ids, wanted = _ids(batch), set().union(*wants.values())
-    rows: dict[Rows, dict[int, Tensor]] = {policy: {} for policy in wants}
+    rows: dict[Rows, dict[Place, Tensor]] = {policy: {} for policy in wants}
     kept: dict[tuple[Rows, int], Tensor | None] = {}
 
-    def see(point: int, hidden: Tensor) -> None:
+    def see(point: Place, hidden: Tensor) -> None:
         if len(hidden) != len(ids):
             raise DataError(
                 f"Point {point} has {len(hidden)} samples where the batch has {len(ids)}; "
@@ -90,17 +94,22 @@ def rows_of(chain: Chain, wants: Mapping[Rows, set[int]], batch: Any, seed: int)
         call(chain.model, batch.inputs)
     missing = wanted.difference(*rows.values())
     if missing:
-        raise DataError(f"Points {sorted(missing)} were never passed; is a block skipped in evaluation mode?")
-    for point in sorted(wanted):
+        raise DataError(f"Points {sorted(missing, key=str)} were never passed; is a block skipped in evaluation mode?")
+    for point in sorted(wanted, key=lambda point: -1 if isinstance(point, str) else point):
         for seen in rows.values():
             if point in seen and not (torch.isfinite(seen[point].sum()) or torch.isfinite(seen[point]).all()):
-                label = chain.point_labels[point]
-                where = f"at the input of block {label[3:] or 0}" if label.startswith("in") else f"behind block {label}"
                 raise NotFiniteError(
-                    f"NaN or infinity first appears {where}, in samples {int(ids[0])} to {int(ids[-1])}. "
+                    f"NaN or infinity first appears {_where(chain, point)}, in samples {int(ids[0])} to {int(ids[-1])}. "
                     "Check the weights and the data, or run in float32."
                 )
     return rows
+
+
+def _where(chain: Chain, point: Place) -> str:
+    if isinstance(point, str):
+        return f"behind {point}"
+    label = chain.point_labels[point]
+    return f"at the input of block {label[3:] or 0}" if label.startswith("in") else f"behind block {label}"
 
 
 def _ids(batch: Any) -> Tensor:
@@ -158,7 +167,7 @@ def observe(chain: Chain, batches: Sequence[Any], stats: Sequence[Stat], *, seed
     progress: called with (batches done, batches in all).
     Raises DataError when there is nothing to see, NotFiniteError naming the first bad point, MemoryLimitError.
     """
-    wants: dict[Rows, set[int]] = {}
+    wants: dict[Rows, set[Place]] = {}
     for stat in stats:
         wants.setdefault(stat.rows, set()).update(stat.points)
     if not any(wants.values()):

@@ -1,28 +1,48 @@
 """All metrics in one pass: scores, a ranking of the blocks, and where metrics or data sets disagree."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from delayer.chain import Chain
+from delayer.layers import layers_of
 from delayer.metrics import Layout, Metric, metrics
 from delayer.observe import observe
 from delayer.rows import Rows
 from delayer.stats import Stat
-from delayer.study import Score
+from delayer.study import Record, Score
 
 
-def layout_of(chain: Chain) -> Layout:
+class ScoreOptions(Record):
+    """How similarities are read and counted."""
+
+    pool: Literal["mean", "first", "last"] = "mean"
+    """How the tokens or pixels of a sample become one row for CKA and MSRS: mean, first or last."""
+    tau: float | None = Field(None, gt=-1, lt=1)
+    """Similarity from which on MSRS counts two layers as the same; by default 0.8, and 0.7 for VGG."""
+    beta: float = Field(100.0, gt=0)
+    """How sharply MSRS counts: large values count pairs above tau as one and pairs below as nothing."""
+
+
+def layout_of(chain: Chain, options: ScoreOptions = ScoreOptions()) -> Layout:
     """What metrics may know of a chain."""
-    groups = tuple(segment.points for segment in chain.segments)
-    return Layout(num_points=chain.num_points, groups=groups, rows=Rows(chain.family.rows))
+    layers = layers_of(chain)
+    return Layout(
+        num_points=chain.num_points, groups=tuple(segment.points for segment in chain.segments),
+        rows=Rows(chain.family.rows), outlets=tuple(block.outlet for block in chain.blocks),
+        layers=tuple(layer.place for layer in layers),
+        kinds=tuple(layer.kind for layer in layers if layer.block is not None),
+        pool=Rows(options.pool), tau=chain.family.tau,
+    )  # fmt: skip
 
 
-def stats_for(chain: Chain, names: Iterable[str] | None = None) -> tuple[list[Stat], list[tuple[Metric, Stat]]]:
+def stats_for(chain: Chain, names: Iterable[str] | None = None, options: ScoreOptions = ScoreOptions()
+              ) -> tuple[list[Stat], list[tuple[Metric, Stat]]]:
     """The statistics that metrics read, each built once, and which metric reads which."""
-    layout = layout_of(chain)
+    layout = layout_of(chain, options)
     shared: dict[tuple, Stat] = {}
     readers = []
     for name in names if names is not None else metrics:
@@ -33,25 +53,31 @@ def stats_for(chain: Chain, names: Iterable[str] | None = None) -> tuple[list[St
     return list(shared.values()), readers
 
 
-def read_scores(chain: Chain, readers: Sequence[tuple[Metric, Stat]], *, seed: int, data: str) -> list[Score]:
+def read_scores(chain: Chain, readers: Sequence[tuple[Metric, Stat]], *, seed: int, data: str, model: str = "",
+                options: ScoreOptions = ScoreOptions()) -> list[Score]:
     """What the metrics say, once their statistics are filled."""
-    return [
-        Score(name=m.name, title=m.title, shape=m.shape, redundant=m.redundant, unit=m.unit, source=m.source,
-              values=tuple(_plain(m.values(stat))), labels=chain.point_labels, rows=str(stat.rows),
-              num_samples=stat.num_rows, seed=seed, data=data)
-        for m, stat in readers
-    ]
+    layout, asked, found = layout_of(chain, options), options.model_dump(), []
+    for m, stat in readers:
+        values = m.read(stat, layout, asked)
+        labels, numbers = (tuple(values), list(values.values())) if isinstance(values, dict) else (
+            chain.point_labels, _plain(values))
+        found.append(Score(
+            name=m.name, title=m.title, shape=m.shape, redundant=m.redundant, unit=m.unit, source=m.source,
+            values=tuple(numbers), labels=labels, rows=str(stat.rows), num_samples=stat.num_rows, seed=seed, data=data,
+            model=model, warnings=m.warn(stat, layout, asked)))
+    return found
 
 
-def score(chain: Chain, batches: Sequence[Any], names: Iterable[str] | None = None, *, seed: int = 0, data: str = "",
+def score(chain: Chain, batches: Sequence[Any], names: Iterable[str] | None = None, *,
+          options: ScoreOptions = ScoreOptions(), seed: int = 0, data: str = "", model: str = "",
           progress: Callable[[int, int], None] | None = None) -> list[Score]:
     """What every metric (or the named ones) says of a chain on some data, in one pass.
 
     Raises UnknownName for a metric that does not exist, and what `observe` raises.
     """
-    stats, readers = stats_for(chain, names)
+    stats, readers = stats_for(chain, names, options)
     observe(chain, batches, stats, seed=seed, progress=progress)
-    return read_scores(chain, readers, seed=seed, data=data)
+    return read_scores(chain, readers, seed=seed, data=data, model=model, options=options)
 
 
 def _plain(values: Tensor) -> list[Any]:
@@ -77,7 +103,7 @@ def rank_blocks(chain: Chain, scores: Sequence[Score]) -> tuple[list[dict[str, A
     Two metrics disagree where the rank correlation (Spearman) of their blocks is under one half.
     """
     ranks: dict[str, dict[int, int]] = {}
-    for one in scores:
+    for one in (s for s in scores if s.shape != "network"):
         values = block_values(chain, one)
         if len(values) > 1:
             order = sorted(values, key=lambda b: values[b], reverse=one.redundant == "high")
@@ -137,7 +163,7 @@ def correlate(scores: Sequence[Score]) -> list[dict[str, Any]]:
     found = []
     for k, one in enumerate(scores):
         for two in scores[k + 1:]:
-            if one.name != two.name or one.data == two.data or one.shape == "blocks" or one.labels != two.labels:
+            if one.name != two.name or one.data == two.data or one.shape in ("blocks", "network") or one.labels != two.labels:
                 continue
             cells = [(a, b) for i, (p, q) in enumerate(zip(one.values, two.values, strict=True))
                      for j, (a, b) in enumerate(zip(p, q, strict=True)) if j > i and a is not None and b is not None]

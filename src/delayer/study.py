@@ -86,12 +86,13 @@ class StudyInfo(Record):
 
 
 class Score(Record):
-    """What one metric says about the whole network."""
+    """What one metric says about a network."""
 
     name: str
     title: str
-    shape: Literal["pairs", "blocks", "spans"]
-    """pairs: values[i][j] between points; blocks: values[b]; spans: values[i][j] for the span from point i to j > i."""
+    shape: Literal["pairs", "blocks", "spans", "network"]
+    """pairs: values[i][j] between points; blocks: values[b]; spans: values[i][j] for the span from point i to j > i;
+    network: the numbers that the labels name, of which the first is what networks are compared by."""
     values: tuple[Any, ...]
     labels: tuple[str, ...]
     redundant: Literal["high", "low"]
@@ -103,6 +104,15 @@ class Score(Record):
     num_samples: int
     seed: int
     data: str
+    model: str = ""
+    """Which network; other networks stand beside the study's own for comparison."""
+    warnings: tuple[str, ...] = ()
+    """What to know before trusting it."""
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """The numbers of a score of the whole network, by name."""
+        return dict(zip(self.labels, self.values, strict=True))
 
 
 class Scores(Record):
@@ -112,6 +122,8 @@ class Scores(Record):
     ranking: tuple[dict[str, Any], ...]
     """A row a block, most redundant first: block, label, rank by each metric, mean rank."""
     disagreements: tuple[str, ...]
+    networks: tuple[Score, ...] = ()
+    """Scores of whole networks, this one's and those it was compared with, the most redundant first."""
     correlations: tuple[dict[str, Any], ...] = ()
     """Between the similarity matrices of two data sets: metric, first, second, pearson, spearman."""
 

@@ -13,6 +13,7 @@ from delayer.cli.tables import print_record, say_where, show, try_report
 from delayer.errors import DelayerError
 from delayer.plan import read_plan
 from delayer.progress import Reporter
+from delayer.scoring import ScoreOptions
 from delayer.tasks import TaskOptions
 from delayer.tune import TuneOptions
 
@@ -36,14 +37,19 @@ def run_command(model: MODEL, data: DATA = None, test: TEST = None, out: OUT = P
 
 
 @app.command("score")
-@with_options(load=stages.LoadOptions, task=TaskOptions)
-def score_command(model: MODEL, data: DATA = None, out: OUT = Path("study"), json_: JSON = False, quiet: QUIET = False,
-                  *, load, task) -> None:
-    """Which blocks repeat each other: every metric, a ranking, and where metrics or data sets disagree."""
-    work = opened(model, data, out, load, task, None, quiet)
+@with_options(load=stages.LoadOptions, task=TaskOptions, counting=ScoreOptions)
+def score_command(model: MODEL, data: DATA = None, out: OUT = Path("study"),
+                  others: Annotated[list[str] | None, typer.Option(
+                      "--with", help="Another network, or its study folder, to compare as a whole; may be repeated.")] = None,
+                  json_: JSON = False, quiet: QUIET = False, *, load, task, counting) -> None:
+    """How redundant the network is and which blocks repeat each other: every metric, a ranking, disagreements."""
+    work = opened(model, data, out, load, task, None, quiet, counting=counting)
+    work.options |= counting.model_dump(mode="json")
+    beside = [opened(other, data or list(work.data), out, load.model_copy(update={"weights": None, "blocks": None}), task,
+                     None, quiet) for other in others or ()]
     with work.study.lock():
         stages.write_study(work)
-        print_record(stages.score_stage(work), json_)
+        print_record(stages.score_stage(work, counting, others=beside), json_)
         try_report(work.study.folder, json_)
 
 

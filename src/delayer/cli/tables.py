@@ -25,6 +25,10 @@ def show(stage: str, record: Any) -> None:
     console = Console()
     if isinstance(record, Scores):
         console.print(_scores_table(record))
+        for table in _network_tables(record):
+            console.print(table)
+        for text in dict.fromkeys(text for one in (*record.scores, *record.networks) for text in one.warnings):
+            console.print(f"[yellow]{text}[/]")
         for text in record.disagreements:
             console.print(f"[yellow]{text}[/]")
         if record.correlations:
@@ -56,6 +60,25 @@ def _scores_table(scores: Scores) -> Table:
         table.add_row(str(row["block"]), f"{row['mean_rank']:.1f}",
                       *(str(row["ranks"].get(t, "")) for t in titles))
     return table
+
+
+def _network_tables(scores: Scores) -> list[Table]:
+    """A table a metric of whole networks: a row a network, the most redundant first; scores.json holds all numbers."""
+    found = []
+    for name in dict.fromkeys(one.name for one in scores.networks):
+        rows = [one for one in scores.networks if one.name == name]
+        compared, *others = [label for label in rows[0].labels if label not in ("low", "high")][:4]
+        several = len({one.data for one in rows}) > 1
+        table = Table("network", *(["data"] if several else []), compared, "95 % interval", *others,
+                      title=f"{rows[0].title}, {rows[0].unit}; the most redundant first")
+        table.columns[0].overflow = "fold"
+        for one in rows:
+            numbers = one.named
+            between = f"{numbers['low']:.3f}–{numbers['high']:.3f}" if "low" in numbers else "–"
+            table.add_row(one.model, *([one.data] if several else []), f"{numbers[compared]:.3f}", between,
+                          *(f"{numbers[label]:.5g}" if label in numbers else "–" for label in others))
+        found.append(table)
+    return found
 
 
 def _scan_table(scan: Scan) -> Table:

@@ -4,9 +4,10 @@ A new file that calls `metric` has its command-line name, its plot, its column i
 kind. Metrics see statistics, never models.
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -17,14 +18,22 @@ from delayer.stats import Stat
 
 @dataclass(frozen=True)
 class Layout:
-    """What a metric's statistic may know of a chain.
+    """What a metric and its statistic may know of a chain.
 
     groups: points of each segment, which share width and feature axis. rows: the family's row for whole samples.
+    outlets: the point behind each block. layers: where the outputs of the network's layers are seen, in order, and
+    kinds: the class of each. pool: how the positions of a sample become one row where whole samples are compared.
+    tau: the similarity from which on two layers of this family say the same.
     """
 
     num_points: int
     groups: tuple[tuple[int, ...], ...]
     rows: Rows
+    outlets: tuple[int, ...] = ()
+    layers: tuple[int | str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    pool: Rows = Rows("mean")
+    tau: float = 0.8
 
 
 @dataclass(frozen=True)
@@ -32,31 +41,48 @@ class Metric:
     """A metric's facts and its function.
 
     shape: "pairs" (values [points, points], symmetric), "spans" (values [points, points] for the span from point i to
-    point j > i, NaN elsewhere) or "blocks" (values [blocks]).
+    point j > i, NaN elsewhere), "blocks" (values [blocks], NaN where there is nothing to say) or "network" (named
+    numbers; networks are compared by the first, and "low" and "high" are its interval).
     redundant: whether "high" or "low" values mean redundancy.
     stat: builds the statistic that the function reads; metrics that build equal ones share one.
+    values: the function. Besides the statistic it may ask, by keyword, for `layout` and for any option of a score.
+    warnings: sentences that a reader should know before trusting the values; asks in the same way.
     """
 
     name: str
     title: str
-    shape: Literal["pairs", "spans", "blocks"]
+    shape: Literal["pairs", "spans", "blocks", "network"]
     redundant: Literal["high", "low"]
     unit: str
     source: str
     stat: Callable[[Layout], Stat]
-    values: Callable[[Stat], Tensor]
+    values: Callable[..., Tensor | dict[str, float]]
+    warnings: Callable[..., Iterable[str]] | None = None
+
+    def read(self, stat: Stat, layout: Layout, options: Mapping[str, Any] | None = None) -> Tensor | dict[str, float]:
+        """The values, from a statistic that was filled."""
+        return _ask(self.values, stat, layout, options)
+
+    def warn(self, stat: Stat, layout: Layout, options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+        """What a reader should know before trusting the values."""
+        return tuple(_ask(self.warnings, stat, layout, options)) if self.warnings else ()
+
+
+def _ask(function: Callable, stat: Stat, layout: Layout, options: Mapping[str, Any] | None) -> Any:
+    known = {**(options or {}), "layout": layout}
+    return function(stat, **{name: known[name] for name in inspect.signature(function).parameters if name in known})
 
 
 metrics: Registry[Metric] = Registry("metric", "delayer.metrics")
 
 
-def metric(*, title: str, shape: str, redundant: str, unit: str, source: str, stat: Callable[[Layout], Stat]
-           ) -> Callable[[Callable[[Stat], Tensor]], Callable[[Stat], Tensor]]:
+def metric(*, title: str, shape: str, redundant: str, unit: str, source: str, stat: Callable[[Layout], Stat],
+           warnings: Callable[..., Iterable[str]] | None = None) -> Callable[[Callable], Callable]:
     """Register a function under its own name as a metric."""
 
-    def add(values: Callable[[Stat], Tensor]) -> Callable[[Stat], Tensor]:
+    def add(values: Callable) -> Callable:
         name = values.__name__
-        metrics.register(name)(Metric(name, title, shape, redundant, unit, source, stat, values))
+        metrics.register(name)(Metric(name, title, shape, redundant, unit, source, stat, values, warnings))
         return values
 
     return add

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from delayer.metrics import metric
-from delayer.rows import Rows
 from delayer.stats import Hsic
 
 
@@ -24,7 +23,7 @@ def cka_of(hsic: Tensor) -> Tensor:
 @metric(
     title="Linear CKA", shape="pairs", redundant="high", unit="",
     source="Kornblith et al. 2019, arXiv 1905.00414; minibatch form Nguyen et al. 2021, arXiv 2010.15327",
-    stat=lambda layout: Hsic(range(layout.num_points), Rows("mean")),
+    stat=lambda layout: Hsic(range(layout.num_points), layout.pool),
 )
 def cka(stat: Hsic) -> Tensor:
     """Unbiased minibatch linear CKA [points, points]: HSIC averaged over chunks of rows, then the quotient."""

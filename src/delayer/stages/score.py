@@ -1,27 +1,56 @@
-"""Stage: what every metric says."""
+"""Stage: what every metric says of the network, and how it compares with others as a whole."""
 
-from delayer.observe import observe
-from delayer.scoring import correlate, rank_blocks, read_scores, stats_for
+from collections import Counter
+from collections.abc import Sequence
+
+from delayer.metrics import metrics
+from delayer.scoring import ScoreOptions, correlate, rank_blocks, score
 from delayer.stages.work import Work, is_finished, mark_finished, stage_key
-from delayer.study import Scores
+from delayer.study import Score, Scores
 from delayer.tasks import open_task
 
 
-def score_stage(work: Work) -> Scores:
-    """scores.json: every metric on every data set, in one pass each; ranking, disagreements and correlations."""
-    key = stage_key(work, "score", work.task_options)
+def score_stage(work: Work, options: ScoreOptions | None = None, *, others: Sequence[Work] = ()) -> Scores:
+    """scores.json: every metric on every data set, in one pass each; ranking, disagreements and correlations.
+
+    options: by default what the study was asked for. others: opened networks that are scored as a whole, each on its
+    own first data set, and stand beside this one whatever their depths; nothing is written for them.
+    """
+    options = options or ScoreOptions(**{k: work.options[k] for k in ScoreOptions.model_fields if k in work.options})
+    key = stage_key(work, "score", work.task_options, options, [[o.model_hash, o.task.hash] for o in others])
     if work.study.has("scores") and is_finished(work, "score", key):
         return work.study.read("scores")
+    names = _names([work, *others])
     found = []
     for number, spec in enumerate(work.data):
         task = work.task if number == 0 else open_task(spec, work.model, work.task_options)
-        stats, readers = stats_for(work.chain)
         with work.reporter.step(f"Scoring on {spec}") as tick:
-            observe(work.chain, task.batches("fit"), stats, seed=work.seed, progress=tick)
-        found += read_scores(work.chain, readers, seed=work.seed, data=spec)
+            found += score(work.chain, task.batches("fit"), options=options, seed=work.seed, data=spec, model=names[0],
+                           progress=tick)
+    whole = [metrics[name].name for name in metrics if metrics[name].shape == "network"]
+    networks = [one for one in found if one.shape == "network"]
+    for name, other in zip(names[1:], others, strict=True):
+        with work.reporter.step(f"Scoring {name}") as tick:
+            networks += score(other.chain, other.task.batches("fit"), whole, options=options, seed=other.seed,
+                              data=other.data[0], model=name, progress=tick)
+    found = [one for one in found if one.shape != "network"]
     ranking, disagreements = rank_blocks(work.chain, [s for s in found if s.data == work.data[0]])
     scores = Scores(scores=tuple(found), ranking=tuple(ranking), disagreements=tuple(disagreements),
-                    correlations=tuple(correlate(found)))
+                    networks=tuple(sorted(networks, key=_most_redundant_first)), correlations=tuple(correlate(found)))
     work.study.write("scores", scores)
     mark_finished(work, "score", key)
     return scores
+
+
+def _names(works: Sequence[Work]) -> list[str]:
+    """A name for each network; where several have the same, with the study folder or the weights that tell them apart."""
+    often = Counter(work.name for work in works)
+    return [work.name if often[work.name] == 1 else f"{work.name} ({_apart(work)})" for work in works]
+
+
+def _apart(work: Work) -> str:
+    return work.study.folder.name if work.study.has("study") else work.model_hash[:8]
+
+
+def _most_redundant_first(one: Score) -> tuple[str, float]:
+    return one.name, -one.values[0] if one.redundant == "high" else one.values[0]

@@ -18,10 +18,10 @@ class Stat(Protocol):
     """Something that accumulates over rows."""
 
     rows: Rows
-    points: tuple[int, ...]
+    points: tuple[int | str, ...]
     num_rows: int
 
-    def update(self, rows: Mapping[int, Tensor], ids: Tensor) -> None:
+    def update(self, rows: Mapping[int | str, Tensor], ids: Tensor) -> None:
         """Add a batch's rows [n, features] for each point (at least its own); ids [batch] number the samples.
 
         The rows are shared with other statistics and must stay as they are.

@@ -48,7 +48,7 @@ class Hsic:
     chunks. One row a sample: the policies mean, first and last.
     """
 
-    def __init__(self, points: Iterable[int], rows: Rows = Rows("mean"), *, batch_size: int = 256):
+    def __init__(self, points: Iterable[int | str], rows: Rows = Rows("mean"), *, batch_size: int = 256):
         if rows.kind == "each":
             raise ValueError("HSIC compares samples: use rows mean, first or last.")
         if batch_size < 4:
@@ -58,7 +58,7 @@ class Hsic:
         self._waiting: dict[int, tuple[Tensor, Tensor]] = {}
         self._widths: tuple[int, ...] = ()
 
-    def update(self, rows: Mapping[int, Tensor], ids: Tensor) -> None:
+    def update(self, rows: Mapping[int | str, Tensor], ids: Tensor) -> None:
         self._widths = tuple(rows[p].shape[1] for p in self.points)
         joined = torch.cat([rows[p] for p in self.points], 1)
         for chunk in (ids // self.batch_size).unique().tolist():

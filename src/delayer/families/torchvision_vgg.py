@@ -1,0 +1,15 @@
+"""torchvision's VGG: every module in `features` is a block; the convolutions are its layers."""
+
+from delayer.chain import Family
+from delayer.families import families
+from delayer.families._examples import image_224
+
+families.register("torchvision VGG")(Family(
+    name="torchvision VGG",
+    classes=(r"torchvision\.models\.vgg\.VGG",),
+    blocks=r"features\.\d+",
+    axis=1,
+    rows="mean",
+    tau=0.7,
+    example=image_224,
+))
