@@ -13,7 +13,7 @@ LAYERS = [
     {"calling", "chain", "layers", "pair", "affine", "rows", "processes"},
     {"standin", "families", "stats"},
     {"study", "metrics", "edits"},
-    {"hashing", "observe", "plan", "budget", "search", "local_search", "scan", "scoring", "tasks", "planner"},
+    {"hashing", "observe", "plan", "budget", "search", "local_search", "scan", "scoring", "tasks", "planner", "methods"},
     {"measure", "store", "tune"},
     {"stages", "report"},
     {"cli"},

@@ -15,7 +15,7 @@ from delayer.edits.replace_span import ReplaceSpan
 from delayer.errors import BudgetError
 from delayer.local_search import refine
 from delayer.search import Candidate, best_spans
-from delayer.study import Grade, Measured, Scan, Score, SpanDamage
+from delayer.study import Grade, Measured, Scan, SpanDamage
 
 Cut = tuple[Edit, ...]
 KEEP = 6
@@ -152,27 +152,6 @@ def plan_spans(chain: Chain, scan: Scan, budget: Budget, measure: Measuring, *, 
         cut = tuple(edit_of(rows[c]) for c in chosen)
         cuts.append((cut, sum(c.damage for c in chosen), measure(cut)))
     return tuple(edit_of(rows[c]) for c in winner), cuts
-
-
-def rba_spans(chain: Chain, redundancy: Score, budget: Budget) -> Cut:
-    """Spans for RBA as published, by Block Redundancy alone: linear maps over the most redundant blocks.
-
-    Fidelity: the paper types its spans by hand and gives no rule. Ours: the blocks with the largest Block Redundancy,
-    neighbours joined into one span. Nothing is measured.
-    Source: Cannistraci et al., arXiv 2410.04941.
-    """
-    if budget.unit != "blocks":
-        raise BudgetError(f"RBA removes a number of blocks; {budget} was asked for. Use --remove blocks=N or --span.")
-    values = {i: redundancy.values[b.inlet][b.outlet] for i, b in enumerate(chain.blocks)
-              if b.removable and chain.weight(i)}
-    if len(values) < budget.amount:
-        raise BudgetError(f"Removing {budget} cannot be met: at most {len(values)} blocks can go ({chain!r}).")
-    chosen = sorted(sorted(values, key=lambda b: values[b], reverse=True)[: int(budget.amount)])
-    runs: list[list[int]] = []
-    for block in chosen:
-        joined = runs and runs[-1][-1] == block - 1 and chain.blocks[block - 1].outlet == chain.blocks[block].inlet
-        runs[-1].append(block) if joined else runs.append([block])
-    return tuple(ReplaceSpan(start=run[0], stop=run[-1] + 1, operator="linear") for run in runs)
 
 
 def deepest(chain: Chain, scan: Scan, measure: Measuring, *, original: Grade, max_drop: float, effort: int = 12,

@@ -15,6 +15,7 @@ from delayer.report.figures import Figure, limits_of, score_figure
 from delayer.report.formats import source
 from delayer.report.measured_figures import candidate_figures, latency_figure
 from delayer.report.measured_tables import candidates_table, latency_table, measures_table, proofs_table
+from delayer.report.networks import grouped, networks_figure, networks_table
 from delayer.report.scan_figures import error_maps, length_figure
 from delayer.report.tables import Table, correlation_table, cuts_table, ranking_table, spans_table
 from delayer.study import Provenance, Score, Study, StudyInfo, write_atomically
@@ -77,6 +78,7 @@ def context(study, scores, scan, candidates, results) -> dict[str, Any]:
         "cards": cards_of(study, scores, candidates, results),
         "drawings": drawings(study, choice) if study else {},
         "score_rows": score_plots(scores.scores, choice) if scores else [],
+        "networks": list(network_parts(scores.networks, study)) if scores else [],
         "plots": dict(plots(study, scan, candidates, results, choice)),
         "tables": dict(all_tables(scores, scan, candidates, results, choice)),
         "provenance": provenance(study, results),
@@ -138,6 +140,16 @@ def score_plots(scores: tuple[Score, ...], choice: Choice) -> list[list[tuple[Sc
 
     rows = [[(score, plot(score)) for score in group] for group in groups.values()]
     return rows if max(map(len, rows), default=0) > 1 else [[item for row in rows for item in row]]
+
+
+def network_parts(networks: tuple[Score, ...], study: StudyInfo | None
+                  ) -> Iterator[tuple[Score, Plot, Table, tuple[str, ...]]]:
+    """For each metric of whole networks its facts, a picture of all networks, their numbers, and what to beware of."""
+    own = study.asked.model if study else ""
+    for scores in grouped(networks).values():
+        plot = Plot({"": networks_figure(scores, own)}, f"{scores[0].title} of each network", "flat")
+        texts = [f"{one.model}: {text}" if len(scores) > 1 else text for one in scores for text in one.warnings]
+        yield scores[0], plot, networks_table(scores), tuple(dict.fromkeys(texts))
 
 
 def headline(study: StudyInfo | None, scores, candidates, results) -> str:

@@ -37,7 +37,7 @@ class PlanOptions(Record):
     span: tuple[str, ...] = ()
     """A span by hand, START:STOP with STOP excluded; may be repeated."""
     method: str = "ours"
-    """ours (searched and measured) or rba (linear maps, least squares, no bias, as published)."""
+    """ours (searched and measured), rba (linear maps, no bias) or redtest (layers dropped), both as published."""
     operator: str | None = None
     """Operator for spans by hand: affine, linear, diagonal, low_rank or drop; by default chosen on held-out data."""
     rank: int | None = None

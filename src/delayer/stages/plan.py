@@ -9,8 +9,9 @@ from delayer.edits import Edit
 from delayer.errors import BudgetError
 from delayer.measure import compare_latency, num_params
 from delayer.measure.profile import profile_blocks, saved_ms
+from delayer.methods import Method, methods
 from delayer.plan import Plan, apply, plan_by_hand, read_plan
-from delayer.planner import KEEP, Measuring, damage_of, deepest, drop_of, edit_of, plan_spans, rba_spans
+from delayer.planner import KEEP, Measuring, damage_of, deepest, drop_of, edit_of, plan_spans
 from delayer.processes import from_first
 from delayer.rows import Rows
 from delayer.scan import scan
@@ -34,11 +35,11 @@ def plan_stage(work: Work, options: PlanOptions, scan_options: ScanOptions = Sca
     given = sum(bool(x) for x in (options.remove, options.max_drop is not None, options.span))
     if given != 1:
         raise BudgetError("Say what to cut by exactly one of --remove, --max-drop or --span.")
-    if options.method not in ("ours", "rba"):
-        raise BudgetError(f"There is no method {options.method!r}. Use ours or rba.")
+    if options.method != "ours" and options.method not in methods:
+        raise BudgetError(f"There is no method {options.method!r}. Use {' or '.join(('ours', *methods))}.")
     if options.refit not in ("best", "independent", "sequential"):
         raise BudgetError(f"There is no refit {options.refit!r}. Use best, independent or sequential.")
-    plan = _plan_rba(work, options) if options.method == "rba" else (
+    plan = _plan_published(work, methods[options.method], options) if options.method != "ours" else (
         _plan_by_hand(work, options, scan_options) if options.span else _plan_searched(work, options, scan_options))
     plan.save(path)
     mark_finished(work, "plan", key)
@@ -50,16 +51,20 @@ def _plan_of(work: Work, cut: Sequence[Edit], *, refit: str, rows: str) -> Plan:
                 edits=tuple(sorted(cut, key=lambda e: e.spans)), refit=refit, rows=rows, seed=work.seed)
 
 
-def _plan_rba(work: Work, options: PlanOptions) -> Plan:
+def _plan_published(work: Work, method: Method, options: PlanOptions) -> Plan:
+    """What a published method would cut; nothing is measured."""
     refit = "independent" if options.refit == "best" else options.refit
     if options.max_drop is not None:
-        raise BudgetError("RBA states no stopping rule. Use --remove blocks=N or --span with --method rba.")
+        raise BudgetError(f"{method.title} states no stopping rule. Use --remove blocks=N or --span with --method "
+                          f"{method.name}.")
     if options.span:
-        cut = plan_by_hand(work.chain, options.span, operator="linear").edits
+        cut = plan_by_hand(work.chain, options.span, operator=method.operator).edits
     else:
-        scores = score_stage(work)
-        redundancy = next(s for s in scores.scores if s.name == "block_redundancy")
-        cut = rba_spans(work.chain, redundancy, Budget.parse(options.remove))
+        score = next(s for s in score_stage(work).scores if s.name == method.metric)
+        if score.num_samples < method.num_samples:
+            work.reporter.line(f"{method.title} reads {score.title} on {method.num_samples:,} samples; here it is read on "
+                               f"{score.num_samples:,}. Give --num-fit {method.num_samples} when scoring for the same.")
+        cut = method.choose(work.chain, score, Budget.parse(options.remove))
     return _plan_of(work, cut, refit=refit, rows="each")
 
 

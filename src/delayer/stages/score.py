@@ -43,9 +43,9 @@ def score_stage(work: Work, options: ScoreOptions | None = None, *, others: Sequ
 
 
 def _names(works: Sequence[Work]) -> list[str]:
-    """A name for each network; where several have the same, with the study folder or the weights that tell them apart."""
+    """The name of each network; an other of the same name comes with the study folder or weights that tell it apart."""
     often = Counter(work.name for work in works)
-    return [work.name if often[work.name] == 1 else f"{work.name} ({_apart(work)})" for work in works]
+    return [work.name if not k or often[work.name] == 1 else f"{work.name} ({_apart(work)})" for k, work in enumerate(works)]
 
 
 def _apart(work: Work) -> str:

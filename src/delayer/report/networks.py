@@ -1,0 +1,60 @@
+"""What scores of whole networks say: a dot a network with its interval, and a table, the most redundant first."""
+
+from collections.abc import Sequence
+
+from delayer.report.figures import NEUTRAL, Figure, distinct, plain_layout
+from delayer.report.formats import missing, number, source
+from delayer.report.tables import Table
+from delayer.study import Score
+
+_OWN = "#0f83c9"
+
+
+def grouped(networks: Sequence[Score]) -> dict[str, list[Score]]:
+    """The networks' scores by metric."""
+    groups: dict[str, list[Score]] = {}
+    for one in networks:
+        groups.setdefault(one.name, []).append(one)
+    return groups
+
+
+def networks_figure(scores: Sequence[Score], own: str) -> Figure:
+    """One metric of several networks, a row each; the study's own stands out."""
+    compared = scores[0].labels[0]
+    several = len({one.data for one in scores}) > 1
+    names = [f"{one.model} on {source(one.data)}" if several else one.model for one in scores]
+    values = [one.values[0] for one in scores]
+    ends = [(one.named.get("low"), one.named.get("high")) for one in scores]
+    layout = plain_layout(f"{compared}, {scores[0].unit}" if scores[0].unit else compared, "")
+    layout["yaxis"] |= {"type": "category", "autorange": "reversed", "showgrid": False}
+    layout["xaxis"] |= {"rangemode": "tozero"}
+    dots = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": values,
+        "y": distinct(names),
+        "error_x": {
+            "type": "data",
+            "symmetric": False,
+            "array": [0 if missing(high) else high - value for value, (_, high) in zip(values, ends, strict=True)],
+            "arrayminus": [0 if missing(low) else value - low for value, (low, _) in zip(values, ends, strict=True)],
+            "color": NEUTRAL,
+            "thickness": 2,
+            "width": 5,
+        },
+        "marker": {"size": 11, "color": [_OWN if one.model == own else NEUTRAL for one in scores]},
+        "text": [_hover(one) for one in scores],
+        "hovertemplate": "%{text}<extra></extra>",
+    }
+    return {"data": [dots], "layout": layout}
+
+
+def _hover(one: Score) -> str:
+    return f"<b>{one.model}</b><br>" + "<br>".join(f"{name} {number(value)}" for name, value in one.named.items())
+
+
+def networks_table(scores: Sequence[Score]) -> Table:
+    """All named numbers of one metric, a row a network."""
+    labels = list(dict.fromkeys(label for one in scores for label in one.labels))
+    rows = [(one.model, source(one.data), *(number(one.named.get(label), 4) for label in labels)) for one in scores]
+    return Table(("network", "data", *labels), rows)
