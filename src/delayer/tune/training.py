@@ -1,7 +1,7 @@
-"""A training run that can stop anywhere and go on: parameters, AdamW, the best weights so far, the place."""
+"""A training run that can stop anywhere and go on: parameters, optimiser, the best weights so far, the place."""
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,21 +44,16 @@ class Place(BaseModel):
 
 
 class Training:
-    """AdamW on some parameters of a network.
+    """An optimiser on some parameters of a network.
 
-    trained: those parameters by name. place: where the run stands.
+    trained: those parameters by name. place: where the run stands. optimizer: of `optimizer_for`.
     """
 
-    def __init__(self, model: nn.Module, trained: dict[str, nn.Parameter], place: Place, weight_decay: float):
-        self.trained, self.place = trained, place
+    def __init__(self, model: nn.Module, trained: dict[str, nn.Parameter], place: Place,
+                 optimizer: torch.optim.Optimizer):
+        self.trained, self.place, self._optimizer = trained, place, optimizer
         self._live = trained | dict(model.named_buffers())
         self._best = self._copies()
-        # Scales and biases are not decayed, nor are diagonal maps, whose rest is one and not zero.
-        kinds = [p for p in trained.values() if p.ndim > 1], [p for p in trained.values() if p.ndim <= 1]
-        self._optimizer = torch.optim.AdamW([
-            {"params": params, "weight_decay": decay}
-            for params, decay in zip(kinds, (weight_decay, 0.0), strict=True) if params
-        ])  # fmt: skip
 
     def step_(self, loss: Tensor, *, rate: float, clip: float) -> bool:
         """Go one step down the loss; False, and no step, where the loss or its gradient is not finite."""
@@ -93,7 +88,7 @@ class Training:
         tensors = {f"now {name}": tensor for name, tensor in self._live.items()}
         tensors |= {f"best {name}": tensor for name, tensor in self._best.items()}
         for parameter, moments in self._optimizer.state.items():
-            tensors |= {f"{kind} {names[parameter]}": tensor for kind, tensor in moments.items()}
+            tensors |= {f"{kind} {names[parameter]}": t for kind, t in moments.items() if t is not None}
         save_checkpoint(path, tensors, self.place)
 
     def resume_(self, path: Path) -> None:
@@ -131,11 +126,29 @@ def _merit(grade: Grade) -> tuple[float, float]:
     return grade.value if grade.higher_is_better else -grade.value, -(grade.kl or 0.0)
 
 
-def rate_at(step: int, num_steps: int, *, peak: float, warmup: float) -> float:
-    """Learning rate of a step: linear to the peak over a share of all, then half a cosine towards zero."""
+def optimizer_for(trained: dict[str, nn.Parameter], kind: str, *, weight_decay: float, momentum: float
+                  ) -> torch.optim.Optimizer:
+    """AdamW or SGD with momentum; `Training` sets the rate of each step."""
+    if kind == "sgd":
+        return torch.optim.SGD(trained.values(), momentum=momentum, weight_decay=weight_decay)
+    # Scales and biases are not decayed, nor are diagonal maps, whose rest is one and not zero.
+    kinds = [p for p in trained.values() if p.ndim > 1], [p for p in trained.values() if p.ndim <= 1]
+    return torch.optim.AdamW([
+        {"params": params, "weight_decay": decay}
+        for params, decay in zip(kinds, (weight_decay, 0.0), strict=True) if params
+    ])  # fmt: skip
+
+
+def rate_at(step: int, num_steps: int, *, peak: float, warmup: float, milestones: Sequence[int] = ()) -> float:
+    """Learning rate of a step: linear to the peak over a share of all, then half a cosine towards zero.
+
+    milestones: steps at which the rate is divided by ten, in place of the cosine.
+    """
     rising = math.ceil(warmup * num_steps)
     if step < rising:
         return peak * (step + 1) / rising
+    if milestones:
+        return peak / 10 ** sum(step >= milestone for milestone in milestones)
     return peak * (1 + math.cos(math.pi * (step - rising) / max(num_steps - rising, 1))) / 2
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -16,7 +17,7 @@ from delayer.study import Grade, Record
 from delayer.tasks import Task, evaluate, predictions
 from delayer.tasks.splits import Batch
 from delayer.tune.distillation import distance
-from delayer.tune.training import Place, Training, TuneEpoch, rate_at, trained_parameters
+from delayer.tune.training import Place, Training, TuneEpoch, optimizer_for, rate_at, trained_parameters
 
 PRIME = 1_000_003
 """Keeps the random numbers of one seed's steps apart from those of the next seed's."""
@@ -27,16 +28,22 @@ class TuneOptions(Record):
 
     epochs: int = Field(5, ge=0)
     """Passes over the fit split."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """adamw, or sgd with momentum, which decays every parameter as published recipes do."""
     learning_rate: float = Field(5e-5, gt=0)
-    """Peak rate of AdamW, between a linear warm-up and a cosine; convolutional networks take twenty times as much."""
+    """Peak rate, between a linear warm-up and a cosine; convolutional networks take twenty times as much."""
+    milestones: tuple[int, ...] = ()
+    """An epoch after which the rate is divided by ten, instead of the cosine; may be repeated."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of sgd."""
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of all steps that the warm-up takes."""
     weight_decay: float = Field(0.01, ge=0)
-    """Decay of matrices and kernels; biases, scales and diagonal maps have none."""
+    """Decay of matrices and kernels; under adamw biases, scales and diagonal maps have none."""
     clip: float = Field(1.0, gt=0)
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient; inf for no bound."""
     teacher_weight: float = Field(1.0, ge=0)
-    """Weight of the divergence from the teacher's answers."""
+    """Weight of the divergence from the teacher's answers; 0 trains without a teacher."""
     temperature: float = Field(1.0, gt=0)
     """Softens both distributions before they are compared."""
     label_weight: float = Field(0.3, ge=0)
@@ -101,7 +108,9 @@ def tune_(
         place = Place(asked=asked, before=evaluate(model, task, reference=reference, device=there))
         trained = stack.enter_context(trained_parameters(model, only, update_norms=options.update_norms))
         stack.enter_context(torch.random.fork_rng(devices=[there] if there.type == "cuda" else []))
-        run = Training(model, trained, place, options.weight_decay)
+        run = Training(model, trained, place, optimizer_for(
+            trained, options.optimizer, weight_decay=options.weight_decay, momentum=options.momentum))
+        milestones = [epoch * len(fit) for epoch in options.milestones]
         if checkpoint:
             run.resume_(Path(checkpoint))
         while (epoch := len(run.place.epochs)) < options.epochs and not stopped:
@@ -110,7 +119,8 @@ def tune_(
             for batch in fit.read(order[run.place.step - epoch * len(fit) :]):
                 step = run.place.step
                 torch.manual_seed(seed * PRIME + step)  # a resumed run meets the same dropout
-                rate = rate_at(step, num_steps, peak=options.learning_rate, warmup=options.warmup)
+                rate = rate_at(step, num_steps, peak=options.learning_rate, warmup=options.warmup,
+                               milestones=milestones)
                 loss = _loss(model, teacher, batch.to(there), task, options)
                 if not run.step_(loss, rate=rate, clip=options.clip):
                     stopped = f"the loss was not finite in step {step + 1} of {num_steps}"
@@ -137,7 +147,7 @@ def tune_(
 
 def _loss(model: nn.Module, teacher: nn.Module | None, batch: Batch, task: Task, options: TuneOptions
           ) -> Tensor:
-    taught = None if teacher is None else output_of(call(teacher, batch.inputs))
+    taught = output_of(call(teacher, batch.inputs)) if teacher is not None and options.teacher_weight else None
     with torch.enable_grad():
         return distance(
             output_of(call(model, batch.inputs)), taught, batch, task.kind, temperature=options.temperature,
