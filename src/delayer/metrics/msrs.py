@@ -34,11 +34,11 @@ def batch_similarities(stat: Hsic) -> Tensor:
     """CKA [batches, layers, layers] of each batch on its own.
 
     A last batch of less than half the size is noisier and is left out, unless it is all there is. Under 4 samples
-    there is no estimate: one matrix then, of layers that are like themselves alone.
+    there is no estimate: one matrix of NaN then.
     """
     sizes, hsic = stat.chunks()
     if not len(sizes):
-        return torch.eye(len(stat.points), dtype=torch.float64)[None]
+        return torch.full((1, len(stat.points), len(stat.points)), torch.nan, dtype=torch.float64)
     return cka_of(hsic[sizes >= min(stat.batch_size / 2, sizes.max())])
 
 
