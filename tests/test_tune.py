@@ -15,7 +15,7 @@ from delayer.tasks.splits import Batch
 from delayer.tune import TuneOptions, tune_
 from delayer.tune.distillation import distance
 from delayer.tune.neighbourhood import neighbourhood
-from delayer.tune.training import rate_at
+from delayer.tune.training import optimizer_for, rate_at
 
 WIDTH = 24
 QUICK = TuneOptions(epochs=4, learning_rate=3e-3, checkpoint_steps=3)
@@ -189,6 +189,52 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(teacher, unlabelled, tmp_
     assert same(again, unbroken)
 
 
+def test_momentum_survives_a_kill(teacher, unlabelled, tmp_path):
+    options = QUICK.model_copy(update={"optimizer": "sgd", "learning_rate": 0.02, "milestones": (1, 3)})
+    unbroken, model, file = damaged(teacher), damaged(teacher), tmp_path / "tune.safetensors"
+    expected = tune_(unbroken, unlabelled, teacher, options)
+    for step in (13, 41):
+        with pytest.raises(KeyboardInterrupt):
+            tune_(damaged(teacher), unlabelled, teacher, options, checkpoint=file, progress=stop_at(step))
+    assert tune_(model, unlabelled, teacher, options, checkpoint=file) == expected and same(model, unbroken)
+    assert expected.best_epoch and expected.after.kl < expected.before.kl / 2
+    with pytest.raises(StudyError, match="milestones"):
+        tune_(damaged(teacher), unlabelled, teacher, options.model_copy(update={"milestones": (2,)}), checkpoint=file)
+
+
+def test_a_published_recipe_is_plain_sgd_with_steps(data):
+    """SGD with momentum and decay on every parameter, no warm-up, no clipping, no teacher: as a literal loop."""
+    task = task_of(*data)
+    options = TuneOptions(optimizer="sgd", learning_rate=0.05, momentum=0.9, weight_decay=5e-3, epochs=3, milestones=(1, 2),
+                          warmup=0, clip=float("inf"), teacher_weight=0, label_weight=1, update_norms=True)
+    model, twin = (nn.Sequential(nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10)) for _ in range(2))
+    twin.load_state_dict(model.state_dict())
+    report = tune_(model, task, options=options)
+    assert report.best_epoch == 3  # so that its weights are the last ones
+    velocity = {name: torch.zeros_like(p) for name, p in twin.named_parameters()}
+    for epoch in range(3):
+        order = torch.randperm(20, generator=torch.Generator().manual_seed(epoch)).tolist()
+        for number in order:
+            x, y = data[0][number]
+            loss = F.cross_entropy(twin.train()(x), y)
+            gradients = torch.autograd.grad(loss, list(twin.parameters()))
+            with torch.no_grad():
+                for (name, p), gradient in zip(twin.named_parameters(), gradients, strict=True):
+                    velocity[name] = 0.9 * velocity[name] + gradient + 5e-3 * p
+                    p -= 0.05 / 10**epoch * velocity[name]
+    for one, other in zip(model.state_dict().values(), twin.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_teacher_of_no_weight_is_not_asked_and_still_compared_with(data, teacher):
+    asked = []
+    watched = deepcopy(teacher)
+    watched.register_forward_hook(lambda *_: asked.append(1))
+    options = QUICK.model_copy(update={"epochs": 1, "teacher_weight": 0, "label_weight": 1})
+    report = tune_(damaged(teacher), task_of(*data), watched, options)
+    assert len(asked) == len(data[1]) and report.before.kl > 0
+
+
 def test_the_seed_decides(teacher, unlabelled):
     one, two, three = (damaged(teacher) for _ in range(3))
     for model, seed in ((one, 0), (two, 0), (three, 1)):
@@ -333,3 +379,16 @@ def test_the_rate_rises_to_the_peak_and_falls_towards_zero():
     assert rates[:6] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0, 2.0])
     assert all(a > b for a, b in zip(rates[5:], rates[6:], strict=False)) and 0 < rates[-1] < 0.01
     assert rate_at(0, 1, peak=2.0, warmup=0.0) == 2.0
+
+
+def test_milestones_divide_the_rate_by_ten():
+    rates = [rate_at(step, 150, peak=0.01, warmup=0, milestones=(50, 100)) for step in range(150)]
+    assert rates == pytest.approx([0.01] * 50 + [0.001] * 50 + [0.0001] * 50)
+    assert rate_at(1, 10, peak=1.0, warmup=0.5, milestones=(1,)) == pytest.approx(0.4)  # the warm-up comes first
+
+
+def test_adamw_spares_vectors_and_sgd_decays_all():
+    trained = dict(nn.Linear(3, 2).named_parameters())
+    decays = [{p.ndim: group["weight_decay"] for group in optimizer_for(
+        trained, kind, weight_decay=0.1, momentum=0.9).param_groups for p in group["params"]} for kind in ("adamw", "sgd")]
+    assert decays == [{2: 0.1, 1: 0.0}, {2: 0.1, 1: 0.1}]
