@@ -109,7 +109,7 @@ def write(
     asked = Asked(model=model, data=data, options={"remove": "blocks=3", "seed": 0, "ridge": None})
     records = {
         "study": StudyInfo(asked=asked, chain=chain, params=params, macs=macs, provenance=SOURCE),
-        "scores": scores(chain, steps, data),
+        "scores": scores(chain, steps, data, model),
         "scan": scan(chain, steps),
         "candidates": candidates(edits, params, macs),
         "results": results(len(chain.blocks), edits, params, macs, model),
@@ -120,7 +120,23 @@ def write(
     return study
 
 
-def scores(chain: ChainInfo, steps: list[float], data: tuple[str, ...]) -> Scores:
+def networks(model: str, data: str) -> tuple[Score, ...]:
+    """The study's network between two others; the last was read from one batch."""
+    common = {"name": "msrs", "title": "MSRS", "shape": "network", "redundant": "high", "unit": "share of all pairs",
+              "source": "planted", "rows": "mean", "num_samples": 512, "seed": 0, "data": data}
+
+    def one(name: str, share: float, maximum: int, interval: dict[str, float], **more) -> Score:
+        numbers = {"share": share, **interval, "score": share * maximum, "maximum": maximum}
+        return Score(**common, model=name, labels=tuple(numbers), values=tuple(numbers.values()), **more)
+
+    return (
+        one("deeper_network", 0.52, 276, {"low": 0.49, "high": 0.55}),
+        one(model, 0.31, 66, {"low": 0.25, "high": 0.37}),
+        one("shallow_network", 0.1, 15, {}, warnings=("Read from one batch, so it has no interval.",)),
+    )
+
+
+def scores(chain: ChainInfo, steps: list[float], data: tuple[str, ...], model: str) -> Scores:
     """A score of each shape on each data set."""
     place = [sum(steps[:i]) for i in range(len(steps) + 1)]
     found = []
@@ -168,7 +184,8 @@ def scores(chain: ChainInfo, steps: list[float], data: tuple[str, ...]) -> Score
         ranking.append({"block": block, "path": chain.blocks[block].path, "mean_rank": mean, "ranks": ranks})
     disagreement = "Linear CKA and Block energy disagree about the blocks (rank correlation 0.21)."
     pairs = [{"metric": "Linear CKA", "first": data[0], "second": d, "pearson": 0.98765} for d in data[1:]]
-    return Scores(scores=found, ranking=ranking, disagreements=(disagreement,), correlations=pairs)
+    return Scores(scores=found, ranking=ranking, disagreements=(disagreement,), networks=networks(model, data[0]),
+                  correlations=pairs)
 
 
 def scan(chain: ChainInfo, steps: list[float]) -> Scan:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 import delayer
 from delayer import cli
+from delayer.hashing import model_hash
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--num-fit", "80", "--num-validation", "60", "--num-test", "60", "--effort", "3", "--seconds", "0.1", "--no-onnx"]
@@ -127,6 +128,55 @@ def test_max_drop_is_kept_on_validation(command, tmp_path):
     assert chosen and all(c["grade"] >= 90 for c in chosen)
 
 
+def test_several_networks_in_one_table_whatever_their_depths(command, tmp_path):
+    """The second is named, the third is a study of other options; the most redundant comes first."""
+    data = ["--data", "digits", "--num-fit", "600"]
+    assert command("score", "tests.tiny:two_widths", *data, "--tau", "0.1", "--out", tmp_path / "other")[0] == 0
+    words = ["score", NETWORK, *data, "--with", "tests.tiny:network", "--with", tmp_path / "other", "--tau", "0.9",
+             "--beta", "50", "--out", tmp_path / "s"]
+    code, said, _ = command(*words, "--json")
+    found = json.loads(said)
+    rows = [dict(zip(one["labels"], one["values"], strict=True)) | {"model": one["model"]} for one in found["networks"]]
+    assert code == 0 and {row["layers"] for row in rows} == {6, 7}
+    assert [row["share"] for row in rows] == sorted((row["share"] for row in rows), reverse=True)
+    assert all(row["tau"] == 0.9 and row["beta"] == 50 and row["low"] <= row["share"] <= row["high"] for row in rows)
+    names = [row["model"] for row in rows]
+    weights = model_hash(delayer.load(NETWORK))[:8]
+    assert set(names) == {NETWORK, f"{NETWORK} (weights {weights})", "tests.tiny:two_widths"}
+    assert not any(one["shape"] == "network" for one in found["scores"])  # the ranking is this network's alone
+    code, said, _ = command(*words)
+    assert code == 0 and "MSRS" in said and "share" in said and "differ in kind" in said.replace("\n", " ")
+    assert "two_widths" in (tmp_path / "s" / "report.html").read_text()
+
+
+def test_options_of_a_score_are_kept_and_pool_is_recorded(command, tmp_path):
+    out = tmp_path / "s"
+    assert command("score", NETWORK, "--data", "digits", "--tau", "0.6", "--pool", "first", "--out", out, *QUICK[:6])[0] == 0
+    scores = json.loads((out / "scores.json").read_text())
+    assert {s["name"]: s["rows"] for s in (*scores["scores"], *scores["networks"])}["msrs"] == "first"
+    assert command("plan", out, "--method", "redtest", "--remove", "blocks=1")[0] == 0
+    assert json.loads((out / "scores.json").read_text()) == scores  # not scored again
+    for option, value in (("--tau", "2"), ("--beta", "0"), ("--pool", "median")):
+        code, _, err = command("score", NETWORK, "--data", "digits", option, value, "--out", out, *QUICK[:6])
+        assert code == 2 and option in err, err
+
+
+def test_redtest_drops_the_planted_block_and_recovers_by_its_recipe(command, tmp_path):
+    out = tmp_path / "s"
+    words = ["run", NETWORK, "--data", "digits", "--method", "redtest", "--out", out, *QUICK]
+    code, _, err = command(*words, "--remove", "blocks=1")
+    plan = json.loads((out / "plan.json").read_text())
+    assert code == 0 and [(e["edit"], e["start"], e["stop"]) for e in plan["edits"]] == [("drop_span", 2, 3)]
+    assert "RedTest reads Adjacent similarity on 2,560 samples; here it is read on 80" in err
+    code, said, _ = command("tune", out, "--optimizer", "sgd", "--learning-rate", "0.01", "--momentum", "0.9", "--weight-decay",
+                            "0.005", "--epochs", "3", "--milestones", "1", "--milestones", "2", "--warmup", "0", "--clip",
+                            "inf", "--teacher-weight", "0", "--label-weight", "1", "--update-norms")
+    assert code == 0 and ("of 3 was the best" in said or "No epoch was better" in said)
+    by_hand = ["run", NETWORK, "--data", "digits", "--method", "redtest", "--span", "3:5", "--out", tmp_path / "h", *QUICK]
+    assert command(*by_hand)[0] == 0
+    assert json.loads((tmp_path / "h" / "plan.json").read_text())["edits"][0]["edit"] == "drop_span"
+
+
 def test_tune_and_export(command, tmp_path):
     pytest.importorskip("onnxruntime")
     out = tmp_path / "s"
@@ -212,6 +262,11 @@ BAD = {
     "bad option": (lambda p: [NETWORK, "--data", "digits", "--remove", "blocks=1", "--share", "2"], "--share"),
     "unknown operator": (lambda p: [NETWORK, "--data", "digits", "--span", "1:2", "--operator", "magic"], "magic"),
     "unknown method": (lambda p: [NETWORK, "--data", "digits", "--span", "1:2", "--method", "magic"], "magic"),
+    "redtest in shares": (lambda p: [NETWORK, "--data", "digits", "--remove", "params=9%", "--method", "redtest"],
+                          "RedTest removes a number of blocks"),
+    "redtest with a drop": (lambda p: [NETWORK, "--data", "digits", "--max-drop", "1", "--method", "redtest"],
+                            "RedTest states no stopping rule"),
+    "redtest takes all": (lambda p: [NETWORK, "--data", "digits", "--remove", "blocks=6", "--method", "redtest"], "6 layers"),
     "no such device": (lambda p: [NETWORK, "--data", "digits", "--span", "1:2", "--device", "quantum"], "--device cpu"),
     "out is a file": (lambda p: [NETWORK, "--data", "digits", "--span", "1:2", "--out", ROOT / "README.md"], "is a file"),
 }

@@ -43,13 +43,13 @@ def score_stage(work: Work, options: ScoreOptions | None = None, *, others: Sequ
 
 
 def _names(works: Sequence[Work]) -> list[str]:
-    """The name of each network; an other of the same name comes with the study folder or weights that tell it apart."""
-    often = Counter(work.name for work in works)
-    return [work.name if not k or often[work.name] == 1 else f"{work.name} ({_apart(work)})" for k, work in enumerate(works)]
+    """The name of each network; another of the same name comes with the study folder or weights that tell it apart."""
+    often, own = Counter(work.name for work in works), works[0].study.folder
 
+    def apart(work: Work) -> str:
+        return work.study.folder.name if work.study.folder != own else f"weights {work.model_hash[:8]}"
 
-def _apart(work: Work) -> str:
-    return work.study.folder.name if work.study.has("study") else work.model_hash[:8]
+    return [works[0].name, *(w.name if often[w.name] == 1 else f"{w.name} ({apart(w)})" for w in works[1:])]
 
 
 def _most_redundant_first(one: Score) -> tuple[str, float]:
