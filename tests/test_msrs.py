@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from planted import BY_NAME, normal
+from planted import BY_NAME, CASES, normal
 from torch import Tensor, nn
 
 from delayer.families import chain_of
@@ -284,3 +284,26 @@ def test_published_networks_have_their_reference_values(data_root, monkeypatch, 
         published = json.loads((data_root.parent / "reference/redtest.json").read_text())["resnet56_cifar10_adjacent_cka"]
         off = [abs(a - b) for a, b in zip(scores["adjacent_similarity"].values, published, strict=True)]
         assert sum(off) / len(off) < 0.003
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_any_family_has_its_layers_and_a_score(case):
+    chain = case.chain()
+    layers = layers_of(chain)
+    blocks = [layer.block for layer in layers if layer.block is not None]
+    assert len(blocks) > 1 and blocks == sorted(set(blocks))
+    assert all(any(p.ndim > 1 for p in chain.module(b).parameters()) for b in blocks)
+    inputs = case.inputs()
+    num = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
+    mask = inputs.get("attention_mask") if isinstance(inputs, dict) else None
+    found = [Batch(inputs, mask, k * num) for k in range(4)]  # the same samples again: they count as others
+    [one, adjacent] = score(chain, found, ["msrs", "adjacent_similarity"])
+    assert all(math.isfinite(value) for value in one.values) and one.named["maximum"] == len(layers) * (len(layers) - 1) / 2
+    said = [b for b, value in enumerate(adjacent.values) if value is not None]
+    assert said == [layer.block for layer in layers[1:]]
+
+
+def test_a_first_convolution_stands_before_the_blocks_of_a_network_of_maps():
+    stems = {name: layers_of(BY_NAME[name].chain())[0] for name in ("timm-resnet", "hf-resnet", "torchvision-mobilenetv2")}
+    assert {name: stem.place for name, stem in stems.items()} == {
+        "timm-resnet": "conv1", "hf-resnet": "resnet.embedder.embedder.convolution", "torchvision-mobilenetv2": "features.0.0"}

@@ -14,6 +14,7 @@ from delayer.families import chain_of
 from delayer.observe import observe, observe_pair, watching
 from delayer.rows import Rows
 from delayer.stats import Geometry, Hsic, Moments
+from delayer.stats.hsic import hsic_of
 from delayer.tasks.splits import Batch, Split
 
 X = torch.randn(11, 7, 8, generator=torch.Generator().manual_seed(0))
@@ -341,3 +342,19 @@ def test_a_pair_of_networks_is_watched_on_the_same_rows():
     assert found.num_rows == len(x) and hooks_of(cut.model) == hooks_of(original.model) == 0
     with pytest.raises(DataError, match="empty"):
         observe_pair((cut, 2), (original, 3), [], rows)
+
+
+def test_a_module_is_watched_by_its_path_beside_points():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 5), nn.Linear(5, 5)).eval()
+    chain, x = chain_of(model, torch.zeros(2, 6)), torch.randn(9, 6)
+    stat = Hsic(("1", 3, "0"), batch_size=9)
+    observe(chain, [Batch(x[:4], None, 0), Batch(x[4:], None, 4)], [stat])
+    hidden = [model[0](x), model[1](model[0](x)), model(x)]
+    expected = hsic_of([hidden[1].double().detach(), hidden[2].double().detach(), hidden[0].double().detach()])
+    torch.testing.assert_close(stat.chunks()[1][0], expected, rtol=1e-5, atol=1e-9)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    with torch.no_grad():
+        model[1].weight[0, 0] = float("nan")
+    with pytest.raises(NotFiniteError, match="first appears behind 1, in samples 0 to 3"):
+        observe(chain, [Batch(x[:4], None, 0)], [Hsic(("1", 3), batch_size=4)])
