@@ -122,7 +122,7 @@ def write(
 
 def networks(model: str, data: str) -> tuple[Score, ...]:
     """The study's network between two others; the last was read from one batch."""
-    common = {"name": "msrs", "title": "MSRS", "shape": "network", "redundant": "high", "unit": "share of all pairs",
+    common = {"name": "msrs", "title": "MSRS", "shape": "network", "redundant": "high", "unit": "of all pairs",
               "source": "planted", "rows": "mean", "num_samples": 512, "seed": 0, "data": data}
 
     def one(name: str, share: float, maximum: int, interval: dict[str, float], **more) -> Score:

@@ -233,10 +233,11 @@ def test_networks_stand_in_one_picture_and_one_table_with_their_intervals(tmp_pa
     assert score.title == "MSRS" and dots["y"] == ["deeper_network", "deit_tiny_patch16_224", "shallow_network"]
     assert dots["x"] == [0.52, 0.31, 0.1] and dots["error_x"]["array"] == pytest.approx([0.03, 0.06, 0])
     assert dots["error_x"]["arrayminus"] == pytest.approx([0.03, 0.06, 0])
+    assert plot.figures[""]["layout"]["xaxis"]["title"]["text"] == "share of all pairs"
     colours = dots["marker"]["color"]
     assert colours[0] == colours[2] != colours[1]  # the study's own stands out
     assert table.head == ("network", "data", "share", "low", "high", "score", "maximum")
-    assert table.rows[2][2:] == ("0.1000", "–", "–", "1.500", "15.00")
+    assert table.rows[2][2:] == ("0.1000", "–", "–", "1.500", "15")
     assert texts == ("shallow_network: Read from one batch, so it has no interval.",)
     page = render(study.folder).read_text()
     assert '<section id="redundancy">' in page and texts[0] in page and "interval over batches" in page

@@ -70,7 +70,7 @@ def _network_tables(scores: Scores) -> list[Table]:
         compared, *others = [label for label in rows[0].labels if label not in ("low", "high")][:4]
         several = len({one.data for one in rows}) > 1
         table = Table("network", *(["data"] if several else []), compared, "95 % interval", *others,
-                      title=f"{rows[0].title}, {rows[0].unit}; the most redundant first")
+                      title=f"{rows[0].title}: {compared} {rows[0].unit}, the most redundant first")
         table.columns[0].overflow = "fold"
         for one in rows:
             numbers = one.named

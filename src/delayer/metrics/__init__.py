@@ -42,7 +42,7 @@ class Metric:
 
     shape: "pairs" (values [points, points], symmetric), "spans" (values [points, points] for the span from point i to
     point j > i, NaN elsewhere), "blocks" (values [blocks], NaN where there is nothing to say) or "network" (named
-    numbers; networks are compared by the first, and "low" and "high" are its interval).
+    numbers; networks are compared by the first, whose name the unit goes on, and "low" and "high" are its interval).
     redundant: whether "high" or "low" values mean redundancy.
     stat: builds the statistic that the function reads; metrics that build equal ones share one.
     values: the function. Besides the statistic it may ask, by keyword, for `layout` and for any option of a score.

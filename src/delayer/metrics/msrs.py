@@ -66,7 +66,7 @@ def msrs_warnings(stat: Hsic, *, layout: Layout) -> Iterator[str]:
                "one kind with --blocks to compare like with like.")
 
 
-@metric(title="MSRS", shape="network", redundant="high", unit="share of all pairs of layers", source=SOURCE,
+@metric(title="MSRS", shape="network", redundant="high", unit="of all pairs of layers", source=SOURCE,
         stat=layer_hsic, warnings=msrs_warnings)
 def msrs(stat: Hsic, *, layout: Layout, tau: float | None = None, beta: float = BETA) -> dict[str, float]:
     """The score's share of its maximum L(L − 1)/2, with a 95 % interval over batches; then the raw score and its parts.

@@ -25,7 +25,7 @@ def networks_figure(scores: Sequence[Score], own: str) -> Figure:
     names = [f"{one.model} on {source(one.data)}" if several else one.model for one in scores]
     values = [one.values[0] for one in scores]
     ends = [(one.named.get("low"), one.named.get("high")) for one in scores]
-    layout = plain_layout(f"{compared}, {scores[0].unit}" if scores[0].unit else compared, "")
+    layout = plain_layout(f"{compared} {scores[0].unit}".strip(), "")
     layout["yaxis"] |= {"type": "category", "autorange": "reversed", "showgrid": False}
     layout["xaxis"] |= {"rangemode": "tozero"}
     dots = {
@@ -49,12 +49,16 @@ def networks_figure(scores: Sequence[Score], own: str) -> Figure:
     return {"data": [dots], "layout": layout}
 
 
+def _shown(value: float | None) -> str:
+    return f"{value:,}" if isinstance(value, int) else number(value, 4)
+
+
 def _hover(one: Score) -> str:
-    return f"<b>{one.model}</b><br>" + "<br>".join(f"{name} {number(value)}" for name, value in one.named.items())
+    return f"<b>{one.model}</b><br>" + "<br>".join(f"{name} {_shown(value)}" for name, value in one.named.items())
 
 
 def networks_table(scores: Sequence[Score]) -> Table:
     """All named numbers of one metric, a row a network."""
     labels = list(dict.fromkeys(label for one in scores for label in one.labels))
-    rows = [(one.model, source(one.data), *(number(one.named.get(label), 4) for label in labels)) for one in scores]
+    rows = [(one.model, source(one.data), *(_shown(one.named.get(label)) for label in labels)) for one in scores]
     return Table(("network", "data", *labels), rows)
