@@ -1,0 +1,46 @@
+"""Schedules: which activations a round removes. One published method, baseline or own idea a file.
+
+A new file that calls `schedule` has its place on the command line and in comparisons.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from delayer.edits.linearise import Linearise
+from delayer.registry import Registry
+
+if TYPE_CHECKING:
+    from delayer.shrink.look import Look
+
+Chosen = tuple[Sequence[Linearise], str]
+"""The edits of a round, and what was read, in a few words; no edit ends the shrinking."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule's facts and its choice.
+
+    choose: from a look and the most activations that may go in this round. teacher: whether rounds learn from the
+    original's answers. retries: whether a round that was rolled back is tried again with half as many activations.
+    """
+
+    name: str
+    source: str
+    choose: Callable[["Look", int], Chosen]
+    teacher: bool = False
+    retries: bool = False
+
+
+schedules: Registry[Schedule] = Registry("schedule", "delayer.shrink.schedules")
+
+
+def schedule(name: str, *, source: str, teacher: bool = False, retries: bool = False
+             ) -> Callable[[Callable[["Look", int], Chosen]], Callable[["Look", int], Chosen]]:
+    """Register a function as a schedule."""
+
+    def add(choose: Callable[["Look", int], Chosen]) -> Callable[["Look", int], Chosen]:
+        schedules.register(name)(Schedule(name, source, choose, teacher, retries))
+        return choose
+
+    return add

@@ -1,0 +1,27 @@
+"""Choices that read nothing of the activations, to compare with."""
+
+import torch
+
+from delayer.shrink.look import Look
+from delayer.shrink.schedules import Chosen, schedule
+
+
+@schedule("random", source="baseline")
+def at_random(look: Look, most: int) -> Chosen:
+    """Any."""
+    order = torch.randperm(len(look.sites), generator=look.generator).tolist()
+    return [look.edit(look.sites[k], "identity") for k in order[:most]], "drawn at random"
+
+
+@schedule("last", source="baseline")
+def last(look: Look, most: int) -> Chosen:
+    """Those behind all others."""
+    return [look.edit(site, "identity") for site in look.sites[::-1][:most]], "the last ones"
+
+
+@schedule("magnitude", source="baseline")
+def magnitude(look: Look, most: int) -> Chosen:
+    """Those whose input is smallest: mean absolute weight of the layer before, by way of the input's deviation."""
+    size = {site: float(look.switches(site.path).deviation().mean()) for site in look.sites}
+    chosen = sorted(look.sites, key=size.get)[:most]
+    return [look.edit(site, "identity") for site in chosen], f"smallest input, deviation {size[chosen[0]]:.3f}"

@@ -1,0 +1,13 @@
+"""EASIER: the activation with the lowest state entropy becomes the identity."""
+
+from delayer.shrink.look import Look
+from delayer.shrink.schedules import Chosen, schedule
+from delayer.site_metrics.easier import easier as entropy
+
+
+@schedule("easier", source="Quétu et al., ECML PKDD 2024, arXiv 2404.18949")
+def easier(look: Look, most: int) -> Chosen:
+    """Fidelity: one activation a round as in the paper, more where asked; the paper's full retraining is `--epochs`."""
+    values = {site: entropy(look.switches(site.path), look.options.variant) for site in look.sites}
+    chosen = sorted(look.sites, key=values.get)[:most]
+    return [look.edit(site, "identity") for site in chosen], f"lowest entropy {values[chosen[0]]:.3f} bits"

@@ -1,0 +1,41 @@
+"""TLC: the activation whose cheap edit (pass mostly-ON channels, zero mostly-OFF ones) costs the least loss."""
+
+import torch
+
+from delayer.shrink.look import Look
+from delayer.shrink.schedules import Chosen, schedule
+from delayer.site_metrics.tlc import norm_parameters, tlc as error_likelihood
+from delayer.sites import Site
+
+
+@schedule("tlc", source="Liao et al., AAAI 2025, arXiv 2412.15077")
+def tlc(look: Look, most: int) -> Chosen:
+    """The released rule: each activation's loss gap; where the smallest is negative, the first set whose gap crosses zero.
+
+    Fidelity: the gap is of the divergence-free loss in the code; here it is the validation grade's, over the whole split
+    in place of one batch. With `data_free` the score from norm parameters alone chooses, as the paper describes.
+    """
+    edits = {site: look.edit(site, "sign") for site in look.sites}
+    if look.options.data_free:
+        scores = {site: score_of(look, site) for site in look.sites}
+        chosen = sorted(look.sites, key=scores.get)[:most]
+        return [edits[site] for site in chosen], f"error likelihood {scores[chosen[0]]:.3f}"
+    loss = look.loss()
+    gaps = {site: look.loss([edits[site]]) - loss for site in look.sites}
+    order = sorted(look.sites, key=gaps.get)
+    chosen = order[:1]
+    if gaps[order[0]] < 0:
+        for count in range(2, most + 1):
+            if look.loss([edits[site] for site in order[:count]]) - loss > 0:
+                chosen = order[:count]
+                break
+    return [edits[site] for site in chosen], f"loss gap {gaps[order[0]]:+.4f}"
+
+
+def score_of(look: Look, site: Site) -> float:
+    """Mean error likelihood of a site's channels, from its norm where it has one, else from empirical moments."""
+    found = norm_parameters(look.chain.model, site)
+    if found is None:
+        switches = look.switches(site.path)
+        found = switches.mean(), switches.deviation()
+    return float(torch.as_tensor(error_likelihood(*found)).double().mean())
