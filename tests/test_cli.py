@@ -401,7 +401,8 @@ def test_two_processes_make_the_plan_of_one(command, tmp_path):
     assert plans[0] == plans[1]
     scores = [json.loads((folder / "scores.json").read_text())["scores"] for folder in (one, two)]
     for a, b in zip(*scores, strict=True):
-        x, y = (torch.tensor([[v or 0.0 for v in row] for row in s["values"]], dtype=torch.float64) for s in (a, b))
+        x, y = (torch.tensor([[v or 0.0 for v in (row if isinstance(row, list) else [row])] for row in s["values"]],
+                             dtype=torch.float64) for s in (a, b))
         torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-9)
 
 

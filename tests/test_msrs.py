@@ -195,7 +195,7 @@ class Residual(nn.Module):
 
 
 class Pictures(nn.Module):
-    """A small residual network: a convolution, its norm, two stages; a second head that never runs comes first."""
+    """A small residual network: a convolution, its norm, two stages."""
 
     def __init__(self):
         super().__init__()
