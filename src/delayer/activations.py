@@ -1,10 +1,10 @@
-"""Activation functions: how each is recognised, as a module or as a call, and where it saturates."""
+"""Activation functions: how each is recognised, as a module or as a call, and where its outer pieces begin."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 
@@ -15,26 +15,28 @@ class Activation:
     modules: class names; libraries wrap the same function in classes of their own, so names and not types decide.
     calls: functions, and names of tensor methods, that compute it without a module.
     module: builds the module that a call is turned into, from the call's own keyword arguments.
-    saturates_at: from this input on the output is constant; None where it never is.
+    above, below: from these inputs on outwards it is another piece than around zero (ReLU6 is constant from 6 on,
+    Hardswish 0 up to -3 and its input from 3 on); None where there is no such piece.
     """
 
     name: str
     modules: tuple[str, ...]
     calls: tuple[Callable | str, ...]
     module: Callable[..., nn.Module]
-    saturates_at: float | None = None
+    above: float | None = None
+    below: float | None = None
 
 
 ACTIVATIONS = (
     Activation("relu", ("ReLU",), (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"), nn.ReLU),
-    Activation("relu6", ("ReLU6",), (F.relu6,), nn.ReLU6, saturates_at=6.0),
+    Activation("relu6", ("ReLU6",), (F.relu6,), nn.ReLU6, above=6.0),
     Activation("leaky_relu", ("LeakyReLU",), (F.leaky_relu, F.leaky_relu_), nn.LeakyReLU),
     Activation("prelu", ("PReLU",), (), nn.PReLU),
     Activation("gelu", ("GELU", "GELUTanh", "GELUActivation", "GELUTanhActivation", "PytorchGELUTanh", "NewGELUActivation",
                         "FastGELUActivation", "QuickGELU", "QuickGELUActivation", "AccurateGELUActivation", "GeluClamp"),
                (F.gelu,), nn.GELU),
     Activation("silu", ("SiLU", "Swish", "SiLUActivation"), (F.silu,), nn.SiLU),
-    Activation("hardswish", ("Hardswish", "HardSwish", "HardSwishJit", "HardSwishMe"), (F.hardswish,), nn.Hardswish),
+    Activation("hardswish", ("Hardswish", "HardSwish", "HardSwishJit", "HardSwishMe"), (F.hardswish,), nn.Hardswish, above=3.0, below=-3.0),
 )  # fmt: skip
 BY_MODULE = {name: kind for kind in ACTIVATIONS for name in kind.modules}
 BY_CALL = {call: kind for kind in ACTIVATIONS for call in kind.calls}
@@ -58,10 +60,3 @@ def module_for(kind: Activation, arguments: dict) -> nn.Module:
         return kind.module(**plain)
     except TypeError as error:
         raise ValueError(f"{kind.name} is called with {plain}: {error}") from error
-
-
-def saturated(kind: Activation, z: Tensor) -> Tensor:
-    """Where inputs lie beyond the point from which the output is constant."""
-    if kind.saturates_at is None:
-        return torch.zeros_like(z, dtype=torch.bool)
-    return z >= kind.saturates_at

@@ -66,8 +66,7 @@ class Linearise(Edit):
         linear = Linearised(self.num_features, self.axis)
         if switches is not None:
             if self.mode == "sign":
-                off, _, on, saturated = switches.counts()
-                scale = (on + saturated >= off).double()
+                scale = switches.mostly_on().double()
                 shift = scale * 0
             else:
                 scale, shift, _, _ = switches.best_line()

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from delayer.activations import BY_NAME, saturated
+from delayer.activations import BY_NAME
+from delayer.stats.normal import Normal
 
-STATES = ("off", "zero", "on", "saturated")
-"""z < 0, z = 0, z > 0 short of saturation, and beyond it."""
+STATES = ("off", "zero", "on", "above", "below")
+"""z < 0, z = 0 and z > 0; then what lies on the outer pieces of a saturating activation (see `Activation`)."""
 
 
 class Switches:
@@ -26,8 +27,7 @@ class Switches:
 
     def update(self, z: Tensor, y: Tensor, samples: Tensor) -> None:
         """Add rows: inputs and outputs [n, channels], and the number of each row's sample [n]."""
-        state = torch.where(saturated(BY_NAME[self.kind], z), 3, z.sign().long() + 1)
-        chunk = samples.to(z.device) // self.batch_size
+        state, chunk = self._states(z), samples.to(z.device) // self.batch_size
         for number in chunk.unique().tolist():
             rows = state[chunk == number]
             counts = torch.stack([(rows == k).sum(0) for k in range(len(STATES))]).cpu()
@@ -35,6 +35,13 @@ class Switches:
         z, y = (t.double() if t.device.type != "mps" else t.cpu().double() for t in (z, y))
         sums = torch.stack([z.sum(0), (z * z).sum(0), y.sum(0), (y * z).sum(0), (y * y).sum(0)]).cpu()
         self._sums = sums if self._sums is None else self._sums + sums
+
+    def _states(self, z: Tensor) -> Tensor:
+        """The index into STATES of each input."""
+        kind, state = BY_NAME[self.kind], z.sign().to(torch.int8) + 1
+        if kind.above is not None:
+            state = state.masked_fill(z >= kind.above, 3)
+        return state if kind.below is None else state.masked_fill(z <= kind.below, 4)
 
     @property
     def num_rows(self) -> int:
@@ -48,26 +55,33 @@ class Switches:
         """The same [chunks, states, channels], chunk by chunk in the samples' order."""
         return torch.stack([self._chunks[k] for k in sorted(self._chunks)])
 
-    def mean(self) -> Tensor:
-        """Of the inputs [channels]."""
-        return self._sums[0] / self.num_rows
+    def normal(self) -> Normal:
+        """Mean and deviation of the inputs [channels]; deviation 0 where a channel is constant."""
+        z, zz = self._sums[:2] / self.num_rows
+        return Normal(z, self._variance(z, zz).sqrt())
 
-    def deviation(self) -> Tensor:
-        """Standard deviation of the inputs [channels]; 0 where a channel is constant."""
-        variance = self._sums[1] / self.num_rows - self.mean() ** 2
-        return variance.clamp_min(0).sqrt()
+    @staticmethod
+    def _variance(z: Tensor, zz: Tensor) -> Tensor:
+        """Exactly 0 where what is left of E[z²] − E[z]² is rounding."""
+        variance = zz - z * z
+        return torch.where(variance > 1e-12 * zz, variance, 0.0)
+
+    def mostly_on(self) -> Tensor:
+        """Channels [channels] whose input is above zero at least as often as below."""
+        off, _, on, above, below = self.counts()
+        return on + above >= off + below
 
     def best_line(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Scale, shift, residual and variance [channels] of the best fit y ≈ scale · z + shift, by least squares.
 
-        residual and variance are means of squares: what the fit leaves of y, and what y varies. A channel whose input
-        is constant gets scale 0 and the mean of y.
+        residual and variance are means of squares: what the fit leaves of y, and what y varies. Where the input is
+        constant any line through its one point is best: it passes where the output is the input, else it is level.
         """
         z, zz, y, yz, yy = self._sums / self.num_rows
-        var_z, var_y, cov = zz - z * z, (yy - y * y).clamp_min(0), yz - y * z
-        varies = var_z > 1e-12 * zz.clamp_min(1e-300)
-        scale = torch.where(varies, cov / var_z.clamp_min(1e-300), 0.0)
-        residual = torch.where(varies, var_y - scale * cov, var_y).clamp_min(0)
+        var_z, var_y, cov = self._variance(z, zz), self._variance(y, yy), yz - y * z
+        varies, passed = var_z > 0, (y == z) & (yz == zz)
+        scale = torch.where(passed, 1.0, torch.where(varies, cov / var_z.clamp_min(1e-300), 0.0))
+        residual = torch.where(passed, 0.0, torch.where(varies, var_y - scale * cov, var_y)).clamp_min(0)
         return scale, y - scale * z, residual, var_y
 
     def merge(self, other: "Switches") -> None:

@@ -1,0 +1,47 @@
+"""Metrics of single activations: one published score a file, from what was counted to one number.
+
+A new file that calls `site_metric` has its name in `delayer sites` and `delayer list`. Like all metrics they see
+statistics, never models.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from delayer.registry import Registry
+from delayer.stats.normal import Normal
+from delayer.stats.switches import Switches
+
+
+@dataclass(frozen=True)
+class SiteMetric:
+    """A metric's facts and its function.
+
+    reads: "switches" (counts and sums from data) or "normal" (the input's distribution: a batch norm's parameters
+    where one feeds the activation directly, else what was seen).
+    value: the score of one activation; low values mean that it hardly switches.
+    """
+
+    name: str
+    title: str
+    unit: str
+    source: str
+    reads: Literal["switches", "normal"]
+    value: Callable[[Switches | Normal], Tensor]
+
+
+site_metrics: Registry[SiteMetric] = Registry("site metric", "delayer.metrics.sites")
+
+
+def site_metric(*, title: str, unit: str, source: str, reads: str = "switches"
+                ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Register a function under its own name as a site metric."""
+
+    def add(value: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        name = value.__name__
+        site_metrics.register(name)(SiteMetric(name, title, unit, source, reads, value))
+        return value
+
+    return add
