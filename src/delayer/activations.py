@@ -36,7 +36,8 @@ ACTIVATIONS = (
                         "FastGELUActivation", "QuickGELU", "QuickGELUActivation", "AccurateGELUActivation", "GeluClamp"),
                (F.gelu,), nn.GELU),
     Activation("silu", ("SiLU", "Swish", "SiLUActivation"), (F.silu,), nn.SiLU),
-    Activation("hardswish", ("Hardswish", "HardSwish", "HardSwishJit", "HardSwishMe"), (F.hardswish,), nn.Hardswish, above=3.0, below=-3.0),
+    Activation("hardswish", ("Hardswish", "HardSwish", "HardSwishJit", "HardSwishMe"), (F.hardswish,), nn.Hardswish,
+               above=3.0, below=-3.0),
 )  # fmt: skip
 BY_MODULE = {name: kind for kind in ACTIVATIONS for name in kind.modules}
 BY_CALL = {call: kind for kind in ACTIVATIONS for call in kind.calls}

@@ -14,6 +14,7 @@ from delayer.observe import device_of
 from delayer.processes import add_, gather, num_processes, shard
 from delayer.rows import positions
 from delayer.sites import Site
+from delayer.stats.normal import Normal, from_norm
 from delayer.stats.switches import Switches
 
 
@@ -88,3 +89,11 @@ def seeing(stats: dict[str, Switches], batch: Any) -> Callable[[Site, Tensor, Te
         stats[site.path].update(rows_z, rows_y, samples)
 
     return see
+
+
+def normal_of(chain: Chain, site: Site, switches: Callable[[str], Switches]) -> Normal:
+    """The distribution of a site's input: its batch norm's parameters, else what the data showed.
+
+    switches: the statistics of a path; asked for only where no batch norm feeds the site directly.
+    """
+    return switches(site.path).normal() if site.norm is None else from_norm(chain.model.get_submodule(site.norm))

@@ -1,11 +1,10 @@
 """TLC: the activation whose cheap edit (pass mostly-ON channels, zero mostly-OFF ones) costs the least loss."""
 
-import torch
-
 from delayer.shrink.look import Look
 from delayer.shrink.schedules import Chosen, schedule
-from delayer.site_metrics.tlc import norm_parameters, tlc as error_likelihood
+from delayer.site_metrics.tlc import tlc as error_likelihood
 from delayer.sites import Site
+from delayer.watch_sites import normal_of
 
 
 @schedule("tlc", source="Liao et al., AAAI 2025, arXiv 2412.15077")
@@ -34,8 +33,4 @@ def tlc(look: Look, most: int) -> Chosen:
 
 def score_of(look: Look, site: Site) -> float:
     """Mean error likelihood of a site's channels, from its norm where it has one, else from empirical moments."""
-    found = norm_parameters(look.chain.model, site)
-    if found is None:
-        switches = look.switches(site.path)
-        found = switches.mean(), switches.deviation()
-    return float(torch.as_tensor(error_likelihood(*found)).double().mean())
+    return error_likelihood(normal_of(look.chain, site, look.switches))

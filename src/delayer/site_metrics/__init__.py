@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
-
 from delayer.registry import Registry
 from delayer.stats.normal import Normal
 from delayer.stats.switches import Switches
@@ -29,17 +27,17 @@ class SiteMetric:
     unit: str
     source: str
     reads: Literal["switches", "normal"]
-    value: Callable[[Switches | Normal], Tensor]
+    value: Callable[[Switches | Normal], float]
 
 
-site_metrics: Registry[SiteMetric] = Registry("site metric", "delayer.metrics.sites")
+site_metrics: Registry[SiteMetric] = Registry("site metric", "delayer.site_metrics")
 
 
 def site_metric(*, title: str, unit: str, source: str, reads: str = "switches"
-                ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+                ) -> Callable[[Callable[..., float]], Callable[..., float]]:
     """Register a function under its own name as a site metric."""
 
-    def add(value: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def add(value: Callable[..., float]) -> Callable[..., float]:
         name = value.__name__
         site_metrics.register(name)(SiteMetric(name, title, unit, source, reads, value))
         return value

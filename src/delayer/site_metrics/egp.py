@@ -1,15 +1,14 @@
 """Entropy as EGP reads it."""
 
 import torch
-from torch import Tensor
 
-from delayer.metrics.sites import site_metric
-from delayer.metrics.sites._entropy import entropy
+from delayer.site_metrics import site_metric
+from delayer.site_metrics._entropy import entropy
 from delayer.stats.switches import Switches
 
 
 @site_metric(title="EGP entropy", unit="bits", source="Liao et al. 2023 (EGP), arXiv 2308.06619")
-def egp(stat: Switches) -> Tensor:
+def egp(stat: Switches) -> float:
     """Entropy of ON (z > 0) for each batch and channel, then the mean over channels that do switch, then over batches.
 
     Channels with p exactly 0 or 1 are left out of a batch's mean, which is 0 where none is left.
@@ -18,4 +17,4 @@ def egp(stat: Switches) -> Tensor:
     """
     off, zero, on, above, below = stat.counts_by_chunk().unbind(1)
     found = entropy(torch.stack([off + zero, on, above, below], 1))
-    return (found.sum(1) / (found > 0).sum(1).clamp_min(1)).mean()
+    return float((found.sum(1) / (found > 0).sum(1).clamp_min(1)).mean())

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from delayer.metrics.sites import site_metric
+from delayer.site_metrics import site_metric
 from delayer.stats.normal import Normal
 from delayer.stats.switches import Switches
 
@@ -17,16 +17,16 @@ def collapse_error(normal: Normal) -> Tensor:
 
 
 @site_metric(title="TLC error", unit="probability", source=SOURCE, reads="normal")
-def tlc(normal: Normal) -> Tensor:
+def tlc(normal: Normal) -> float:
     """Φ(−|β|/|γ|), mean over channels, from the parameters of the batch norm that feeds the activation.
 
     Fidelity: where no batch norm feeds it directly (after a residual sum, in transformers) β and |γ| are the mean and
     deviation that its input had on the data.
     """
-    return collapse_error(normal).mean()
+    return float(collapse_error(normal).mean())
 
 
 @site_metric(title="TLC error (seen)", unit="probability", source=SOURCE)
-def tlc_seen(stat: Switches) -> Tensor:
+def tlc_seen(stat: Switches) -> float:
     """Φ(−|mean|/deviation) of the input on the data, mean over channels, whatever feeds the activation."""
-    return collapse_error(stat.normal()).mean()
+    return float(collapse_error(stat.normal()).mean())

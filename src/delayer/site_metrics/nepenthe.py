@@ -1,18 +1,16 @@
 """Entropy as NEPENTHE reads it."""
 
-from torch import Tensor
-
-from delayer.metrics.sites import site_metric
-from delayer.metrics.sites._entropy import entropy, signs
+from delayer.site_metrics import site_metric
+from delayer.site_metrics._entropy import entropy, signs
 from delayer.stats.switches import Switches
 
 
 @site_metric(title="NEPENTHE entropy", unit="bits", source="Liao et al. 2024 (NEPENTHE), arXiv 2404.16890")
-def nepenthe(stat: Switches) -> Tensor:
+def nepenthe(stat: Switches) -> float:
     """Entropy of the input's sign over the whole data, mean over channels whose entropy is not zero; 0 where all are.
 
     Inputs at exactly zero leave the statistics. Fidelity: a saturating activation's outer pieces count as states of
     their own.
     """
     found = entropy(signs(stat.counts()))
-    return found.sum() / (found > 0).sum().clamp_min(1)
+    return float(found.sum() / (found > 0).sum().clamp_min(1))
