@@ -2,20 +2,25 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import SerializeAsAny, field_validator, model_validator
 from torch import nn
 
+from delayer.calling import with_batch
 from delayer.chain import Chain, Span
 from delayer.edits import Edit, edit_from
 from delayer.errors import PlanError
 from delayer.hashing import model_hash
-from delayer.observe import observe, observe_pair
+from delayer.observe import device_of, observe, observe_pair
 from delayer.rows import Rows
+from delayer.sites import sites_
 from delayer.stats import Moments
+from delayer.stats.switches import Switches
 from delayer.study import Record, read_record, write_atomically
+from delayer.watch_sites import observe_sites
 
 
 class Plan(Record):
@@ -115,23 +120,47 @@ def apply_(chain: Chain, plan: Plan, stats: Moments | None = None, *, data: Sequ
     plan.check(chain, weights=stats is not None or data is not None)
     rows = parse_rows(plan.rows)
     needs = plan.needs(chain)
-    if needs and data is not None and plan.refit == "sequential":
+    watches = tuple(dict.fromkeys(path for edit in plan.edits for path in edit.watches))
+    if (needs or watches) and data is not None and plan.refit == "sequential":
         original = Chain(deepcopy(chain.model), chain.family, chain.blocks)
         for edit in sorted(plan.edits, key=lambda edit: edit.spans):
-            moments = None
+            found = _watched(chain, edit.watches, data)
             for x, y in edit.needs(chain):
                 pair = observe_pair((chain, x), (original, y), data, rows, seed=plan.seed)
-                moments = _Renamed(pair, x, y)
-            edit.apply_(chain, moments)
+                found = _Renamed(pair, x, y)
+            edit.apply_(chain, found)
     else:
         if needs and stats is None and data is not None:
             stats = Moments(needs, rows, exact=True)
             observe(chain, data, [stats], seed=plan.seed, progress=progress)
-        edit_modules_(chain, plan.edits, stats)
+        found = _watched(chain, watches, data) if data is not None else None
+        for edit in plan.edits:
+            edit_modules_(chain, [edit], found if edit.watches and found is not None else stats)
     chain.compact_(plan.gone)
     # A saved copy is rebuilt by one plan, so a second cut is noted as one that no plan tells.
     chain.model.delayer_edits = None if hasattr(chain.model, "delayer_edits") else plan.edits
     return chain.model
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """Statistics of activations, as edits ask for them."""
+
+    found: dict[str, Switches]
+
+    def switches(self, site: str) -> Switches:
+        return self.found[site]
+
+
+def _watched(chain: Chain, paths: Sequence[str], data: Sequence[Any]) -> _Watched | None:
+    """What the data shows of some activations, in one pass. Raises PlanError for a path that is none."""
+    if not paths:
+        return None
+    few = data[0].to(device_of(chain.model))
+    sites = {site.path: site for site in sites_(chain, with_batch(few.inputs, min(2, len(few))))}
+    if away := [path for path in paths if path not in sites]:
+        raise PlanError(f"{away[0]} is no activation of this network. It has {', '.join(list(sites)[:3])} and so on.")
+    return _Watched(observe_sites(chain, [sites[path] for path in paths], data))
 
 
 class _Renamed:

@@ -5,12 +5,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from delayer.activations import BY_CALL, activation_of
-from delayer.calling import Inputs, call, evaluating
+from delayer.calling import Inputs, call, evaluating, hidden_in, output_of
 from delayer.chain import Chain
 from delayer.errors import ModelError
 from delayer.separate import separate_, unshare_
@@ -41,8 +42,21 @@ def sites_(chain: Chain, example: Inputs) -> tuple[Site, ...]:
     Raises ModelError when there is no activation, or where a forward pass that calls one cannot be traced.
     """
     unshare_(chain.model)
-    for path in _owners(chain.model, example):
-        separate_(chain.model.get_submodule(path), path)
+    if owners := _owners(chain.model, example):
+        expected = _answer(chain.model, example)
+        for path in owners:
+            owner = chain.model.get_submodule(path)
+            kind, children = type(owner), list(owner._modules)
+            separate_(owner, path)
+            if not torch.equal(_answer(chain.model, example), expected):
+                owner.__class__ = kind
+                for name in owner._modules.keys() - children:
+                    del owner._modules[name]
+                raise ModelError(
+                    f"{kind.__name__} at {path} computes something else once its forward pass is traced, so its "
+                    "activations cannot be told apart. Give it activation modules (nn.ReLU() in place of F.relu), one for "
+                    "each use."
+                )
     found = tuple(_in_order(chain, example))
     if not found:
         raise ModelError(
@@ -50,6 +64,12 @@ def sites_(chain: Chain, example: Inputs) -> tuple[Site, ...]:
             f"It knows {', '.join(dict.fromkeys(kind.name for kind in BY_CALL.values()))} and prelu."
         )
     return found
+
+
+def _answer(model: nn.Module, example: Inputs) -> Tensor:
+    """With NaN as zero: what is compared must be equal to itself."""
+    with evaluating(model):
+        return output_of(call(model, example)).nan_to_num()
 
 
 def _owners(model: nn.Module, example: Inputs) -> list[str]:
@@ -120,8 +140,8 @@ def _in_order(chain: Chain, example: Inputs) -> list[Site]:
         if isinstance(output, Tensor):
             made[id(output)] = (output, output._version, names[module])
 
-    def note_site(module: nn.Module, args: Any) -> None:
-        z, path, caller = args[0], names[module], callers.get(module)
+    def note_site(module: nn.Module, args: Any, kwargs: Any) -> None:
+        z, path, caller = hidden_in(args, kwargs), names[module], callers.get(module)
         axis = chain.axis if z.ndim > 2 else -1
         same = made.get(id(z))
         if isinstance(caller, _BatchNorm):  # libraries put the activation inside the norm
@@ -135,7 +155,7 @@ def _in_order(chain: Chain, example: Inputs) -> list[Site]:
 
     with _tracked(chain.model, lambda module, caller: callers.__setitem__(module, caller)):
         handles = [m.register_forward_hook(note_norm) for m in names if isinstance(m, _BatchNorm)]
-        handles += [m.register_forward_pre_hook(note_site) for m in names if activation_of(m) is not None]
+        handles += [m.register_forward_pre_hook(note_site, with_kwargs=True) for m in names if activation_of(m) is not None]
         try:
             with evaluating(chain.model):
                 call(chain.model, example)

@@ -45,6 +45,11 @@ class Edit(Record):
         """Pairs of points whose moments it reads."""
         return ()
 
+    @property
+    def watches(self) -> tuple[str, ...]:
+        """Paths of the activations whose statistics it reads."""
+        return ()
+
     def apply_(self, chain: Chain, stats: Moments | None = None) -> None:
         """Change the chain; with no statistics build the shapes alone, for weights to be loaded into."""
         raise TypeError(f"{type(self).__name__} changes nothing.")

@@ -2,13 +2,15 @@
 
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from delayer.chain import Chain
 from delayer.edits import Edit, edit
 from delayer.errors import ModelError, PlanError
 from delayer.linearised import Linearised
 from delayer.separate import separate_
+from delayer.stats.normal import Normal
 from delayer.stats.switches import Switches
 
 
@@ -42,8 +44,15 @@ class Linearise(Edit):
     def stands_there(self) -> str:
         return self.mode
 
+    @property
+    def watches(self) -> tuple[str, ...]:
+        return (self.site,) if self.needs_stats else ()
+
     def apply_(self, chain: Chain, stats=None) -> None:
-        """Change the chain. stats: anything whose `switches(site)` gives the site's statistics."""
+        """Change the chain. stats: anything whose `switches(site)` gives the site's statistics.
+
+        With `Normal` ones, such as a norm's parameters, "sign" needs no data.
+        """
         parent, _, name = self.site.rpartition(".")
         try:
             owner = chain.model.get_submodule(parent)
@@ -56,21 +65,23 @@ class Linearise(Edit):
                 raise
         if name not in owner._modules:
             raise PlanError(f"{parent or 'The network'} has no activation {name}. `delayer sites` lists those that it has.")
-        owner._modules[name] = self.module(stats.switches(self.site) if stats is not None and self.needs_stats else None,
-                                           like=owner)
+        switches = stats.switches(self.site) if stats is not None and self.needs_stats else None
+        weights = next(owner.parameters(), next(chain.model.parameters(), None))
+        owner._modules[name] = self.module(switches, weights).train(owner.training)
 
-    def module(self, switches: Switches | None, like: nn.Module) -> nn.Module:
-        """What stands at the site; with no statistics its shape alone."""
+    def module(self, switches: Switches | Normal | None, like: Tensor | None = None) -> nn.Module:
+        """What stands at the site; with no statistics its shape alone. like: whose device and type it takes."""
         if self.mode == "identity":
             return nn.Identity()
         linear = Linearised(self.num_features, self.axis)
-        if switches is not None:
-            if self.mode == "sign":
-                scale = switches.mostly_on().double()
-                shift = scale * 0
-            else:
-                scale, shift, _, _ = switches.best_line()
-            linear.scale.copy_(scale)
-            linear.shift.copy_(shift)
-        weights = next(like.parameters(), None)
-        return linear if weights is None else linear.to(weights.device, weights.dtype)
+        linear = linear if like is None else linear.to(like.device, like.dtype)
+        if switches is None:
+            return linear
+        if self.mode == "sign":
+            scale = switches.mostly_on().double()
+            shift = torch.zeros_like(scale)
+        else:
+            scale, shift, _, _ = switches.best_line()
+        linear.scale.copy_(scale)
+        linear.shift.copy_(shift)
+        return linear
