@@ -10,11 +10,13 @@ import delayer
 SOURCE = Path(delayer.__file__).parent
 LAYERS = [
     {"errors", "registry", "libraries", "progress", "intervals"},
-    {"calling", "chain", "layers", "pair", "affine", "rows", "processes"},
-    {"standin", "families", "stats"},
-    {"study", "metrics", "edits"},
-    {"hashing", "observe", "plan", "budget", "search", "local_search", "scan", "scoring", "tasks", "planner", "methods"},
-    {"measure", "store", "tune"},
+    {"calling", "chain", "layers", "pair", "affine", "rows", "processes", "activations", "linearised",
+     "separate"},
+    {"standin", "families", "stats", "sites"},
+    {"study", "metrics", "site_metrics", "edits"},
+    {"hashing", "observe", "plan", "budget", "search", "local_search", "scan", "scoring", "tasks", "planner", "methods",
+     "watch_sites"},
+    {"measure", "store", "tune", "shrink"},
     {"stages", "report"},
     {"cli"},
 ]

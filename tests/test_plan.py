@@ -171,8 +171,11 @@ def test_stats_given_equal_stats_gathered():
 
 def test_every_edit_has_a_label_and_spans():
     for name in edits:
-        made = edits[name].model_validate({"start": 1, "stop": 3})
-        assert "1:3" in made.label and made.spans == (Span(1, 3),) and made.edit == name
+        spanning = "start" in edits[name].model_fields
+        given = {"start": 1, "stop": 3} if spanning else {"site": "act", "num_features": 3}
+        made = edits[name].model_validate(given)
+        assert ("1:3" if spanning else "act") in made.label and made.edit == name
+        assert made.spans == ((Span(1, 3),) if spanning else ())
 
 
 def test_plans_refuse_overlap_and_unknown_fields():

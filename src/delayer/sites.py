@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from delayer.activations import BY_CALL, activation_of
-from delayer.calling import Inputs, call, evaluating, hidden_in, output_of
+from delayer.calling import Inputs, call, evaluating, first_tensor, hidden_in, output_of
 from delayer.chain import Chain
 from delayer.errors import ModelError
 from delayer.separate import separate_, unshare_
@@ -38,7 +38,7 @@ class Site:
 def sites_(chain: Chain, example: Inputs) -> tuple[Site, ...]:
     """Every activation of a chain's model, after giving each use a module of its own; the function stays the same.
 
-    example: inputs of a small batch.
+    example: inputs of a small batch. Activations that read no samples (of a table of positions, say) are no sites.
     Raises ModelError when there is no activation, or where a forward pass that calls one cannot be traced.
     """
     unshare_(chain.model)
@@ -135,6 +135,7 @@ def _in_order(chain: Chain, example: Inputs) -> list[Site]:
     made: dict[int, tuple[Tensor, int, str]] = {}  # by a norm: kept alive, so that no other tensor takes its identity
     callers: dict[nn.Module, nn.Module | None] = {}
     names = {module: path for path, module in chain.model.named_modules()}
+    num_samples = len(first_tensor(example))
 
     def note_norm(module: nn.Module, args: Any, output: Any) -> None:
         if isinstance(output, Tensor):
@@ -142,6 +143,8 @@ def _in_order(chain: Chain, example: Inputs) -> list[Site]:
 
     def note_site(module: nn.Module, args: Any, kwargs: Any) -> None:
         z, path, caller = hidden_in(args, kwargs), names[module], callers.get(module)
+        if len(z) != num_samples:
+            return
         axis = chain.axis if z.ndim > 2 else -1
         same = made.get(id(z))
         if isinstance(caller, _BatchNorm):  # libraries put the activation inside the norm
