@@ -31,6 +31,8 @@ class Site:
     num_features: int
     positions: int
     """Rows that one sample gives: tokens or pixels."""
+    weight: str | None
+    """The weight whose layer ran last before it, which pruning for its sake concerns."""
     norm: str | None
     """The batch norm whose very output it reads; None where something stands between, such as a residual sum."""
 
@@ -132,10 +134,14 @@ def _tracked(model: nn.Module, enter) -> Iterator[list[nn.Module]]:
 def _in_order(chain: Chain, example: Inputs) -> list[Site]:
     """One small forward pass: which activations run, on what, and whose output they read."""
     found: dict[str, Site] = {}
+    ran: list[str] = []
     made: dict[int, tuple[Tensor, int, str]] = {}  # by a norm: kept alive, so that no other tensor takes its identity
     callers: dict[nn.Module, nn.Module | None] = {}
     names = {module: path for path, module in chain.model.named_modules()}
     num_samples = len(first_tensor(example))
+
+    def note_weight(module: nn.Module, args: Any, output: Any) -> None:
+        ran.append(f"{names[module]}.weight")
 
     def note_norm(module: nn.Module, args: Any, output: Any) -> None:
         if isinstance(output, Tensor):
@@ -154,10 +160,11 @@ def _in_order(chain: Chain, example: Inputs) -> list[Site]:
         width = z.shape[axis]
         found.setdefault(path, Site(
             path=path, kind=activation_of(module).name, block=_block_of(chain, path), axis=axis, num_features=width,
-            positions=z[0].numel() // width, norm=norm))
+            positions=z[0].numel() // width, weight=ran[-1] if ran else None, norm=norm))
 
     with _tracked(chain.model, lambda module, caller: callers.__setitem__(module, caller)):
         handles = [m.register_forward_hook(note_norm) for m in names if isinstance(m, _BatchNorm)]
+        handles += [m.register_forward_hook(note_weight) for m in names if _is_linear(m)]
         handles += [m.register_forward_pre_hook(note_site, with_kwargs=True) for m in names if activation_of(m) is not None]
         try:
             with evaluating(chain.model):
@@ -166,6 +173,12 @@ def _in_order(chain: Chain, example: Inputs) -> list[Site]:
             for handle in handles:
                 handle.remove()
     return list(found.values())
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether it multiplies by a matrix or a kernel; a table of embeddings does not."""
+    weight = module._parameters.get("weight")
+    return weight is not None and weight.ndim > 1 and not isinstance(module, nn.Embedding)
 
 
 def _block_of(chain: Chain, path: str) -> int | None:

@@ -1,6 +1,7 @@
 """What a schedule sees when it chooses: the network as it is now, its sites, and ways to judge a choice."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 
 import torch
@@ -8,11 +9,12 @@ from torch import Tensor, nn
 
 from delayer.chain import Chain
 from delayer.edits.linearise import Linearise
+from delayer.planner import damage_of
 from delayer.shrink.options import ShrinkOptions
 from delayer.sites import Site
 from delayer.stats.switches import Switches
 from delayer.study import Grade
-from delayer.tasks import Task, evaluate
+from delayer.tasks import Task, evaluate, grade_of, predictions
 from delayer.tasks.outputs import Outputs
 from delayer.watch_sites import observe_sites
 
@@ -43,16 +45,33 @@ class Look:
     def edit(self, site: Site, mode: str) -> Linearise:
         return Linearise(site=site.path, mode=mode, num_features=site.num_features, axis=site.axis)
 
-    def measure(self, edits: Sequence[Linearise], samples: int | None = None) -> Grade:
-        """The validation grade with some more activations linear, untrained; the network stays as it is."""
+    @contextmanager
+    def edited(self, edits: Sequence[Linearise]) -> Iterator[None]:
+        """Inside, some more activations are linear, untrained; afterwards the network is as it was."""
         held = [(edit, self.chain.model.get_submodule(edit.site)) for edit in edits]
         try:
             for edit in edits:
                 edit.apply_(self.chain, self)
-            return self.grade(samples)
+            yield
         finally:
             for edit, module in held:
                 put_(self.chain.model, edit.site, module)
+
+    def measure(self, edits: Sequence[Linearise], samples: int | None = None) -> Grade:
+        """The validation grade with some more activations linear, untrained."""
+        with self.edited(edits):
+            return self.grade(samples)
+
+    def loss(self, edits: Sequence[Linearise] = ()) -> float:
+        """Mean cross-entropy on validation data, nats; without labels the divergence from the original."""
+        with self.edited(edits):
+            outputs = predictions(self.chain.model, self.task.batches("validation"))
+        if outputs.nll is not None:
+            return float(outputs.nll.double().mean())
+        if outputs.truth is None:
+            return damage_of(grade_of(outputs, self.reference))
+        truth = outputs.truth[outputs.kept]
+        return float(-outputs.values.double().log_softmax(-1).gather(1, truth[:, None].to(outputs.values.device)).mean())
 
     def grade(self, samples: int | None = None) -> Grade:
         """Of the network as it stands, on validation data."""

@@ -15,12 +15,12 @@ from delayer.errors import NotFiniteError, StudyError
 from delayer.hashing import model_hash
 from delayer.planner import drop_of
 from delayer.shrink.look import Look
-from delayer.shrink.options import Round, Shrunk, ShrinkOptions
+from delayer.shrink.options import Round, ShrinkOptions, Shrunk
+from delayer.shrink.recipe import recipe
 from delayer.shrink.schedules import schedules
 from delayer.sites import sites_
 from delayer.study import Grade, write_atomically
 from delayer.tasks import Task, evaluate, predictions
-from delayer.shrink.recipe import recipe
 from delayer.tune import tune_
 from delayer.tune.checkpoint import read_checkpoint, save_checkpoint
 
@@ -52,50 +52,60 @@ def shrink_until(chain: Chain, task: Task, options: ShrinkOptions | None = None,
     Raises ModelError without activations or where a forward pass cannot be traced, UnknownName for the schedule,
     StudyError when the folder holds another run. The test split is not read.
     """
-    options = options or ShrinkOptions()
-    schedule = schedules[options.schedule]
-    reference = predictions(chain.model, task.batches("validation"))
-    original = evaluate(chain.model, task, "validation", reference=reference, seed=seed)
-    small = Chain(deepcopy(chain.model), chain.family, chain.blocks)
-    sites = sites_(small, example)
-    asked = {name: str(value) for name, value in options.model_dump().items()}
-    asked |= {"network": model_hash(chain.model), "data": task.hash, "seed": str(seed)}
-    place = _Place(asked=asked, original=original, grade=original, step=options.a_round)
-    masks: dict[str, Tensor] = {}
-    folder = Path(folder) if folder else None
-    if folder and (found := read_checkpoint(folder / "shrink.safetensors", _Place)):
-        place = _resumed_(small, found, asked, masks, folder)
-    wanted = options.remove or len(sites)
-    while not place.note:
-        left = [site for site in sites if site.path not in {edit.site for edit in place.edits}]
-        if len(place.edits) >= wanted or not left:
-            place.note = f"{len(place.edits)} of {len(sites)} activations are gone, as many as were asked for."
-            break
-        number, begin = len(place.rounds) + 1, time.perf_counter()
-        before, masks_before = deepcopy(small.model), dict(masks)
-        tuned: list[int] = []
+    run = _Run(chain, task, options or ShrinkOptions(), example, Path(folder) if folder else None, seed, progress)
+    while not run.place.note:
+        if done := run.round_():
+            if on_round:
+                on_round(done)
+            run.keep()
+    run.keep()
+    place = run.place
+    return run.small, Shrunk(
+        schedule=run.options.schedule, original=place.original, grade=place.grade, num_sites=len(run.sites),
+        edits=tuple(place.edits), rounds=tuple(place.rounds), note=place.note)
 
-        def train_(epochs: int, penalty: Callable[[], Tensor] | None = None, *, number=number, tuned=tuned) -> bool:
-            tuned.append(epochs)
-            file = folder / f"round-{number}-{len(tuned)}.safetensors" if folder else None
-            teacher = chain.model if schedule.teacher else None
-            report = tune_(small.model, task, teacher, recipe(small.model, options, epochs, teacher=schedule.teacher), masks=masks,
-                           penalty=penalty, checkpoint=file, progress=progress, seed=seed * 1009 + number)
-            return len(report.epochs) == epochs
 
-        look = Look(small, left, task, options, number=number, seed=seed, reference=reference, masks=masks, tune_=train_)
-        chosen, why = schedule.choose(look, min(place.step, wanted - len(place.edits)))
-        if not chosen:
-            place.note = f"{options.schedule} finds nothing more to remove: {why}."
-            small.model = before
-            break
+class _Run:
+    """The network while it shrinks, and where the shrinking stands."""
+
+    def __init__(self, chain: Chain, task: Task, options: ShrinkOptions, example: Inputs, folder: Path | None, seed: int,
+                 progress: Callable[[int, int], None] | None):
+        self.chain, self.task, self.options, self.folder, self.seed, self.progress = (
+            chain, task, options, folder, seed, progress)
+        self.schedule = schedules[options.schedule]
+        self.reference = predictions(chain.model, task.batches("validation"))
+        original = evaluate(chain.model, task, "validation", reference=self.reference, seed=seed)
+        self.small = Chain(deepcopy(chain.model), chain.family, chain.blocks)
+        self.sites = sites_(self.small, example)
+        self.wanted = options.remove or len(self.sites)
+        self.masks: dict[str, Tensor] = {}
+        asked = {name: str(value) for name, value in options.model_dump().items()}
+        asked |= {"network": model_hash(chain.model), "data": task.hash, "seed": str(seed)}
+        self.place = _Place(asked=asked, original=original, grade=original, step=options.a_round)
+        if folder and (found := read_checkpoint(folder / "shrink.safetensors", _Place)):
+            self._resume_(*found)
+
+    def round_(self) -> Round | None:
+        """One round; None, and a note, where there is nothing left to do."""
+        place, small, begin = self.place, self.small, time.perf_counter()
+        gone = {edit.site for edit in place.edits}
+        left = [site for site in self.sites if site.path not in gone]
+        most = min(place.step, self.wanted - len(place.edits), len(left))
+        if most <= 0:
+            place.note = f"{len(place.edits)} of {len(self.sites)} activations are gone, as many as were asked for."
+            return None
+        number, before, masks = len(place.rounds) + 1, deepcopy(small.model), dict(self.masks)
+        self.tuned: list[int] = []
+        look = Look(small, left, self.task, self.options, number=number, seed=self.seed, reference=self.reference,
+                    masks=self.masks, tune_=self._tune_)
+        chosen, why = self.schedule.choose(look, most)
         for edit in chosen:
             edit.apply_(small, look)
         try:
             joint = look.grade()
-            finished = train_(max(0, options.epochs - sum(tuned)))
+            finished = self._tune_(max(0, self.options.epochs - sum(self.tuned)))
             after = look.grade()
-            kept = finished and drop_of(original, after) <= options.tolerance
+            kept = finished and drop_of(place.original, after) <= self.options.tolerance
         except NotFiniteError as error:
             joint = after = place.grade
             kept, why = False, f"{why}; {error}"
@@ -103,50 +113,52 @@ def shrink_until(chain: Chain, task: Task, options: ShrinkOptions | None = None,
             place.edits += chosen
             place.grade = after
         else:
-            small.model = before
-            masks.clear()
-            masks |= masks_before
-            if schedule.retries and len(chosen) > 1:
-                place.step = max(1, len(chosen) // 2)
+            small.model, self.masks = before, masks
+            if self.schedule.retries and len(chosen) > 1:
+                place.step = len(chosen) // 2
             else:
-                place.note = _why_over(place, original, after, options)
+                place.note = _why_over(place, after, self.options)
         place.rounds.append(Round(
-            number=number, sites=tuple(e.site for e in chosen), why=why, before=joint, after=after, kept=kept,
-            epochs=sum(tuned), seconds=time.perf_counter() - begin, left=len(sites) - len(place.edits)))
-        if on_round:
-            on_round(place.rounds[-1])
-        if folder:
-            _keep(folder, small, place, masks)
-    if folder:
-        _keep(folder, small, place, masks)
-    return small, Shrunk(schedule=options.schedule, original=original, grade=place.grade, num_sites=len(sites),
-                         edits=tuple(place.edits), rounds=tuple(place.rounds), note=place.note)
+            number=number, sites=tuple(edit.site for edit in chosen), why=why, before=joint, after=after, kept=kept,
+            epochs=sum(self.tuned), seconds=time.perf_counter() - begin, left=len(self.sites) - len(place.edits)))
+        return place.rounds[-1]
+
+    def _tune_(self, epochs: int, penalty: Callable[[], Tensor] | None = None) -> bool:
+        """Train the network as it stands; whether it came to the end."""
+        self.tuned.append(epochs)
+        number, schedule = len(self.place.rounds) + 1, self.schedule
+        report = tune_(
+            self.small.model, self.task, self.chain.model if schedule.teacher else None,
+            recipe(self.small.model, self.options, epochs, teacher=schedule.teacher), masks=self.masks, penalty=penalty,
+            checkpoint=self.folder and self.folder / f"round-{number}-{len(self.tuned)}.safetensors",
+            progress=self.progress, seed=self.seed * 1009 + number)
+        return len(report.epochs) == epochs
+
+    def keep(self) -> None:
+        """Write the state and a JSON line a round, and clear the finished round's checkpoints away."""
+        if not self.folder:
+            return
+        tensors = {f"now {name}": tensor for name, tensor in self.small.model.state_dict().items()}
+        tensors |= {f"mask {name}": mask.byte() for name, mask in self.masks.items()}
+        save_checkpoint(self.folder / "shrink.safetensors", tensors, self.place)
+        write_atomically(self.folder / "rounds.jsonl", "".join(f"{one.model_dump_json()}\n" for one in self.place.rounds))
+        for file in self.folder.glob("round-*.safetensors"):
+            file.unlink()
+
+    def _resume_(self, tensors: dict[str, Tensor], place: _Place) -> None:
+        """Put a state back. Raises StudyError for that of another run."""
+        if other := sorted(name for name, value in self.place.asked.items() if place.asked.get(name) != value):
+            raise StudyError(
+                f"{self.folder} holds another shrinking: its {', '.join(other)} differ. Choose another folder.")
+        self.place = place
+        for edit in place.edits:
+            edit.apply_(self.small)
+        self.small.model.load_state_dict({name[4:]: t for name, t in tensors.items() if name.startswith("now ")})
+        self.masks = {name[5:]: t.bool() for name, t in tensors.items() if name.startswith("mask ")}
 
 
-def _resumed_(small: Chain, found: tuple[dict[str, Tensor], _Place], asked: dict[str, str], masks: dict[str, Tensor],
-              folder: Path) -> _Place:
-    """Put a shrinking's state back. Raises StudyError for the state of another run."""
-    tensors, place = found
-    if other := sorted(name for name, value in asked.items() if place.asked.get(name) != value):
-        raise StudyError(f"{folder} holds another shrinking: its {', '.join(other)} differ. Choose another folder.")
-    for edit in place.edits:
-        edit.apply_(small)
-    small.model.load_state_dict({name[4:]: tensor for name, tensor in tensors.items() if name.startswith("now ")})
-    masks |= {name[5:]: tensor.bool() for name, tensor in tensors.items() if name.startswith("mask ")}
-    return place
-
-
-def _keep(folder: Path, small: Chain, place: _Place, masks: dict[str, Tensor]) -> None:
-    """Write the state, a JSON line a round, and clear the finished round's checkpoints away."""
-    tensors = {f"now {name}": tensor for name, tensor in small.model.state_dict().items()}
-    save_checkpoint(folder / "shrink.safetensors", tensors | {f"mask {k}": m.byte() for k, m in masks.items()}, place)
-    write_atomically(folder / "rounds.jsonl", "".join(one.model_dump_json() + "\n" for one in place.rounds))
-    for file in folder.glob("round-*.safetensors"):
-        file.unlink()
-
-
-def _why_over(place: _Place, original: Grade, after: Grade, options: ShrinkOptions) -> str:
-    fell = f"the validation {after.name} fell by {drop_of(original, after):.2f}, and {options.tolerance:g} are allowed"
+def _why_over(place: _Place, after: Grade, options: ShrinkOptions) -> str:
+    fell = f"the validation {after.name} fell by {drop_of(place.original, after):.2f}, and {options.tolerance:g} are allowed"
     if not place.edits:
         return f"No activation can go: {fell}. This is the original network; allow more by --tolerance, or train longer."
     return f"The next round was rolled back: {fell}."

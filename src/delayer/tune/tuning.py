@@ -1,6 +1,6 @@
 """A short fine-tune of a cut network with the original as teacher: everything, or the cut's neighbourhood."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
@@ -73,7 +73,8 @@ class TuneReport(Record):
 
 def tune_(
     model: nn.Module, task: Task, teacher: nn.Module | None = None, options: TuneOptions | None = None, *,
-    only: Collection[str] | None = None, checkpoint: str | Path | None = None,
+    only: Collection[str] | None = None, masks: Mapping[str, Tensor] | None = None,
+    penalty: Callable[[], Tensor] | None = None, checkpoint: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None, device: torch.device | str | None = None,
     seed: int = 0,
 ) -> TuneReport:  # fmt: skip
@@ -85,6 +86,8 @@ def tune_(
     teacher: the original network, whose answers are imitated; None to learn from labels alone.
     only: names of the parameters to train, such as `neighbourhood(chain, plan)`; None for all. Every other
     parameter keeps each bit, and so do the statistics of batch norms, unless `options.update_norms` is set.
+    masks: by parameter name, the weights that stay zero wherever a mask is false.
+    penalty: is added to the loss of every step.
     checkpoint: a file to go on from if it is there, and to write as the run goes; a killed run goes on to the
     very result of an unbroken one. It stays when the run is over: delete it once the network is saved.
     progress: called with (steps done, steps in all). device: where to run; by default where the model is.
@@ -122,9 +125,12 @@ def tune_(
                 rate = rate_at(step, num_steps, peak=options.learning_rate, warmup=options.warmup,
                                milestones=milestones)
                 loss = _loss(model, teacher, batch.to(there), task, options)
+                if penalty is not None:
+                    loss = loss + penalty()
                 if not run.step_(loss, rate=rate, clip=options.clip):
                     stopped = f"the loss was not finite in step {step + 1} of {num_steps}"
                     break
+                _mask_(trained, masks)
                 if progress:
                     progress(step + 1, num_steps)
                 if checkpoint and (step + 1) % options.checkpoint_steps == 0:
@@ -143,6 +149,12 @@ def tune_(
         num_steps=place.step, num_params=sum(p.numel() for p in trained.values()),
         note=_note(place, options, stopped),
     )  # fmt: skip
+
+
+def _mask_(trained: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None) -> None:
+    with torch.no_grad():
+        for name, mask in (masks or {}).items():
+            trained[name].mul_(mask.to(trained[name].device))
 
 
 def _loss(model: nn.Module, teacher: nn.Module | None, batch: Batch, task: Task, options: TuneOptions

@@ -21,7 +21,8 @@ def last(look: Look, most: int) -> Chosen:
 
 @schedule("magnitude", source="baseline")
 def magnitude(look: Look, most: int) -> Chosen:
-    """Those whose input is smallest: mean absolute weight of the layer before, by way of the input's deviation."""
-    size = {site: float(look.switches(site.path).deviation().mean()) for site in look.sites}
+    """Those behind the layer whose mean absolute weight is smallest."""
+    weights = dict(look.chain.model.named_parameters())
+    size = {site: float(weights[site.weight].abs().mean()) if site.weight else float("inf") for site in look.sites}
     chosen = sorted(look.sites, key=size.get)[:most]
-    return [look.edit(site, "identity") for site in chosen], f"smallest input, deviation {size[chosen[0]]:.3f}"
+    return [look.edit(site, "identity") for site in chosen], f"smallest mean weight {size[chosen[0]]:.4f}"
