@@ -208,6 +208,84 @@ class Grade(Record):
     num_samples: int
 
 
+class Round(Record):
+    """One round of making activations linear."""
+
+    number: int
+    """From 1."""
+    sites: tuple[str, ...]
+    """Activations that it made linear."""
+    why: str
+    """What the schedule read, in a few words."""
+    before: Grade
+    """On validation data, made linear but not yet trained."""
+    after: Grade
+    """On validation data, trained."""
+    kept: bool
+    """Whether it stayed; else the network is, bit for bit, what it was before."""
+    epochs: int
+    seconds: float
+    left: int
+    """Activations that are still there after it."""
+
+
+class Shrunk(Record):
+    """shrink.json: how activations were made linear, round by round."""
+
+    schedule: str
+    original: Grade
+    """On validation data."""
+    grade: Grade
+    """Of the network as it is now, on validation data."""
+    num_sites: int
+    """Activations that there were."""
+    edits: tuple[EditInfo, ...]
+    rounds: tuple[Round, ...]
+    note: str
+    """Why it stopped, in one sentence."""
+
+    @property
+    def num_removed(self) -> int:
+        return self.num_sites - self.rounds[-1].left if self.rounds else 0
+
+    @property
+    def num_epochs(self) -> int:
+        return sum(one.epochs for one in self.rounds)
+
+
+class Compared(Record):
+    """One schedule with one seed, after one of its rounds, on test data."""
+
+    schedule: str
+    seed: int
+    num_removed: int
+    """Activations that are linear ("Rem.")."""
+    num_epochs: int
+    """Of training, so far."""
+    seconds: float
+    """Of choosing and training, so far."""
+    grade: Grade
+    params: int
+    macs: int | None
+    num_merged: int = 0
+    """Pairs of layers that became one."""
+    latency_ms: float | None = None
+    """Median at batch 1, after the last round."""
+    speedup: float | None = None
+    """Original over this, paired, after the last round."""
+
+
+class Comparison(Record):
+    """compare.json: schedules under one protocol."""
+
+    original: Grade
+    """On test data."""
+    num_sites: int
+    params: int
+    macs: int | None
+    rows: tuple[Compared, ...]
+
+
 class LatencyInfo(Record):
     """A paired, interleaved comparison of the original with the cut network."""
 
@@ -318,6 +396,8 @@ class Study:
         "scores": ("scores.json", Scores, "score"),
         "scan": ("scan.json", Scan, "scan"),
         "candidates": ("candidates.json", Candidates, "plan"),
+        "shrink": ("shrink.json", Shrunk, "shrink"),
+        "compare": ("compare.json", Comparison, "compare"),
         "results": ("results.json", Results, "check"),
     }
     """File, record and the stage that writes it."""

@@ -15,11 +15,11 @@ from delayer.errors import NotFiniteError, StudyError
 from delayer.hashing import model_hash
 from delayer.planner import drop_of
 from delayer.shrink.look import Look
-from delayer.shrink.options import Round, ShrinkOptions, Shrunk
+from delayer.shrink.options import ShrinkOptions
 from delayer.shrink.recipe import recipe
 from delayer.shrink.schedules import schedules
 from delayer.sites import sites_
-from delayer.study import Grade, write_atomically
+from delayer.study import Grade, Round, Shrunk, write_atomically
 from delayer.tasks import Task, evaluate, predictions
 from delayer.tune import tune_
 from delayer.tune.checkpoint import read_checkpoint, save_checkpoint
@@ -40,14 +40,15 @@ class _Place(BaseModel):
 
 
 def shrink_until(chain: Chain, task: Task, options: ShrinkOptions | None = None, *, example: Inputs,
-                 folder: str | Path | None = None, seed: int = 0, on_round: Callable[[Round], None] | None = None,
-                 progress: Callable[[int, int], None] | None = None) -> tuple[Chain, Shrunk]:
-    """A copy of a chain whose activations were made linear, round after round, and what each round did.
+                 folder: str | Path | None = None, seed: int = 0, on_round: Callable[[Round, Chain], None] | None = None,
+                 progress: Callable[[int, int], None] | None = None) -> tuple[Chain, tuple[Linearise, ...], Shrunk]:
+    """A copy of a chain whose activations were made linear, round after round, the edits, and what each round did.
 
     A round chooses by the schedule, makes the chosen activations linear, fine-tunes, and validates. It stays while the
     validation grade is within the tolerance; else the network is put back bit for bit, and the shrinking ends there or,
     where the schedule says so, tries half as many at once.
     example: inputs of a small batch. folder: where the state lies, so that a killed run goes on; None keeps no state.
+    on_round: called after each round with the round and the chain as it is then.
     progress: called with (steps done, steps in all) of a round's training.
     Raises ModelError without activations or where a forward pass cannot be traced, UnknownName for the schedule,
     StudyError when the folder holds another run. The test split is not read.
@@ -56,13 +57,13 @@ def shrink_until(chain: Chain, task: Task, options: ShrinkOptions | None = None,
     while not run.place.note:
         if done := run.round_():
             if on_round:
-                on_round(done)
+                on_round(done, run.small)
             run.keep()
     run.keep()
     place = run.place
-    return run.small, Shrunk(
+    return run.small, tuple(place.edits), Shrunk(
         schedule=run.options.schedule, original=place.original, grade=place.grade, num_sites=len(run.sites),
-        edits=tuple(place.edits), rounds=tuple(place.rounds), note=place.note)
+        edits=tuple(edit.info() for edit in place.edits), rounds=tuple(place.rounds), note=place.note)
 
 
 class _Run:

@@ -1,11 +1,10 @@
-"""What a shrinking is asked for, and what each round of it did."""
+"""What a shrinking is asked for."""
 
 from typing import Literal
 
 from pydantic import Field
 
-from delayer.edits.linearise import Linearise
-from delayer.study import Grade, Record
+from delayer.study import Record
 
 
 class ShrinkOptions(Record):
@@ -33,47 +32,3 @@ class ShrinkOptions(Record):
     """Share of the surviving weights that a round of NEPENTHE prunes."""
     data_free: bool = False
     """Whether TLC reads norm parameters where it can, instead of the data."""
-
-
-class Round(Record):
-    """One round."""
-
-    number: int
-    """From 1."""
-    sites: tuple[str, ...]
-    """Activations that it made linear."""
-    why: str
-    """What the schedule read, in a few words."""
-    before: Grade
-    """On validation data, made linear but not yet trained."""
-    after: Grade
-    """On validation data, trained."""
-    kept: bool
-    """Whether it stayed; else the network is, bit for bit, what it was before."""
-    epochs: int
-    seconds: float
-    left: int
-    """Activations that are still there after it."""
-
-
-class Shrunk(Record):
-    """What a shrinking did."""
-
-    schedule: str
-    original: Grade
-    """On validation data."""
-    grade: Grade
-    """Of the network as it is now, on validation data."""
-    num_sites: int
-    edits: tuple[Linearise, ...]
-    rounds: tuple[Round, ...]
-    note: str
-    """Why it stopped, in one sentence."""
-
-    @property
-    def num_removed(self) -> int:
-        return len(self.edits)
-
-    @property
-    def num_epochs(self) -> int:
-        return sum(one.epochs for one in self.rounds)

@@ -58,7 +58,7 @@ def check_stage(work: Work, small: nn.Module, plan: Plan, options: CheckOptions 
         small.to(work.device)
     onnx, more = _onnx(work, small, options, warnings)
     results = Results(
-        headline=headline(work.name, measures["original"], measures["cut"], times, proofs), original=measures["original"],
+        headline=headline(work.name, measures["original"], measures["cut"], plan, times, proofs), original=measures["original"],
         cut=measures["cut"], edits=tuple(e.info() for e in plan.edits), latency=(*times, *more), proofs=tuple(proofs),
         onnx=onnx, warnings=tuple(dict.fromkeys(warnings)),
         notes=tuple(work.notes), provenance=work.provenance(),
@@ -97,13 +97,16 @@ def export_stage(work: Work, small: nn.Module) -> OnnxInfo:
     return info.model_copy(update={"path": "model/model.onnx"})
 
 
-def headline(name: str, original: Measures, cut: Measures, times: Sequence[LatencyInfo], proofs: Sequence[Proof]) -> str:
+def headline(name: str, original: Measures, cut: Measures, plan: Plan, times: Sequence[LatencyInfo],
+             proofs: Sequence[Proof]) -> str:
     """What came out, in one line."""
     grade, after = original.grade, cut.grade
     unit = " %" if grade.unit == "%" else f" {grade.unit}".rstrip()
     went = original.num_blocks - cut.num_blocks
+    linear, merged = (sum(edit.edit == kind for edit in plan.edits) for kind in ("linearise", "fuse"))
+    gone = [f"{went} of {original.num_blocks} blocks"] * bool(went or not linear) + [f"{linear} activations"] * bool(linear)
     parts = [
-        f"{went} of {original.num_blocks} blocks of {name} removed: {grade.name} {grade.value:.2f} → {after.value:.2f}{unit}",
+        f"{' and '.join(gone)} of {name} removed{f', {merged} merges' if merged else ''}: {grade.name} {grade.value:.2f} → {after.value:.2f}{unit}",
         f"{100 * (1 - cut.params / original.params):.1f} % fewer parameters",
     ]
     if original.macs and cut.macs:
