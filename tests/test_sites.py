@@ -241,8 +241,8 @@ def test_a_norm_without_running_statistics_is_refused():
 
 @pytest.mark.parametrize("size", [1, 3, 10])
 def test_any_batches_give_the_same(size):
-    chain, sites = found(Shared())
-    one, other = (observe_sites(chain, sites, batches(size=k), batch_size=4) for k in (size, 4))
+    chain, sites = found(Shared().double(), X.double())
+    one, other = (observe_sites(chain, sites, batches(X.double(), size=k), batch_size=4) for k in (size, 4))
     for path in one:
         assert torch.equal(one[path].counts_by_chunk(), other[path].counts_by_chunk())
         for a, b in zip(one[path].best_line(), other[path].best_line(), strict=True):
@@ -440,17 +440,25 @@ def test_vgg16_has_thirteen_sites_in_its_features_and_two_in_its_head():
     assert [s.norm is not None for s in sites] == [True] * 13 + [False] * 2
 
 
-@pytest.mark.parametrize(("name", "a_block"), [("bert", 1), ("roberta", 1), ("hf-vit", 1), ("hf-swin", 1), ("llama", 1),
-                                                ("gpt2", 1), ("timm-vit", 1), ("timm-convnext", 1)])
-def test_transformers_have_one_site_a_block(name, a_block):
+@pytest.mark.parametrize("name", ["bert", "roberta", "hf-vit", "hf-swin", "llama", "gpt2", "timm-vit", "timm-convnext"])
+def test_transformers_have_one_site_a_block(name):
     case = BY_NAME[name]
     chain = chain_of(case.build(), case.inputs())
     expected = answer(chain.model, case.inputs())
     sites = sites_(chain, case.inputs())
     assert [s.block for s in sites] == list(range(chain.num_blocks)) and all(s.norm is None for s in sites)
     assert torch.equal(answer(chain.model, case.inputs()), expected)
-    if name == "timm-convnext":  # its inner layers are linear, so their features are last in a network of images
-        assert [s.axis for s in sites] == [-1] * 8 and [s.num_features for s in sites] == [16] * 2 + [32] * 6
+
+
+@pytest.mark.parametrize(("conv_mlp", "axis"), [(True, 1), (False, -1)])
+def test_features_are_last_behind_linear_layers_also_in_a_network_of_images(conv_mlp, axis):
+    import timm
+
+    model = timm.create_model("convnext_atto", conv_mlp=conv_mlp, depths=(1, 2, 1, 1), dims=(4, 8, 8, 8), num_classes=5)
+    x = torch.randn(2, 3, 64, 64)
+    sites = sites_(chain_of(model.eval(), x), x)
+    assert [s.axis for s in sites] == [axis] * 5 and [s.num_features for s in sites] == [16] + [32] * 4
+
 
 
 @pytest.mark.parametrize("name", ["timm-resnet", "timm-mobilenetv2", "hf-resnet"])

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from delayer.activations import BY_CALL, activation_of
@@ -136,12 +137,15 @@ def _in_order(chain: Chain, example: Inputs) -> list[Site]:
     found: dict[str, Site] = {}
     ran: list[str] = []
     made: dict[int, tuple[Tensor, int, str]] = {}  # by a norm: kept alive, so that no other tensor takes its identity
+    wide: dict[int, tuple[Tensor, int]] = {}  # by a linear layer: its features are last also in a network of images
     callers: dict[nn.Module, nn.Module | None] = {}
     names = {module: path for path, module in chain.model.named_modules()}
     num_samples = len(first_tensor(example))
 
     def note_weight(module: nn.Module, args: Any, output: Any) -> None:
         ran.append(f"{names[module]}.weight")
+        if isinstance(output, Tensor):
+            wide[id(output)] = (output, 1 if isinstance(module, _ConvNd) else -1)
 
     def note_norm(module: nn.Module, args: Any, output: Any) -> None:
         if isinstance(output, Tensor):
@@ -151,8 +155,8 @@ def _in_order(chain: Chain, example: Inputs) -> list[Site]:
         z, path, caller = hidden_in(args, kwargs), names[module], callers.get(module)
         if len(z) != num_samples:
             return
-        axis = chain.axis if z.ndim > 2 else -1
         same = made.get(id(z))
+        axis = -1 if z.ndim == 2 else wide.get(id(z), (z, chain.axis))[1]
         if isinstance(caller, _BatchNorm):  # libraries put the activation inside the norm
             norm = names[caller]
         else:

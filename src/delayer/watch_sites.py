@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from delayer.calling import call, evaluating
 from delayer.chain import Chain
-from delayer.errors import DataError, NotFiniteError
+from delayer.errors import DataError, ModelError, NotFiniteError
 from delayer.observe import device_of
 from delayer.processes import add_, gather, num_processes, shard
 from delayer.rows import positions
@@ -49,10 +50,12 @@ def observe_sites(chain: Chain, sites: Sequence[Site], batches: Sequence[Any], *
     """The switch statistics of every site by its path, from one pass in evaluation mode.
 
     batches: as for `observe`; padding is left out. batch_size: samples a chunk of the statistics' own.
-    Raises DataError when there is nothing to see, NotFiniteError naming the first bad site.
+    Raises DataError when there is nothing to see, NotFiniteError naming the first bad site, ModelError for a batch norm
+    that has no running statistics.
     """
     if not len(batches):
         raise DataError("The data set is empty, so there is nothing to watch. Give at least one batch.")
+    _check_norms(chain.model)
     stats = {site.path: Switches(site.kind, batch_size) for site in sites}
     mine = shard(len(batches))
     reading = batches.read(mine) if hasattr(batches, "read") else (batches[number] for number in mine)
@@ -68,6 +71,15 @@ def observe_sites(chain: Chain, sites: Sequence[Site], batches: Sequence[Any], *
     if empty := [path for path, stat in stats.items() if not stat.num_rows]:
         raise DataError(f"No row reached {', '.join(empty[:3])}: every position is padding, or the site did not run.")
     return stats
+
+
+def _check_norms(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            raise ModelError(
+                f"The norm {path} has no running statistics, so that what passes it would depend on the batch that it is "
+                "in, also in evaluation mode. Train it with track_running_stats=True."
+            )
 
 
 def seeing(stats: dict[str, Switches], batch: Any) -> Callable[[Site, Tensor, Tensor], None]:
