@@ -12,6 +12,7 @@ from torch import Tensor
 from delayer.rows import Rows
 from delayer.stats import Geometry, Hsic, Moments
 from delayer.stats.hsic import hsic_of
+from delayer.stats.switches import Switches
 
 NUM, WIDTH = 53, 6
 
@@ -89,12 +90,40 @@ class Case:
     rtol: float = 1e-10
 
 
+class SiteSwitches(Switches):
+    """The statistics of one activation, fed as those of points are; points 0 and 1 are its channels."""
+
+    def update(self, rows, ids):
+        z = torch.cat([rows[0] - 20, rows[1] - 20], 1)
+        super().update(z, torch.relu(z), ids)
+
+
+def read_switches(stat: Switches) -> dict[str, Tensor]:
+    normal, (scale, shift, residual, variance) = stat.normal(), stat.best_line()
+    return {"chunks": stat.counts_by_chunk().double(), "counts": stat.counts().double(), "mean": normal.mean,
+            "deviation": normal.deviation, "scale": scale, "shift": shift, "residual": residual, "variance": variance}
+
+
+def literal_switches(x: dict[int, Tensor]) -> dict[str, Tensor]:
+    z = torch.cat([x[0] - 20, x[1] - 20], 1)
+    y = z.clamp_min(0)
+    chunks = torch.stack([torch.stack([(c < 0).sum(0), (c == 0).sum(0), (c > 0).sum(0), *torch.zeros(2, 2 * WIDTH)])
+                          for c in z.split(16)]).double()
+    found = {"chunks": chunks, "counts": chunks.sum(0), "mean": z.mean(0), "deviation": z.std(0, correction=0)}
+    lines = [torch.linalg.lstsq(torch.stack([z[:, c], torch.ones(NUM).double()], 1), y[:, c]).solution
+             for c in range(2 * WIDTH)]
+    scale, shift = torch.stack(lines, 1)
+    return found | {"scale": scale, "shift": shift, "residual": (y - scale * z - shift).square().mean(0),
+                    "variance": y.var(0, correction=0)}
+
+
 CASES = {
     "moments": Case(lambda: Moments([(0, 1, 2)], exact=True), read_moments, literal_moments),
     "moments of pairs": Case(lambda: Moments([(0, 1), (0, 2), (1, 2)], exact=True), read_moments, literal_moments),
     "moments in single precision": Case(lambda: Moments([(0, 1, 2)]), read_moments, literal_moments, 1e-5),
     "hsic": Case(lambda: Hsic(range(4), batch_size=16), lambda s: dict(zip(("sizes", "hsic"), s.chunks(), strict=True)),
                  literal_hsic, 1e-8),  # the twin, which centres nothing, loses digits to the means
+    "switches": Case(lambda: SiteSwitches("relu", batch_size=16), read_switches, literal_switches),
     "geometry": Case(lambda: Geometry([(0, 1, 2)], Rows("first"), 4), read_geometry, literal_geometry),
 }
 
