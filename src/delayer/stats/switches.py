@@ -74,12 +74,12 @@ class Switches:
     def best_line(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Scale, shift, residual and variance [channels] of the best fit y ≈ scale · z + shift, by least squares.
 
-        residual and variance are means of squares: what the fit leaves of y, and what y varies. Where the input is
-        constant any line through its one point is best: it passes where the output is the input, else it is level.
+        residual and variance are means of squares: what the fit leaves of y, and what y varies. Where the output is
+        constant the line is level; where the input is, any line through its one point is best, and it passes if it can.
         """
         z, zz, y, yz, yy = self._sums / self.num_rows
         var_z, var_y, cov = self._variance(z, zz), self._variance(y, yy), yz - y * z
-        varies, passed = var_z > 0, (y == z) & (yz == zz)
+        varies, passed = (var_z > 0) & (var_y > 0), (y == z) & (yz == zz)
         scale = torch.where(passed, 1.0, torch.where(varies, cov / var_z.clamp_min(1e-300), 0.0))
         residual = torch.where(passed, 0.0, torch.where(varies, var_y - scale * cov, var_y)).clamp_min(0)
         return scale, y - scale * z, residual, var_y
