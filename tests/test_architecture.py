@@ -15,7 +15,7 @@ LAYERS = [
     {"standin", "families", "stats", "sites"},
     {"study", "metrics", "site_metrics", "edits"},
     {"hashing", "observe", "plan", "budget", "search", "local_search", "scan", "scoring", "tasks", "planner", "methods",
-     "watch_sites"},
+     "watch_sites", "score_sites"},
     {"measure", "store", "tune", "shrink"},
     {"stages", "report"},
     {"cli"},

@@ -1,6 +1,7 @@
 """Sites: every activation has a module of its own, in the order of execution, and the network computes what it did."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -12,11 +13,11 @@ from delayer.chain import Chain, Family
 from delayer.errors import DataError, ModelError, NotFiniteError
 from delayer.families import chain_of
 from delayer.separate import separate_
-from delayer.site_metrics.easier import easier
+from delayer.site_metrics.easier import easier, easier_released
 from delayer.sites import sites_
 from delayer.stats.normal import from_norm
 from delayer.tasks.splits import Batch
-from delayer.watch_sites import normal_of, observe_sites
+from delayer.watch_sites import counting_batches, normal_of, observe_sites
 
 X = torch.randn(10, 6, generator=torch.Generator().manual_seed(0))
 
@@ -299,6 +300,29 @@ def test_nothing_to_watch_is_refused():
     chain, sites = found(Shared())
     with pytest.raises(DataError, match="empty"):
         observe_sites(chain, sites, [])
+
+
+def test_counts_in_training_mode_with_every_forward_pass_as_a_batch():
+    """EASIER as released: the norms use each batch's own statistics, and entropies are means over batches."""
+    model, x = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU()), X + 3
+    chain, sites = found(model, x)
+    with torch.no_grad():
+        model[1].bias.copy_(torch.tensor([-9.0, -0.5, 0, 0.5, 9]))
+    model.train()
+    with counting_batches(chain, sites) as stats:
+        for batch in x.split(5):
+            model(batch).sum().backward()
+    z = torch.stack([model[:2](batch) for batch in x.split(5)]).detach()
+    found_counts = stats["2"].counts_by_chunk()
+    assert torch.equal(found_counts[:, 2], (z > 0).sum(1)) and stats["2"].num_rows == 10
+    per_batch = [[h2(float(p)) for p in (batch >= 0).float().mean(0)] for batch in z]
+    assert easier_released(stats["2"]) == pytest.approx(sum(map(sum, per_batch)) / 10)
+    assert easier_released(stats["2"]) != easier_released(observe_sites(chain, sites, batches(x))["2"])
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def h2(p: float) -> float:
+    return -sum(q * math.log2(q) for q in (p, 1 - p) if q > 0)
 
 
 # -- refusals ------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from delayer.activations import BY_CALL, activation_of
-from delayer.calling import Inputs, call, evaluating, first_tensor, hidden_in, output_of
+from delayer.calling import Inputs, call, each_tensor, evaluating, first_tensor, hidden_in, output_of
 from delayer.chain import Chain
 from delayer.errors import ModelError
 from delayer.separate import separate_, unshare_
@@ -44,6 +44,8 @@ def sites_(chain: Chain, example: Inputs) -> tuple[Site, ...]:
     example: inputs of a small batch. Activations that read no samples (of a table of positions, say) are no sites.
     Raises ModelError when there is no activation, or where a forward pass that calls one cannot be traced.
     """
+    device = next((parameter.device for parameter in chain.model.parameters()), first_tensor(example).device)
+    example = each_tensor(lambda x: x.to(device), example)
     unshare_(chain.model)
     if owners := _owners(chain.model, example):
         expected = _answer(chain.model, example)

@@ -73,6 +73,42 @@ def observe_sites(chain: Chain, sites: Sequence[Site], batches: Sequence[Any], *
     return stats
 
 
+@contextmanager
+def counting_batches(chain: Chain, sites: Sequence[Site]) -> Iterator[dict[str, Switches]]:
+    """Inside, every forward pass counts as one batch of the statistics of all sites, in the mode that the model is in.
+
+    For EASIER as released, which counts while it trains: put it around the last epoch. Padding is left out where the
+    model is called with an `attention_mask`.
+    """
+    stats, batch, mask = {site.path: Switches(site.kind, batch_size=1) for site in sites}, -1, None
+
+    def begin(module, args, kwargs):
+        nonlocal batch, mask
+        batch, mask = batch + 1, kwargs.get("attention_mask")
+
+    def see(site: Site, z: Tensor, y: Tensor) -> None:
+        rows_z, rows_y, _ = _rows(site, z, y, torch.full((len(z),), batch), mask)
+        stats[site.path].update(rows_z, rows_y, torch.full((len(rows_z),), batch))
+
+    handle = chain.model.register_forward_pre_hook(begin, with_kwargs=True)
+    try:
+        with watching_sites(chain, sites, see):
+            yield stats
+    finally:
+        handle.remove()
+
+
+def _rows(site: Site, z: Tensor, y: Tensor, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs and outputs [n, features] of a site at real positions, and the number of each row's sample [n]."""
+    rows_z, rows_y = (positions(t, site.axis) for t in (z, y))
+    samples = ids.to(z.device).repeat_interleave(rows_z.shape[1])
+    rows_z, rows_y = rows_z.flatten(0, 1), rows_y.flatten(0, 1)
+    if mask is not None and mask.numel() == len(rows_z):
+        real = mask.flatten().to(z.device, torch.bool)
+        rows_z, rows_y, samples = rows_z[real], rows_y[real], samples[real]
+    return rows_z, rows_y, samples
+
+
 def _check_norms(model: nn.Module) -> None:
     for path, module in model.named_modules():
         if isinstance(module, _BatchNorm) and module.running_mean is None:
@@ -87,12 +123,7 @@ def seeing(stats: dict[str, Switches], batch: Any) -> Callable[[Site, Tensor, Te
     ids = torch.arange(batch.start, batch.start + len(batch))
 
     def see(site: Site, z: Tensor, y: Tensor) -> None:
-        rows_z, rows_y = (positions(t, site.axis) for t in (z, y))
-        samples = ids.repeat_interleave(rows_z.shape[1]).to(z.device)
-        rows_z, rows_y = rows_z.flatten(0, 1), rows_y.flatten(0, 1)
-        if batch.mask is not None and batch.mask.numel() == len(rows_z):
-            real = batch.mask.flatten().to(z.device, torch.bool)
-            rows_z, rows_y, samples = rows_z[real], rows_y[real], samples[real]
+        rows_z, rows_y, samples = _rows(site, z, y, ids, batch.mask)
         if not torch.isfinite(rows_z.sum()) and not torch.isfinite(rows_z).all():
             raise NotFiniteError(
                 f"NaN or infinity reaches the activation {site.path}, in samples {int(ids[0])} to {int(ids[-1])}. "

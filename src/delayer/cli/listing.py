@@ -12,17 +12,19 @@ from delayer.errors import DelayerError
 
 @app.command("list")
 def list_command(what: Annotated[str, typer.Argument(
-        help="metrics, methods, edits, families, sources or operators; all by default.")] = "") -> None:
-    """What delayer knows: metrics, published methods, edits, families, data sources, operators."""
+        help="metrics, site-metrics, methods, edits, families, sources or operators; all by default.")] = "") -> None:
+    """What delayer knows: metrics of blocks and of activations, published methods, edits, families, data sources, operators."""
     from delayer.affine import OPERATORS
     from delayer.edits import edits
     from delayer.families import families
     from delayer.methods import methods
     from delayer.metrics import metrics
+    from delayer.site_metrics import site_metrics
     from delayer.tasks.sources import sources
 
     known: dict[str, list[tuple[str, str]]] = {
         "metrics": [(name, f"{m.title}. {m.source}") for name, m in metrics.items()],
+        "site-metrics": [(name, f"{m.title}. {m.source}") for name, m in site_metrics.items()],
         "methods": [(name, f"{m.title}. {m.source}") for name, m in methods.items()],
         "edits": [(name, _first_line(e.__doc__)) for name, e in edits.items()],
         "families": [(name, f.blocks) for name, f in families.items()],

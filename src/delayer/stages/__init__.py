@@ -11,10 +11,11 @@ from delayer.stages.plan import plan_stage
 from delayer.stages.run import report_stage, run
 from delayer.stages.scan import scan_stage
 from delayer.stages.score import score_stage
+from delayer.stages.sites import SitesOptions, sites_stage
 from delayer.stages.tune import tune_stage
 from delayer.stages.work import Work, open_work, write_study
 
 __all__ = [
-    "CheckOptions", "LoadOptions", "PlanOptions", "ScanOptions", "Work", "check_stage", "cut_stage", "export_stage", "open_work",
-    "plan_stage", "report_stage", "run", "scan_stage", "score_stage", "tune_stage", "write_study",
+    "CheckOptions", "LoadOptions", "PlanOptions", "ScanOptions", "SitesOptions", "Work", "check_stage", "cut_stage", "export_stage",
+    "open_work", "plan_stage", "report_stage", "run", "scan_stage", "score_stage", "sites_stage", "tune_stage", "write_study",
 ]  # fmt: skip

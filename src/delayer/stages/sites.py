@@ -1,0 +1,35 @@
+"""Stage: how much each activation switches."""
+
+from copy import deepcopy
+
+from pydantic import Field
+
+from delayer.chain import Chain
+from delayer.score_sites import score_sites
+from delayer.sites import sites_
+from delayer.stages.work import Work, is_finished, mark_finished, stage_key
+from delayer.study import Record, Sites
+
+
+class SitesOptions(Record):
+    """What is read of the activations."""
+
+    data_free: bool = False
+    """Read norm parameters alone, without a pass over data."""
+    chunk: int = Field(128, ge=1)
+    """Samples a batch, for entropies that are means over batches."""
+
+
+def sites_stage(work: Work, options: SitesOptions = SitesOptions()) -> Sites:
+    """sites.json: every activation, what every site metric says of it, and a ranking."""
+    key = stage_key(work, "sites", options, work.task_options)
+    if work.study.has("sites") and is_finished(work, "sites", key):
+        return work.study.read("sites")
+    chain = Chain(deepcopy(work.model), work.chain.family, work.chain.blocks)  # whose forward passes are traced anew
+    with work.reporter.step(f"Watching activations on {work.data[0]}") as tick:
+        sites = sites_(chain, work.example)
+        batches = None if options.data_free else work.task.batches("fit")
+        found = score_sites(chain, sites, batches, batch_size=options.chunk, data=work.data[0], progress=tick)
+    work.study.write("sites", found)
+    mark_finished(work, "sites", key)
+    return found
