@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -9,7 +10,7 @@ from delayer import stages
 from delayer.cli.app import DATA, JSON, MODEL, OUT, QUIET, app
 from delayer.cli.opening import opened
 from delayer.cli.options import with_options
-from delayer.cli.tables import print_record, try_report
+from delayer.cli.tables import print_record
 from delayer.study import Sites
 from delayer.tasks import TaskOptions
 
@@ -27,19 +28,20 @@ def sites_command(model: MODEL, data: DATA = None, out: OUT = Path("study"), jso
             print_record(found, json_)
         else:
             _print(found)
-        try_report(work.study.folder, json_)
 
 
 def _print(found: Sites) -> None:
-    console, by_path = Console(), {site.path: site for site in found.sites}
-    order = {path: number for number, path in enumerate(by_path)}
-    table = Table("rank", "no.", "activation", "kind", "norm", *(metric.name for metric in found.metrics),
-                  title="Activations, least switching first by mean rank")
-    for place, row in enumerate(found.ranking, 1):
-        site = by_path[row["path"]]
+    console, places = Console(), {site.path: (place, site) for place, site in enumerate(found.sites)}
+    table = Table(title="Activations, least switching first by mean rank", box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
+                  pad_edge=False)
+    table.add_column("no.")
+    table.add_column("activation", overflow="fold", min_width=min(26, max(len(path) for path in places)))
+    for metric in found.metrics:
+        table.add_column(metric.name.replace("_", " "), overflow="fold", min_width=5)
+    for row in found.ranking:
+        place, site = places[row["path"]]
         values = [site.values[metric.name] for metric in found.metrics]
-        table.add_row(str(place), str(order[site.path]), site.path, site.kind, site.norm or "",
-                      *("" if value is None else f"{value:.4f}" for value in values))
+        table.add_row(str(place), site.path, *("" if value is None else f"{value:.3f}" for value in values))
     console.print(table)
     for note in found.notes:
         console.print(note)

@@ -16,6 +16,7 @@ from delayer.stages.tune import tune_stage
 from delayer.stages.work import Work, open_work, write_study
 
 __all__ = [
-    "CheckOptions", "LoadOptions", "PlanOptions", "ScanOptions", "SitesOptions", "Work", "check_stage", "cut_stage", "export_stage",
-    "open_work", "plan_stage", "report_stage", "run", "scan_stage", "score_stage", "sites_stage", "tune_stage", "write_study",
+    "CheckOptions", "LoadOptions", "PlanOptions", "ScanOptions", "SitesOptions", "Work", "check_stage", "cut_stage",
+    "export_stage", "open_work", "plan_stage", "report_stage", "run", "scan_stage", "score_stage", "sites_stage",
+    "tune_stage", "write_study",
 ]  # fmt: skip
