@@ -37,7 +37,7 @@ def _print(found: Sites) -> None:
     table.add_column("no.")
     table.add_column("activation", overflow="fold", min_width=min(26, max(len(path) for path in places)))
     for metric in found.metrics:
-        table.add_column(metric.name.replace("_", " "), overflow="fold", min_width=5)
+        table.add_column(metric.name.replace("_", "\n"))
     for row in found.ranking:
         place, site = places[row["path"]]
         values = [site.values[metric.name] for metric in found.metrics]
