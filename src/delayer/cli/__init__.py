@@ -1,7 +1,12 @@
-"""The command line: thin commands. Adding a command is adding one file, imported here."""
+"""The command line: thin commands. Adding a command is adding one file."""
 
-from delayer.cli import commands, listing, sites
+import importlib
+import pkgutil
+
 from delayer.cli.app import app
 from delayer.cli.entry import main
 
-__all__ = ["app", "commands", "listing", "main", "sites"]
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["app", "main"]

@@ -9,7 +9,8 @@ from rich.table import Table
 
 from delayer import stages
 from delayer.plan import Plan
-from delayer.study import OnnxInfo, Results, Scan, Scores
+from delayer.report.shrinking import comparison_table
+from delayer.study import Comparison, OnnxInfo, Results, Scan, Scores
 from delayer.tune import TuneReport
 
 
@@ -46,6 +47,12 @@ def show(stage: str, record: Any) -> None:
         console.print(record.note)
     elif isinstance(record, OnnxInfo):
         console.print(f"{record.path}: {record.size_bytes:,} bytes, largest difference {record.max_abs_difference:.1e}")
+    elif isinstance(record, Comparison):
+        found, shown = comparison_table(record), (0, 2, 3, 6, 8, 9, 10)
+        table = Table(*(found.head[k] for k in shown), title="Schedules after their last round, means over seeds")
+        for row in found.rows:
+            table.add_row(*(row[k] for k in shown))
+        console.print(table)
     elif isinstance(record, Results):
         console.print(_results_table(record))
         for text in record.warnings:

@@ -17,6 +17,7 @@ from delayer.report.measured_figures import candidate_figures, latency_figure
 from delayer.report.measured_tables import candidates_table, latency_table, measures_table, proofs_table
 from delayer.report.networks import grouped, networks_figure, networks_table
 from delayer.report.scan_figures import error_maps, length_figure
+from delayer.report.shrinking import comparison_figure, comparison_table, rounds_figure, rounds_table
 from delayer.report.tables import Table, correlation_table, cuts_table, ranking_table, spans_table
 from delayer.study import Provenance, Score, Study, StudyInfo, write_atomically
 
@@ -64,7 +65,7 @@ def render(folder: str | Path) -> Path:
     return path
 
 
-def context(study, scores, scan, candidates, results) -> dict[str, Any]:
+def context(study, scores, scan, candidates, shrink, compare, results) -> dict[str, Any]:
     """All that the template shows; a part whose record is missing is empty."""
     choice = choice_of(scan, candidates, results)
     return {
@@ -72,6 +73,8 @@ def context(study, scores, scan, candidates, results) -> dict[str, Any]:
         "scores": scores,
         "scan": scan,
         "candidates": candidates,
+        "shrink": shrink,
+        "compare": compare,
         "results": results,
         "choice": choice,
         "headline": headline(study, scores, candidates, results),
@@ -79,8 +82,8 @@ def context(study, scores, scan, candidates, results) -> dict[str, Any]:
         "drawings": drawings(study, choice) if study else {},
         "score_rows": score_plots(scores.scores, choice) if scores else [],
         "networks": list(network_parts(scores.networks, study)) if scores else [],
-        "plots": dict(plots(study, scan, candidates, results, choice)),
-        "tables": dict(all_tables(scores, scan, candidates, results, choice)),
+        "plots": dict(plots(study, scan, candidates, shrink, compare, results, choice)),
+        "tables": dict(all_tables(scores, scan, candidates, shrink, compare, results, choice)),
         "provenance": provenance(study, results),
     }
 
@@ -93,7 +96,7 @@ def drawings(study: StudyInfo, choice: Choice) -> dict[str, str]:
     }
 
 
-def plots(study, scan, candidates, results, choice: Choice) -> Iterator[tuple[str, Plot]]:
+def plots(study, scan, candidates, shrink, compare, results, choice: Choice) -> Iterator[tuple[str, Plot]]:
     if errors_of(scan):
         num_blocks = len(study.chain.blocks) if study else max(damage.stop for damage in scan.spans)
         maps = error_maps(scan, choice, num_blocks)
@@ -102,11 +105,15 @@ def plots(study, scan, candidates, results, choice: Choice) -> Iterator[tuple[st
     if candidates and candidates.measured:
         costs = (study.params, study.macs) if study else (None, None)
         yield "candidates", Plot(candidate_figures(candidates, *costs), f"{candidates.grade_name} by cost")
+    if shrink and shrink.rounds:
+        yield "rounds", Plot({"": rounds_figure(shrink)}, f"{shrink.original.name} round by round")
+    if compare and compare.rows:
+        yield "compare", Plot({"": comparison_figure(compare)}, f"{compare.original.name} by schedule")
     if results and results.latency:
         yield "latency", Plot({"": latency_figure(results.latency)}, "Speed-up with its interval", "flat")
 
 
-def all_tables(scores, scan, candidates, results, choice: Choice) -> Iterator[tuple[str, Table]]:
+def all_tables(scores, scan, candidates, shrink, compare, results, choice: Choice) -> Iterator[tuple[str, Table]]:
     if choice.cuts:
         yield "cuts", cuts_table(choice, scan)
     if scores and scores.ranking:
@@ -117,6 +124,10 @@ def all_tables(scores, scan, candidates, results, choice: Choice) -> Iterator[tu
         yield "spans", spans_table(scan, choice)
     if candidates and candidates.measured:
         yield "candidates", candidates_table(candidates)
+    if shrink and shrink.rounds:
+        yield "rounds", rounds_table(shrink)
+    if compare and compare.rows:
+        yield "compare", comparison_table(compare)
     if results:
         yield "measures", measures_table(results)
     if results and results.latency:

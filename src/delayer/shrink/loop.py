@@ -5,6 +5,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
+import torch
 from pydantic import BaseModel
 from torch import Tensor
 
@@ -100,6 +101,10 @@ class _Run:
         look = Look(small, left, self.task, self.options, number=number, seed=self.seed, reference=self.reference,
                     masks=self.masks, tune_=self._tune_)
         chosen, why = self.schedule.choose(look, most)
+        if not chosen and _same(self.masks, masks):
+            place.note = f"{self.options.schedule} finds nothing more to remove: {why}."
+            small.model = before
+            return None
         for edit in chosen:
             edit.apply_(small, look)
         try:
@@ -156,6 +161,10 @@ class _Run:
             edit.apply_(self.small)
         self.small.model.load_state_dict({name[4:]: t for name, t in tensors.items() if name.startswith("now ")})
         self.masks = {name[5:]: t.bool() for name, t in tensors.items() if name.startswith("mask ")}
+
+
+def _same(masks: dict[str, Tensor], before: dict[str, Tensor]) -> bool:
+    return masks.keys() == before.keys() and all(torch.equal(mask, before[name]) for name, mask in masks.items())
 
 
 def _why_over(place: _Place, after: Grade, options: ShrinkOptions) -> str:

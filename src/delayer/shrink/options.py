@@ -18,6 +18,8 @@ class ShrinkOptions(Record):
     """Activations to remove; 0 goes on until the tolerance is reached."""
     a_round: int = Field(1, ge=1)
     """Most activations that one round removes."""
+    fill: bool = False
+    """Whether a round removes as many as it may, also where its schedule would take fewer; for comparisons."""
     epochs: int = Field(1, ge=0)
     """Epochs of fine-tuning in a round."""
     optimizer: Literal["sgd", "adamw"] | None = None

@@ -105,8 +105,9 @@ def headline(name: str, original: Measures, cut: Measures, plan: Plan, times: Se
     went = original.num_blocks - cut.num_blocks
     linear, merged = (sum(edit.edit == kind for edit in plan.edits) for kind in ("linearise", "fuse"))
     gone = [f"{went} of {original.num_blocks} blocks"] * bool(went or not linear) + [f"{linear} activations"] * bool(linear)
+    also = f", {merged} pairs of layers merged" if merged else ""
     parts = [
-        f"{' and '.join(gone)} of {name} removed{f', {merged} merges' if merged else ''}: {grade.name} {grade.value:.2f} → {after.value:.2f}{unit}",
+        f"{' and '.join(gone)} of {name} removed{also}: {grade.name} {grade.value:.2f} → {after.value:.2f}{unit}",
         f"{100 * (1 - cut.params / original.params):.1f} % fewer parameters",
     ]
     if original.macs and cut.macs:

@@ -126,7 +126,8 @@ def tune_(
                                milestones=milestones)
                 loss = _loss(model, teacher, batch.to(there), task, options)
                 if penalty is not None:
-                    loss = loss + penalty()
+                    with torch.enable_grad():
+                        loss = loss + penalty()
                 if not run.step_(loss, rate=rate, clip=options.clip):
                     stopped = f"the loss was not finite in step {step + 1} of {num_steps}"
                     break

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from delayer.shrink.look import Look
 
 Chosen = tuple[Sequence[Linearise], str]
-"""The edits of a round, and what was read, in a few words; no edit ends the shrinking."""
+"""The edits of a round, and what was read, in a few words; a round without an edit that pruned nothing either
+ends the shrinking."""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ ZERO = 1e-12
 def nepenthe(look: Look, most: int) -> Chosen:
     """One round: share the pruning budget ζ by entropy, prune the smallest magnitudes, remove what no longer switches.
 
-    Fidelity: a layer is removed when its entropy is 0, as in the paper. Where a round is to remove activations and none
-    has reached 0, the lowest entropies go, so that every method removes the same number. The exact place of H inside the
-    irrelevance is not confirmed; here I = H · mean |w| over surviving weights.
+    Fidelity: a layer is removed when its entropy is 0, as in the paper, and a round that finds none only prunes; under
+    `fill` the lowest entropies go. The exact place of H inside the irrelevance is not confirmed; here I = H · mean |w|
+    over surviving weights.
     """
     values = {site: entropy(look.switches(site.path)) for site in look.sites}
     parameters = dict(look.chain.model.named_parameters())
@@ -27,9 +27,10 @@ def nepenthe(look: Look, most: int) -> Chosen:
         look.masks[name] = pruned(layers[name][0], look.masks.get(name), count)
         with torch.no_grad():
             layers[name][0].mul_(look.masks[name])
-    chosen = sorted(look.sites, key=values.get)[:most]
+    order = sorted(look.sites, key=values.get)[:most]
+    chosen = [site for site in order if look.options.fill or values[site] <= ZERO]
     return [look.edit(site, "sign") for site in chosen], (
-        f"lowest entropy {values[chosen[0]]:.3f} bits, {sum(shares.values()):,} weights pruned")
+        f"lowest entropy {values[order[0]]:.3f} bits, {sum(shares.values()):,} weights pruned")
 
 
 def alive(weight: Tensor, mask: Tensor | None) -> Tensor:

@@ -11,8 +11,8 @@ from delayer.watch_sites import normal_of
 def tlc(look: Look, most: int) -> Chosen:
     """The released rule: each activation's loss gap; where the smallest is negative, the first set whose gap crosses zero.
 
-    Fidelity: the gap is of the divergence-free loss in the code; here it is the validation grade's, over the whole split
-    in place of one batch. With `data_free` the score from norm parameters alone chooses, as the paper describes.
+    Fidelity: the gap is over the whole validation split, in the code over one batch. With `data_free` the score from norm
+    parameters alone chooses, as the paper describes.
     """
     edits = {site: look.edit(site, "sign") for site in look.sites}
     if look.options.data_free:
@@ -22,8 +22,8 @@ def tlc(look: Look, most: int) -> Chosen:
     loss = look.loss()
     gaps = {site: look.loss([edits[site]]) - loss for site in look.sites}
     order = sorted(look.sites, key=gaps.get)
-    chosen = order[:1]
-    if gaps[order[0]] < 0:
+    chosen = order[:most] if look.options.fill else order[:1]
+    if not look.options.fill and gaps[order[0]] < 0:
         for count in range(2, most + 1):
             if look.loss([edits[site] for site in order[:count]]) - loss > 0:
                 chosen = order[:count]

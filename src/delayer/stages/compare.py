@@ -1,0 +1,103 @@
+"""Stage: schedules under one protocol, measured on test data."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from delayer.chain import Chain
+from delayer.errors import DelayerError
+from delayer.measure import compare_latency, num_macs, num_params
+from delayer.shrink import ShrinkOptions, schedules, shrink_until
+from delayer.stages.shrink import said
+from delayer.stages.work import Work, is_finished, mark_finished, stage_key
+from delayer.store import example_of
+from delayer.study import Compared, Comparison, Grade, Record, Round, write_atomically
+from delayer.tasks import evaluate, grade_of, predictions
+
+
+class CompareOptions(Record):
+    """Which schedules, how far, and how often."""
+
+    schedules: str = "easier,tlc,nepenthe,folding,random,last,magnitude,ours"
+    """Schedules to compare, separated by commas."""
+    remove: int = Field(6, ge=1)
+    """Activations that each removes."""
+    a_round: int = Field(2, ge=1)
+    """Activations that each round removes: the points of the curve."""
+    epochs: int = Field(1, ge=0)
+    """Epochs of fine-tuning in a round, the same for all."""
+    seeds: int = Field(3, ge=1)
+    """Seeds of the training, 0 and up."""
+
+
+def compare_stage(work: Work, options: CompareOptions = CompareOptions()) -> Comparison:
+    """compare.json and compare.csv; a killed comparison goes on where it stood.
+
+    Every schedule makes the same number of activations linear in the same rounds, with the same epochs; nothing is
+    rolled back. Grades are on test data, and nothing is chosen by them.
+    """
+    names = [name.strip() for name in options.schedules.split(",") if name.strip()]
+    for name in names:
+        schedules[name]  # raises UnknownName before hours of work
+    key = stage_key(work, "compare", options, work.task_options)
+    if work.study.has("compare") and is_finished(work, "compare", key):
+        return work.study.read("compare")
+    reference = predictions(work.model, work.task.batches("test"), device=work.device)
+    original = grade_of(reference, reference, seed=work.seed)
+    rows: list[Compared] = []
+    num_sites = 0
+    for seed in range(options.seeds):
+        for name in names:
+            with work.reporter.step(f"{name}, seed {seed}") as tick:
+                found, num_sites = _curve(work, name, seed, options, reference, tick)
+            rows += found
+    comparison = Comparison(original=original, num_sites=num_sites, params=num_params(work.model), macs=work.macs,
+                            rows=tuple(rows))
+    work.study.write("compare", comparison)
+    write_atomically(work.study.path("compare.csv"), as_csv(rows))
+    mark_finished(work, "compare", key)
+    return comparison
+
+
+def _curve(work: Work, name: str, seed: int, options: CompareOptions, reference, tick) -> tuple[list[Compared], int]:
+    """The points of one schedule with one seed."""
+    file = work.study.path(f".compare/{name}-{seed}.jsonl")
+    asked = ShrinkOptions(schedule=name, tolerance=1e9, remove=options.remove, a_round=options.a_round, fill=True,
+                          epochs=options.epochs)
+    rows = [Compared.model_validate_json(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def note(one: Round, small: Chain) -> None:
+        work.reporter.line(said(one))
+        del rows[one.number - 1:]  # a round that was killed before it was kept is done again
+        removed, epochs, seconds = (rows[-1].num_removed, rows[-1].num_epochs, rows[-1].seconds) if rows else (0, 0, 0.0)
+        rows.append(Compared(
+            schedule=name, seed=seed, num_removed=removed + len(one.sites) * one.kept, num_epochs=epochs + one.epochs,
+            seconds=seconds + one.seconds,
+            grade=evaluate(small.model, work.task, "test", reference=reference, device=work.device, seed=work.seed),
+            params=num_params(small.model), macs=num_macs(small.model, example_of(work.example, 1))))
+        write_atomically(file, "".join(f"{row.model_dump_json()}\n" for row in rows))
+
+    small, _, shrunk = shrink_until(work.chain, work.task, asked, example=work.example, seed=seed, on_round=note,
+                                    folder=work.study.path(f".compare/{name}-{seed}"), progress=tick)
+    if rows and rows[-1].speedup is None:
+        [time] = compare_latency(work.model, small.model, work.example, (1,), seconds=2.0, device=work.device, seed=seed)
+        rows[-1] = rows[-1].model_copy(update={"latency_ms": time.cut_ms, "speedup": time.speedup})
+        write_atomically(file, "".join(f"{row.model_dump_json()}\n" for row in rows))
+    if not rows:
+        raise DelayerError(f"{name} removed nothing: {shrunk.note}")
+    return rows, shrunk.num_sites
+
+
+def as_csv(rows: Sequence[Compared]) -> str:
+    """A line a point."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["schedule", "seed", "removed", "merged", "epochs", "seconds", "grade", "value", "params", "macs",
+                     "latency_ms", "speedup"])
+    for row in rows:
+        grade: Grade = row.grade
+        writer.writerow([row.schedule, row.seed, row.num_removed, row.num_merged, row.num_epochs, f"{row.seconds:.1f}",
+                         grade.name, f"{grade.value:.4f}", row.params, row.macs, row.latency_ms, row.speedup])
+    return text.getvalue()
