@@ -11,6 +11,7 @@ DelayerError
 ├── BudgetError         a budget that cannot be met
 ├── StudyError          a study folder that is corrupted, in use, or lacks a stage
 ├── ExportError         a network that cannot be exported
+├── NasError            an architecture search that cannot be understood, or that found nothing
 └── MemoryLimitError    work that does not fit into memory
 """
 
@@ -61,6 +62,10 @@ class StudyError(DelayerError):
 
 class ExportError(DelayerError):
     """A network that cannot be exported."""
+
+
+class NasError(DelayerError):
+    """An architecture search that cannot be understood, or that found nothing."""
 
 
 class MemoryLimitError(DelayerError):

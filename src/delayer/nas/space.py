@@ -1,0 +1,70 @@
+"""A search space: named choices, the string that states them, and the network that they make."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from random import Random
+from typing import Any
+
+from torch import nn
+
+
+class Space:
+    """A search space is a small declaration: its choices and six methods. A candidate is a string in one fixed spelling.
+
+    choices: the allowed values of each named choice. The three methods that draw follow from them.
+    """
+
+    choices: Mapping[str, tuple[Any, ...]]
+
+    def encode(self, chosen: Mapping[str, Any]) -> str:
+        """The candidate that makes these choices."""
+        raise NotImplementedError
+
+    def decode(self, candidate: str) -> dict[str, Any]:
+        """The choices of a candidate. Raises NasError naming what is unknown and what is allowed."""
+        raise NotImplementedError
+
+    def canonical(self, candidate: str) -> str:
+        """A key that candidates share when they compute the same."""
+        return candidate
+
+    def is_dead(self, candidate: str) -> bool:
+        """Whether no path leads from input to output."""
+        return False
+
+    def build(self, candidate: str, *, in_channels: int, num_classes: int) -> nn.Module:
+        """The network, untrained."""
+        raise NotImplementedError
+
+    def layers(self, model: nn.Module) -> list[nn.Module]:
+        """The modules of such a network whose outputs are compared for redundancy."""
+        raise NotImplementedError
+
+    def draw(self, rng: Random) -> str:
+        """A candidate with every choice made uniformly."""
+        return self.encode({name: rng.choice(values) for name, values in self.choices.items()})
+
+    def mutate(self, candidate: str, rng: Random) -> str:
+        """The candidate with exactly one choice changed to another value."""
+        chosen = self.decode(candidate)
+        name = rng.choice([name for name, values in self.choices.items() if len(values) > 1])
+        return self.encode(chosen | {name: rng.choice([v for v in self.choices[name] if v != chosen[name]])})
+
+    def every(self) -> Iterator[str]:
+        """All candidates, in a fixed order."""
+        for values in product(*self.choices.values()):
+            yield self.encode(dict(zip(self.choices, values, strict=True)))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a strategy may know of a finished trial; never anything of test data."""
+
+    slot: int
+    candidate: str
+    accuracy: float
+    """By the cheap signal, %."""
+    redundancy: float
+    params: float
+    dead: bool = False
