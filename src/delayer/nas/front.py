@@ -1,0 +1,37 @@
+"""The Pareto front: candidates that no other equals in everything and beats in something."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from delayer.nas_records import NasTrial
+
+COSTS = ("msrs", "params", "latency_ms")
+"""What should be low; accuracy should be high."""
+COLUMNS = ("slot", "candidate", "state", "accuracy", "msrs", "msrs_share", "params", "macs", "latency_ms", "seconds",
+           "attempts", "error")
+
+
+def pareto_front(trials: Sequence[NasTrial]) -> list[NasTrial]:
+    """Trained candidates that nothing dominates in accuracy, redundancy, parameters and latency, best accuracy first.
+
+    A figure that was not measured for all is left out of the comparison.
+    """
+    trained = [trial for trial in trials if trial.state == "trained"]
+    costs = [name for name in COSTS if all(getattr(trial, name) is not None for trial in trained)]
+    points = [(-trial.accuracy, *(getattr(trial, name) for name in costs)) for trial in trained]
+
+    def beaten(a: tuple) -> bool:
+        return any(b != a and all(y <= x for x, y in zip(a, b, strict=True)) for b in points)
+
+    front = [trial for trial, point in zip(trained, points, strict=True) if not beaten(point)]
+    return sorted(front, key=lambda trial: (-trial.accuracy, trial.slot))
+
+
+def as_csv(trials: Sequence[NasTrial]) -> str:
+    """A line a trial, under a header."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([getattr(trial, name) for name in COLUMNS] for trial in trials)
+    return text.getvalue()

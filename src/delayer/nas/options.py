@@ -1,0 +1,108 @@
+"""What a search on real data may be told; the line under each field is its command-line help."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from delayer.nas.cells import CellSpace
+from delayer.nas.depth_width import DepthWidthSpace
+from delayer.nas.space import Space
+from delayer.nas.strategies import StrategyOptions
+from delayer.study import Record
+from delayer.tasks import TaskOptions
+
+
+class SpaceOptions(Record):
+    """Which networks are candidates."""
+
+    space: Literal["cells", "depth_width"] = "cells"
+    """cells (NAS-Bench-201), or depth_width (stages of an own block)."""
+    width: int = Field(16, gt=0)
+    """cells: channels of the first stage."""
+    cells: int = Field(5, gt=0)
+    """cells: cells in each of the three stages."""
+    block: str = "delayer.nas.depth_width:residual_block"
+    """depth_width: package.module:factory of a block, called as factory(in_width, width, stride)."""
+    depths: tuple[int, ...] = (1, 2, 3)
+    """depth_width: allowed blocks of a stage; may be repeated."""
+    widths: tuple[int, ...] = (16, 32, 64)
+    """depth_width: allowed channels of a stage; may be repeated."""
+    stages: int = Field(3, gt=0)
+    """depth_width: how many stages."""
+
+    def open(self) -> Space:
+        """The space itself."""
+        if self.space == "cells":
+            return CellSpace(width=self.width, num_cells=self.cells)
+        return DepthWidthSpace(block=self.block, depths=self.depths, widths=self.widths, num_stages=self.stages)
+
+
+class ProxyOptions(Record):
+    """How a candidate is trained shortly and scored."""
+
+    epochs: int = Field(12, gt=0)
+    """Epochs of the short training."""
+    share: float = Field(1.0, gt=0, le=1)
+    """Share of the fit split that the short training sees."""
+    learning_rate: float = Field(0.1, gt=0)
+    """Rate of SGD with Nesterov momentum at the start; it falls to 0 along a cosine."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of SGD."""
+    weight_decay: float = Field(5e-4, ge=0)
+    """Weight decay of SGD, on all parameters."""
+    augment: bool = True
+    """Whether images are mirrored at random and shifted by up to an eighth of their size."""
+    score_batches: int = Field(10, gt=0)
+    """MSRS is the mean over so many batches of validation data at most."""
+    score_batch_size: int = Field(256, ge=4)
+    """Samples a batch of MSRS."""
+    tau: float = 0.8
+    """Similarity from which on MSRS counts two layers as the same."""
+    beta: float = Field(100.0, gt=0)
+    """How sharply MSRS counts."""
+
+
+class NasTaskOptions(TaskOptions):
+    """How data is read and split; as elsewhere, with the sizes and the batch that a search wants."""
+
+    num_fit: int = Field(20_000, gt=0)
+    """Samples to train candidates on at most."""
+    num_validation: int = Field(5_000, gt=0)
+    """Samples that candidates are compared on at most."""
+    num_test: int = Field(10_000, gt=0)
+    """Samples that the winner alone is reported on at most."""
+    batch_size: int = Field(256, gt=0)
+    """Samples a batch, in training too."""
+
+
+class SearchOptions(Record):
+    """How long a search goes on, and who works on it."""
+
+    trials: int = Field(50, gt=0)
+    """Candidates to train; more may be asked for later, and the search goes on."""
+    workers: int = Field(1, gt=0)
+    """Processes that share the search."""
+    engine: Literal["processes", "ray"] = "processes"
+    """processes (of this machine), or ray."""
+    retries: int = Field(1, ge=0)
+    """How often a candidate is tried again after the worker that trained it died."""
+    final_epochs: int = Field(0, ge=0)
+    """Epochs to train the winner for, from scratch; 0 keeps the weights of its short training."""
+    latency_rounds: int = Field(7, gt=0)
+    """Interleaved rounds in which all candidates are timed, after the search."""
+    latency_batch: int = Field(16, gt=0)
+    """Samples a batch when candidates are timed."""
+
+
+class Setup(Record):
+    """search.json: all that decides what a search finds, besides how long it goes on."""
+
+    data: str
+    test: str | None
+    strategy: str
+    space: SpaceOptions
+    proxy: ProxyOptions
+    task: NasTaskOptions
+    strategy_options: StrategyOptions
+    seed: int
+    device: str

@@ -1,0 +1,55 @@
+"""How redundant the layers of a network are: MSRS on batches of validation data."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from delayer.calling import evaluating
+from delayer.metrics.cka import cka_of
+from delayer.rows import Rows
+from delayer.stats import Hsic
+
+
+def msrs_of(similarities: Tensor, *, tau: float = 0.8, beta: float = 100.0) -> Tensor:
+    """The score [...] of similarities [..., layers, layers]: Σ_{i<j} sigmoid(2β(s_ij − τ)), from 0 to L(L − 1)/2."""
+    above = torch.triu(torch.ones(similarities.shape[-2:], dtype=torch.bool), diagonal=1)
+    return torch.sigmoid(2 * beta * (similarities[..., above] - tau)).sum(-1)
+
+
+def redundancy(model: nn.Module, layers: Sequence[nn.Module], batches: Sequence, *, batch_size: int = 256,
+               max_batches: int = 10, tau: float = 0.8, beta: float = 100.0) -> tuple[float, float]:
+    """MSRS of the outputs of some layers, and its share of L(L − 1)/2: the mean over batches of `batch_size` samples.
+
+    Outputs [n, channels, h, w] are averaged over space, [n, tokens, width] over tokens; unbiased CKA.
+    A layer whose output is constant resembles no other. With less than 4 samples or one layer the score is 0.
+    Source: Lu et al. 2024 (RedTest), arXiv 2411.10507. Fidelity: on validation data, where the paper takes test data.
+    """
+    stat = Hsic(range(len(layers)), Rows("mean"), batch_size=batch_size)
+    pooled: dict[int, Tensor] = {}
+
+    def watch(index: int):
+        def hook(module, args, output: Tensor) -> None:
+            flat = output.flatten(2).mean(2) if output.ndim == 4 else output.mean(1) if output.ndim == 3 else output
+            pooled[index] = flat.detach().double().cpu()
+
+        return hook
+
+    handles = [layer.register_forward_hook(watch(i)) for i, layer in enumerate(layers)]
+    device = next(model.parameters()).device
+    try:
+        with evaluating(model):
+            for batch in batches:
+                if batch.start >= batch_size * max_batches:
+                    break
+                model(batch.inputs.to(device))
+                stat.update(pooled, torch.arange(batch.start, batch.start + len(batch)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    _, hsic = stat.chunks()
+    num_pairs = len(layers) * (len(layers) - 1) // 2
+    if not num_pairs or not len(hsic):
+        return 0.0, 0.0
+    score = msrs_of(cka_of(hsic[:max_batches]), tau=tau, beta=beta).mean().item()
+    return score, score / num_pairs

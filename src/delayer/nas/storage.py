@@ -1,0 +1,113 @@
+"""The queue and the record of a search, shared by several processes: an optuna study in a journal file.
+
+A slot is a place in the search. Each slot waits in the queue until a worker claims it; a claim writes the candidate
+first and the result last, so that after a crash it is known what was being tried.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from delayer.errors import NasError
+from delayer.libraries import library
+from delayer.nas_records import NasTrial
+
+
+class Trials:
+    """The trials in a folder. Every method may be called from any process."""
+
+    def __init__(self, folder: str | Path):
+        optuna = library("optuna", "nas")
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        journal = optuna.storages.journal
+        self.path, self.state = Path(folder) / "trials.journal", optuna.trial.TrialState
+        self.storage = optuna.storages.JournalStorage(journal.JournalFileBackend(str(self.path)))
+        self.study = optuna.create_study(study_name="nas", storage=self.storage, direction="maximize", load_if_exists=True)
+        self.id = self.storage.get_study_id_from_name("nas")
+
+    @staticmethod
+    def repair(folder: str | Path) -> None:
+        """Cut off a line that a crash left unfinished, and a lock whose holder is gone; nobody else may be at work."""
+        path = Path(folder) / "trials.journal"
+        for left in path.parent.glob(path.name + "*.lock*"):
+            left.unlink()
+        if path.exists() and not (text := path.read_bytes()).endswith(b"\n"):
+            path.write_bytes(text[: text.rfind(b"\n") + 1])
+
+    def _all(self, *states: Any) -> list[Any]:
+        return self.study.get_trials(deepcopy=False, states=states or None)
+
+    def _number_id(self, trial: Any) -> int:
+        return self.storage.get_trial_id_from_study_id_trial_number(self.id, trial.number)
+
+    def fill(self, num_trials: int) -> None:
+        """Put slots into the queue until there are so many; those beyond, asked for earlier, stay waiting."""
+        known = {trial.user_attrs["slot"] for trial in self._all()}
+        for slot in range(num_trials):
+            if slot not in known:
+                self.study.enqueue_trial({}, user_attrs={"slot": slot, "attempts": 1})
+        self.study.set_user_attr("num_trials", num_trials)
+
+    def _waiting(self) -> list[Any]:
+        num_trials = self.study.user_attrs["num_trials"]
+        waiting = [trial for trial in self._all(self.state.WAITING) if trial.user_attrs["slot"] < num_trials]
+        return sorted(waiting, key=lambda trial: trial.user_attrs["slot"])
+
+    def num_waiting(self) -> int:
+        return len(self._waiting())
+
+    def num_finished(self) -> int:
+        return sum("result" in trial.user_attrs for trial in self._all(self.state.COMPLETE, self.state.FAIL))
+
+    def claim(self, worker: str) -> tuple[int, dict[str, Any]] | None:
+        """The next waiting slot, for this worker alone: its id and what is known of it. None when no slot waits."""
+        for trial in self._waiting():
+            trial_id = self._number_id(trial)
+            if self.storage.set_trial_state_values(trial_id, self.state.RUNNING):
+                self.note(trial_id, worker=worker)
+                return trial_id, trial.user_attrs
+        return None
+
+    def note(self, trial_id: int, **facts: Any) -> None:
+        for name, value in facts.items():
+            self.storage.set_trial_user_attr(trial_id, name, value)
+
+    def finish(self, trial_id: int, result: NasTrial) -> None:
+        """Write a result; a slot is done then."""
+        self.note(trial_id, result=result.model_dump())
+        state = self.state.FAIL if result.state == "failed" else self.state.COMPLETE
+        self.storage.set_trial_state_values(trial_id, state, None if result.state == "failed" else [result.accuracy])
+
+    def drop(self, trial_id: int) -> None:
+        """Give a slot up without a result."""
+        self.storage.set_trial_state_values(trial_id, self.state.FAIL)
+
+    def release(self, worker: str | None = None, *, retries: int | None = None) -> int:
+        """Put what a dead worker (None: every one) was at back into the queue, and get how many there were.
+
+        The candidate stays the same. A slot that was tried more than `retries` times again is marked failed.
+        """
+        lost = [trial for trial in self._all(self.state.RUNNING) if worker in (None, trial.user_attrs.get("worker"))]
+        for trial in lost:
+            known, trial_id = trial.user_attrs, self._number_id(trial)
+            if retries is not None and known["attempts"] > retries and "candidate" in known:
+                self.finish(trial_id, NasTrial(
+                    slot=known["slot"], candidate=known["candidate"], key=known["key"], state="failed",
+                    attempts=known["attempts"], error="the worker died each time that it was tried"))
+                continue
+            self.drop(trial_id)
+            again = {name: known[name] for name in ("slot", "candidate", "key") if name in known}
+            # After a kill of the whole search no candidate is to blame, so that attempt does not count.
+            self.study.enqueue_trial({}, user_attrs=again | {"attempts": known["attempts"] + (retries is not None)})
+        return len(lost)
+
+    def finished(self) -> list[NasTrial]:
+        """All results, in the order in which they came."""
+        done = [trial for trial in self._all(self.state.COMPLETE, self.state.FAIL) if "result" in trial.user_attrs]
+        done.sort(key=lambda trial: (trial.datetime_complete, trial.number))
+        try:
+            return [NasTrial.model_validate(trial.user_attrs["result"]) for trial in done]
+        except ValueError as error:
+            raise NasError(f"{self.path} holds a trial that this version cannot read. Choose another --out.") from error
+
+    def running_keys(self) -> set[str]:
+        return {trial.user_attrs["key"] for trial in self._all(self.state.RUNNING) if "key" in trial.user_attrs}
