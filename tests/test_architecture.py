@@ -13,10 +13,10 @@ LAYERS = [
     {"calling", "chain", "layers", "pair", "affine", "rows", "processes", "activations", "linearised",
      "separate"},
     {"standin", "families", "stats", "sites"},
-    {"study", "metrics", "site_metrics", "edits"},
+    {"study", "metrics", "site_metrics", "edits", "nas_records"},
     {"hashing", "observe", "plan", "budget", "search", "local_search", "scan", "scoring", "tasks", "planner", "methods",
      "watch_sites", "score_sites"},
-    {"measure", "store", "tune", "shrink"},
+    {"measure", "store", "tune", "shrink", "nas"},
     {"stages", "report"},
     {"cli"},
 ]
@@ -69,7 +69,7 @@ def test_metrics_see_statistics_and_never_models():
 
 
 def test_the_report_sees_a_study_folder_only():
-    assert imports()["report"] <= {"study", "errors"}
+    assert imports()["report"] <= {"study", "errors", "nas_records"}
 
 
 def test_edits_never_measure():
@@ -78,7 +78,7 @@ def test_edits_never_measure():
 
 def test_importing_delayer_loads_nothing_heavy():
     heavy = ("transformers", "timm", "torchvision", "datasets", "plotly", "jinja2", "onnx", "onnxruntime", "typer",
-             "rich", "sklearn", "pandas", "PIL", "accelerate")
+             "rich", "sklearn", "pandas", "PIL", "accelerate", "optuna", "ray")
     code = f"import sys, delayer; print([m for m in {heavy!r} if m in sys.modules])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"

@@ -30,7 +30,7 @@ class Processes:
         (folder / "workers").mkdir(parents=True, exist_ok=True)
 
     def start(self, name: str) -> None:
-        command = [sys.executable, "-m", "delayer.nas.worker", str(self.folder), name, str(self.threads)]
+        command = [sys.executable, "-m", "delayer.nas", str(self.folder), name, str(self.threads)]
         paths = os.pathsep.join(path for path in sys.path if path)
         with open(self._log(name), "w") as log:
             self.running[name] = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL,

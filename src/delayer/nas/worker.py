@@ -70,7 +70,7 @@ def weights_path(folder: str | Path, slot: int) -> Path:
 
 
 def main() -> None:
-    """`python -m delayer.nas.worker FOLDER NAME THREADS`, as the engine starts it; ends when its starter is gone."""
+    """Work as the command line says; ends at once when whoever started it is gone."""
     folder, name, threads = sys.argv[1:]
     parent = os.getppid()
 
@@ -85,7 +85,3 @@ def main() -> None:
         sys.exit(work(folder, name))
     except DelayerError as error:
         sys.exit(f"delayer: {error}")
-
-
-if __name__ == "__main__":
-    main()

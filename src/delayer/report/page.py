@@ -47,6 +47,14 @@ def render(folder: str | Path) -> Path:
     if not any(records.values()):
         files = ", ".join(file for file, _, _ in Study.FILES.values())
         raise StudyError(f"{study.folder} is no study folder: it holds none of {files}. Run `delayer run` first.")
+    page = filled("template.html", context(**records))
+    path = study.path("report.html")
+    write_atomically(path, page)
+    return path
+
+
+def filled(template: str, shown: dict[str, Any]) -> str:
+    """A page of the report's folder with plotly inside. Raises StudyError when plotly or jinja2 is not installed."""
     try:
         import jinja2
         from plotly.offline import get_plotlyjs
@@ -55,14 +63,13 @@ def render(folder: str | Path) -> Path:
             f"The report needs plotly and jinja2, and {problem.name} is not installed. "
             "Install them: pip install 'delayer[report]'."
         ) from problem
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["source"] = source
     here = Path(__file__).parent
-    template, script = ((here / name).read_text("utf-8") for name in ("template.html", "figures.js"))
-    page = environment.from_string(template).render(plotly=get_plotlyjs(), script=script, **context(**records))
-    path = study.path("report.html")
-    write_atomically(path, page)
-    return path
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["source"] = source
+    script = (here / "figures.js").read_text("utf-8")
+    return environment.get_template(template).render(plotly=get_plotlyjs(), script=script, **shown)
 
 
 def context(study, scores, scan, candidates, shrink, compare, results) -> dict[str, Any]:
