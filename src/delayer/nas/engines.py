@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from delayer.libraries import first_line, library
 from delayer.nas.worker import work
@@ -15,18 +15,24 @@ from delayer.nas.worker import work
 class Engine(Protocol):
     """Starts workers by name, and tells how one ended."""
 
+    running: dict[str, Any]
+    """What stands for each worker that has not been seen to end."""
+
     def start(self, name: str) -> None: ...
 
     def ended(self) -> dict[str, tuple[int, str]]:
         """{name: (exit code, last words)} of workers that ended since it was last asked."""
 
+    def close(self) -> None:
+        """End all workers."""
+
 
 class Processes:
     """Workers as processes of this machine; what one says lies in FOLDER/workers/NAME.log."""
 
-    def __init__(self, folder: Path, num_workers: int):
+    def __init__(self, folder: Path, num_workers: int, threads: int):
         self.folder, self.running = folder, {}
-        self.threads = max(1, (os.cpu_count() or 1) // num_workers)
+        self.threads = threads or max(1, (os.cpu_count() or 1) // num_workers)
         (folder / "workers").mkdir(parents=True, exist_ok=True)
 
     def start(self, name: str) -> None:
@@ -58,15 +64,16 @@ class Ray:
     RAY_ADDRESS joins a cluster that runs; without it Ray is started on this machine.
     """
 
-    def __init__(self, folder: Path, num_workers: int):
+    def __init__(self, folder: Path, num_workers: int, threads: int):
         self.ray, self.folder, self.running = library("ray", "ray"), folder, {}
         if not self.ray.is_initialized():
-            here = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": num_workers, "include_dashboard": False}
+            cpus = num_workers * max(threads, 1)
+            here = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": cpus, "include_dashboard": False}
             paths = os.pathsep.join(path for path in sys.path if path)
             self.ray.init(log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": {"PYTHONPATH": paths}},
                           **here)
         # Ray would run a dead task again by itself; the search decides about that.
-        self.work = self.ray.remote(num_cpus=1, max_retries=0)(work)
+        self.work = self.ray.remote(num_cpus=max(threads, 1), max_retries=0)(work)
 
     def start(self, name: str) -> None:
         self.running[name] = self.work.remote(str(self.folder), name)
@@ -89,9 +96,9 @@ class Ray:
 
 
 @contextmanager
-def engine(name: str, folder: Path, num_workers: int) -> Iterator[Processes | Ray]:
+def engine(name: str, folder: Path, num_workers: int, threads: int = 0) -> Iterator[Engine]:
     """An engine whose workers are gone afterwards."""
-    made = {"processes": Processes, "ray": Ray}[name](folder, num_workers)
+    made = {"processes": Processes, "ray": Ray}[name](folder, num_workers, threads)
     try:
         yield made
     finally:

@@ -84,6 +84,8 @@ class SearchOptions(Record):
     """Processes that share the search."""
     engine: Literal["processes", "ray"] = "processes"
     """processes (of this machine), or ray."""
+    threads: int = Field(0, ge=0)
+    """Threads of each process; 0 shares this machine's processors out. Rounding may differ with their number."""
     retries: int = Field(1, ge=0)
     """How often a candidate is tried again after the worker that trained it died."""
     final_epochs: int = Field(0, ge=0)

@@ -13,7 +13,7 @@ from delayer.nas.engines import engine
 from delayer.nas.front import as_csv, pareto_front
 from delayer.nas.options import NasTaskOptions, ProxyOptions, SearchOptions, Setup, SpaceOptions
 from delayer.nas.proxy import PRIME, assess
-from delayer.nas.storage import Trials
+from delayer.nas.storage import Trials, at_work
 from delayer.nas.strategies import StrategyOptions, strategies
 from delayer.nas.winner import save_winner
 from delayer.nas.worker import EXHAUSTED, seen_of, weights_path
@@ -45,10 +45,11 @@ def search(data: str, *, out: str | Path, strategy: str = "redtest", test: str |
     opened = open_data(data, space.open(), task, test=test)
     with Study(folder).lock():
         _keep_setup(folder, setup)
-        Trials.repair(folder)
-        trials = Trials(folder)
-        trials.release()
-        trials.fill(options.trials)
+        with at_work(folder, alone=True):
+            Trials.repair(folder)
+            trials = Trials(folder)
+            trials.release()
+            trials.fill(options.trials)
         notes = _work_off(trials, folder, options, reporter)
         results = _conclude(trials, folder, setup, opened, options, notes, reporter)
     for note in results.notes:
@@ -76,7 +77,7 @@ def _work_off(trials: Trials, folder: Path, options: SearchOptions, reporter: Re
     num_workers = min(options.workers, trials.num_waiting())
     if not num_workers:
         return notes
-    with engine(options.engine, folder, num_workers) as team, reporter.step("Candidates") as tick:
+    with engine(options.engine, folder, num_workers, options.threads) as team, reporter.step("Candidates") as tick:
         for _ in range(num_workers):
             team.start(next(names))
         while team.running:

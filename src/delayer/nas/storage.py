@@ -4,12 +4,27 @@ A slot is a place in the search. Each slot waits in the queue until a worker cla
 first and the result last, so that after a crash it is known what was being tried.
 """
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from delayer.errors import NasError
 from delayer.libraries import library
 from delayer.nas_records import NasTrial
+
+
+@contextmanager
+def at_work(folder: str | Path, *, alone: bool = False) -> Iterator[None]:
+    """Inside: one of the processes at work on a search; alone: the only one, after waiting for all others to end.
+
+    After a kill, workers notice within a second that whoever started them is gone; until then they may still write.
+    """
+    with open(Path(folder) / ".at_work", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
 
 
 class Trials:
@@ -31,7 +46,7 @@ class Trials:
         for left in path.parent.glob(path.name + "*.lock*"):
             left.unlink()
         if path.exists() and not (text := path.read_bytes()).endswith(b"\n"):
-            path.write_bytes(text[: text.rfind(b"\n") + 1])
+            os.truncate(path, text.rfind(b"\n") + 1)
 
     def _all(self, *states: Any) -> list[Any]:
         return self.study.get_trials(deepcopy=False, states=states or None)

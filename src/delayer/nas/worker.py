@@ -7,17 +7,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from safetensors.torch import save
 
 from delayer.errors import DelayerError
 from delayer.libraries import first_line
-from delayer.nas.data import open_data
+from delayer.nas.data import NasData, open_data
 from delayer.nas.options import Setup
 from delayer.nas.proxy import PRIME, assess
 from delayer.nas.space import Seen
-from delayer.nas.storage import Trials
+from delayer.nas.storage import Trials, at_work
 from delayer.nas.strategies import strategies
 from delayer.nas_records import NasTrial
 from delayer.store.weights import distinct_weights
@@ -36,32 +37,41 @@ def seen_of(results: Sequence[NasTrial]) -> list[Seen]:
 def work(folder: str, name: str) -> int:
     """Work on the search in a folder until no slot waits. Gives 0, or EXHAUSTED."""
     setup = read_record(Path(folder) / "search.json", Setup)
-    space, strategy = setup.space.open(), strategies[setup.strategy]
-    data = open_data(setup.data, space, setup.task, test=setup.test)
-    fit = data.fit(setup.proxy.share, setup.seed)
-    trials = Trials(folder)
-    while (claimed := trials.claim(name)) is not None:
-        trial_id, known = claimed
-        slot, candidate = known["slot"], known.get("candidate")
-        if candidate is None:
-            results = trials.finished()
-            taken = {result.key for result in results} | trials.running_keys()
-            rng = Random(f"{setup.seed} {slot}")  # a resumed search asks with the same random numbers
-            candidate = strategy.ask(space, seen_of(results), taken, rng, setup.strategy_options)
+    with at_work(folder):
+        data = open_data(setup.data, setup.space.open(), setup.task, test=setup.test)
+        fit = data.fit(setup.proxy.share, setup.seed)
+        trials = Trials(folder)
+        while (claimed := trials.claim(name)) is not None:
+            trial_id, known = claimed
+            candidate = known.get("candidate") or _asked(trials, setup, known["slot"])
             if candidate is None:
                 trials.drop(trial_id)
                 return EXHAUSTED
-            trials.note(trial_id, candidate=candidate, key=space.canonical(candidate))
-        about = {"slot": slot, "candidate": candidate, "key": space.canonical(candidate), "attempts": known["attempts"]}
-        try:
-            facts, model = assess(space, candidate, data, fit, setup.proxy, seed=setup.seed * PRIME + slot,
-                                  device=setup.device)
-            if facts["state"] == "trained":
-                write_atomically(weights_path(folder, slot), save(distinct_weights(model)))
-        except Exception as error:  # a block of the user's may raise anything
-            facts = {"state": "failed", "error": f"{type(error).__name__}: {first_line(error)}"}
-        trials.finish(trial_id, NasTrial(**about, **facts))
+            about = {"candidate": candidate, "key": setup.space.open().canonical(candidate)}
+            trials.note(trial_id, **about)
+            about |= {"slot": known["slot"], "attempts": known["attempts"]}
+            trials.finish(trial_id, NasTrial(**about, **_tried(folder, setup, data, fit, candidate, known["slot"])))
     return 0
+
+
+def _asked(trials: Trials, setup: Setup, slot: int) -> str | None:
+    """The strategy's next candidate; a resumed search asks with the same random numbers."""
+    results = trials.finished()
+    taken = {result.key for result in results} | trials.running_keys()
+    return strategies[setup.strategy].ask(setup.space.open(), seen_of(results), taken, Random(f"{setup.seed} {slot}"),
+                                          setup.strategy_options)
+
+
+def _tried(folder: str, setup: Setup, data: NasData, fit: tuple, candidate: str, slot: int) -> dict[str, Any]:
+    """What the short training showed; its weights are in the folder then."""
+    try:
+        facts, model = assess(setup.space.open(), candidate, data, fit, setup.proxy, seed=setup.seed * PRIME + slot,
+                              device=setup.device)
+    except Exception as error:  # a block of the user's may raise anything
+        return {"state": "failed", "error": f"{type(error).__name__}: {first_line(error)}"}
+    if facts["state"] == "trained":
+        write_atomically(weights_path(folder, slot), save(distinct_weights(model)))
+    return facts
 
 
 def weights_path(folder: str | Path, slot: int) -> Path:
