@@ -6,15 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from delayer.calling import evaluating
-from delayer.metrics.cka import cka_of
+from delayer.metrics.msrs import batch_similarities, msrs_of
 from delayer.rows import Rows
 from delayer.stats import Hsic
-
-
-def msrs_of(similarities: Tensor, *, tau: float = 0.8, beta: float = 100.0) -> Tensor:
-    """The score [...] of similarities [..., layers, layers]: Σ_{i<j} sigmoid(2β(s_ij − τ)), from 0 to L(L − 1)/2."""
-    above = torch.triu(torch.ones(similarities.shape[-2:], dtype=torch.bool), diagonal=1)
-    return torch.sigmoid(2 * beta * (similarities[..., above] - tau)).sum(-1)
 
 
 def redundancy(model: nn.Module, layers: Sequence[nn.Module], batches: Sequence, *, batch_size: int = 256,
@@ -47,9 +41,8 @@ def redundancy(model: nn.Module, layers: Sequence[nn.Module], batches: Sequence,
     finally:
         for handle in handles:
             handle.remove()
-    _, hsic = stat.chunks()
     num_pairs = len(layers) * (len(layers) - 1) // 2
-    if not num_pairs or not len(hsic):
+    if not num_pairs or stat.num_rows < 4:
         return 0.0, 0.0
-    score = msrs_of(cka_of(hsic[:max_batches]), tau=tau, beta=beta).mean().item()
+    score = msrs_of(batch_similarities(stat)[:max_batches], tau=tau, beta=beta).mean().item()
     return score, score / num_pairs
