@@ -2,7 +2,7 @@
 
     python benchmarks/nas_real.py --data-root DATA
 
-Small NAS-Bench-201 networks (8 channels, one cell a stage) on the training images; candidates are compared on a
+Small NAS-Bench-201 networks (8 channels, two cells a stage, so 9 layers) on the training images; candidates are compared on a
 validation part of them. Then every candidate among the most accurate half is trained for longer from scratch, and rank
 correlations answer: does low MSRS among about equally accurate candidates go with fewer parameters or with better final
 accuracy? Final accuracy is on validation data too; test data is read for the winner alone.
@@ -41,17 +41,22 @@ def spearman(a: list[float], b: list[float]) -> float:
     return float(x @ y) / scale if scale else float("nan")
 
 
-def with_interval(a: list[float], b: list[float]) -> str:
-    """Spearman's correlation and its 95 % percentile bootstrap over candidates."""
-    rng = random.Random(SEED)
-    draws = []
+def partial(a: list[float], b: list[float], given: list[float]) -> float:
+    """Spearman's correlation of a and b with the ranks of a third taken out: among equals in it."""
+    ab, ac, bc = spearman(a, b), spearman(a, given), spearman(b, given)
+    scale = (1 - ac**2) * (1 - bc**2)
+    return (ab - ac * bc) / scale**0.5 if scale > 1e-12 else float("nan")
+
+
+def with_interval(how, *columns: list[float]) -> str:
+    """A correlation and its 95 % percentile bootstrap over candidates."""
+    rng, draws = random.Random(SEED), []
     for _ in range(RESAMPLES):
-        chosen = [rng.randrange(len(a)) for _ in a]
-        draws.append(spearman([a[i] for i in chosen], [b[i] for i in chosen]))
+        chosen = [rng.randrange(len(columns[0])) for _ in columns[0]]
+        draws.append(how(*([column[i] for i in chosen] for column in columns)))
     draws = sorted(value for value in draws if value == value)
     low, high = draws[int(0.025 * len(draws))], draws[int(0.975 * len(draws))]
-    verdict = "" if low <= 0 <= high else " *"
-    return f"{spearman(a, b):+.2f} ({low:+.2f} to {high:+.2f}){verdict}"
+    return f"{how(*columns):+.2f} ({low:+.2f} to {high:+.2f}){'' if low <= 0 <= high else ' *'}"
 
 
 def main() -> None:
@@ -59,14 +64,14 @@ def main() -> None:
     root = os.environ.get("DELAYER_DATA")
     parser.add_argument("--data-root", type=Path, default=root, required=root is None)
     parser.add_argument("--out", type=Path, default=Path("benchmark-studies/nas"))
-    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--trials", type=int, default=36)
     parser.add_argument("--images", type=int, default=4000, help="training images of a candidate")
     parser.add_argument("--validation", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=4, help="of the short training")
-    parser.add_argument("--final-epochs", type=int, default=12, help="of the longer training")
+    parser.add_argument("--final-epochs", type=int, default=10, help="of the longer training")
     parser.add_argument("--finalists", type=int, default=20, help="candidates that are trained for longer, most accurate first")
     parser.add_argument("--width", type=int, default=8)
-    parser.add_argument("--cells", type=int, default=1)
+    parser.add_argument("--cells", type=int, default=2)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     images = Path(given.data_root).resolve() / "images"
@@ -113,12 +118,14 @@ def main() -> None:
               f"the {max(len(finalists) // 2, 4)} most accurate": finalists[: max(len(finalists) // 2, 4)]}
     print("Spearman's correlation of MSRS (low = little redundancy) with, and its 95 % interval (* excludes 0)")
     for name, group in groups.items():
-        redundancy = [t.msrs for t in group]
-        print(f"  {name}: parameters {with_interval(redundancy, [t.params for t in group])}, "
-              f"short accuracy {with_interval(redundancy, [t.accuracy for t in group])}")
+        redundancy, short = [t.msrs for t in group], [t.accuracy for t in group]
+        other = {"parameters": [t.params for t in group]}
         if all(t.slot in final for t in group):
-            print(f"  {name}: final accuracy {with_interval(redundancy, [final[t.slot] for t in group])}, "
-                  f"gain from short to final {with_interval(redundancy, [final[t.slot] - t.accuracy for t in group])}")
+            other["final accuracy"] = [final[t.slot] for t in group]
+        print(f"  {name}: short accuracy {with_interval(spearman, redundancy, short)}")
+        for what, values in other.items():
+            print(f"    {what} {with_interval(spearman, redundancy, values)}; among equals in short accuracy (partial) "
+                  f"{with_interval(partial, redundancy, values, short)}")
     best, ours = finalists[0], results.trials[results.winner]
     print(f"RedTest's reading: {final.get(ours.slot, float('nan')):.2f} % finally at {ours.params:,} parameters; "
           f"best by short training: {final[best.slot]:.2f} % at {best.params:,}.")

@@ -9,7 +9,7 @@ from torch import nn
 
 from delayer.errors import NasError
 from delayer.measure import num_params
-from delayer.nas import CellSpace, DepthWidthSpace
+from delayer.nas import CellSpace, DepthWidthSpace, SpaceOptions
 from delayer.nas.cells import EDGES, OPERATIONS, cell_operations, cell_string
 
 SPACE = CellSpace()
@@ -114,3 +114,9 @@ def test_depth_and_width_outside_the_space_are_named(candidate, said):
 def test_a_block_factory_that_is_not_there(name):
     with pytest.raises(NasError, match=f"block factory '{name}' cannot be found .* package.module:factory"):
         DepthWidthSpace(block=name).build("1x16-1x16-1x16")
+
+
+def test_a_space_of_ones_own_is_named_as_a_function():
+    assert isinstance(SpaceOptions(space="delayer.nas:CellSpace").open(), CellSpace)
+    with pytest.raises(NasError, match="search space 'cels' cannot be found .* or choose cells or depth_width"):
+        SpaceOptions(space="cels").open()

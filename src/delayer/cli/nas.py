@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from delayer.cli.app import JSON, QUIET, TEST, app
 from delayer.cli.options import with_options
@@ -66,6 +66,7 @@ def nas_command(
     if table:
         console.print(f"Redundancy: {found.redundancy}.")
     else:
+        console.print(f"{found.strategy} {found.rule}.")
         console.print(f"Winner on test data: {found.grade.value:.2f}{found.grade.unit}", style="bold")
     console.print(f"Folder: {out}" + (f", page: {page}" if page else ""), highlight=False)
 
@@ -73,7 +74,7 @@ def nas_command(
 def _front(found: NasResults) -> Table:
     trials = {trial.slot: trial for trial in found.trials}
     shown = [*found.front, *([] if found.winner in found.front else [found.winner])]
-    table = Table("", "candidate", "validation", "MSRS", "parameters", "latency", title="Pareto front (* the winner)")
+    table = Table("", Column("candidate", overflow="fold"), "validation", "MSRS", "parameters", "latency", title="Pareto front (* the winner)")
     for trial in map(trials.get, shown):
         table.add_row("*" * (trial.slot == found.winner), trial.candidate, f"{trial.accuracy:.2f} %", f"{trial.msrs:.2f}",
                       f"{trial.params:,}", f"{trial.latency_ms:.2f} ms")

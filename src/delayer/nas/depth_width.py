@@ -1,17 +1,13 @@
 """A depth and width space over a block of the user's own: how many blocks a stage has, and how wide they are."""
 
-import importlib
 import re
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from torch import Tensor, nn
 
 from delayer.errors import NasError
-from delayer.libraries import first_line
 from delayer.nas.cell_network import relu_conv_norm
-from delayer.nas.space import Space
+from delayer.nas.space import Space, named
 
 BlockFactory = Callable[[int, int, int], nn.Module]
 """(in_width, out_width, stride) → a module from [n, in_width, h, w] to [n, out_width, ⌈h/stride⌉, ⌈w/stride⌉]."""
@@ -33,20 +29,6 @@ class Residual(nn.Module):
 def residual_block(in_width: int, width: int, stride: int) -> nn.Module:
     """The block that stands in where the user names none."""
     return Residual(in_width, width, stride)
-
-
-def block_factory(name: str) -> BlockFactory:
-    """The function `package.module:factory`. Raises NasError when there is no such thing."""
-    module, colon, attribute = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        if not colon:
-            raise ImportError("no colon in it")
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise NasError(f"The block factory {name!r} cannot be found ({first_line(error)}). Name a function as "
-                       "package.module:factory, called as factory(in_width, width, stride).") from error
 
 
 class DepthWidthSpace(Space):
@@ -85,7 +67,8 @@ class DepthWidthSpace(Space):
         return self.encode(self.decode(candidate))
 
     def build(self, candidate: str, *, in_channels: int = 3, num_classes: int = 10) -> nn.Module:
-        return StagedNetwork(self.decode(candidate), self.num_stages, block_factory(self.block), in_channels, num_classes)
+        block = named(self.block, "block factory", "factory(in_width, width, stride)")
+        return StagedNetwork(self.decode(candidate), self.num_stages, block, in_channels, num_classes)
 
     def layers(self, model: "StagedNetwork") -> list[nn.Module]:
         return [model.stem, *model.body]

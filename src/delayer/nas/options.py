@@ -6,7 +6,7 @@ from pydantic import Field
 
 from delayer.nas.cells import CellSpace
 from delayer.nas.depth_width import DepthWidthSpace
-from delayer.nas.space import Space
+from delayer.nas.space import Space, named
 from delayer.nas.strategies import StrategyOptions
 from delayer.study import Record
 from delayer.tasks import TaskOptions
@@ -15,8 +15,8 @@ from delayer.tasks import TaskOptions
 class SpaceOptions(Record):
     """Which networks are candidates."""
 
-    space: Literal["cells", "depth_width"] = "cells"
-    """cells (NAS-Bench-201), or depth_width (stages of an own block)."""
+    space: str = "cells"
+    """cells (NAS-Bench-201), depth_width (stages of an own block), or package.module:factory of a space of your own."""
     width: int = Field(16, gt=0)
     """cells: channels of the first stage."""
     cells: int = Field(5, gt=0)
@@ -31,10 +31,12 @@ class SpaceOptions(Record):
     """depth_width: how many stages."""
 
     def open(self) -> Space:
-        """The space itself."""
+        """The space itself. Raises NasError for a name that says nothing."""
         if self.space == "cells":
             return CellSpace(width=self.width, num_cells=self.cells)
-        return DepthWidthSpace(block=self.block, depths=self.depths, widths=self.widths, num_stages=self.stages)
+        if self.space == "depth_width":
+            return DepthWidthSpace(block=self.block, depths=self.depths, widths=self.widths, num_stages=self.stages)
+        return named(self.space, "search space", "factory(), or choose cells or depth_width")()
 
 
 class ProxyOptions(Record):

@@ -1,12 +1,18 @@
 """A search space: named choices, the string that states them, and the network that they make."""
 
-from collections.abc import Iterator, Mapping
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from random import Random
 from typing import Any
 
 from torch import nn
+
+from delayer.errors import NasError
+from delayer.libraries import first_line
 
 
 class Space:
@@ -55,6 +61,23 @@ class Space:
         """All candidates, in a fixed order."""
         for values in product(*self.choices.values()):
             yield self.encode(dict(zip(self.choices, values, strict=True)))
+
+
+def named(name: str, what: str, called: str) -> Callable[..., Any]:
+    """The function `package.module:factory` of the user's. Raises NasError when there is no such thing.
+
+    what: the kind of function, called: how it is called; for the error.
+    """
+    module, colon, attribute = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        if not colon:
+            raise ImportError("it has no colon")
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise NasError(f"The {what} {name!r} cannot be found ({first_line(error)}). Name a function as "
+                       f"package.module:factory, called as {called}.") from error
 
 
 @dataclass(frozen=True)
