@@ -74,7 +74,8 @@ def nas_command(
 def _front(found: NasResults) -> Table:
     trials = {trial.slot: trial for trial in found.trials}
     shown = [*found.front, *([] if found.winner in found.front else [found.winner])]
-    table = Table("", Column("candidate", overflow="fold"), "validation", "MSRS", "parameters", "latency", title="Pareto front (* the winner)")
+    table = Table("", Column("candidate", overflow="fold"), "validation", "MSRS", "parameters", "latency",
+                  title="Pareto front (* the winner)")
     for trial in map(trials.get, shown):
         table.add_row("*" * (trial.slot == found.winner), trial.candidate, f"{trial.accuracy:.2f} %", f"{trial.msrs:.2f}",
                       f"{trial.params:,}", f"{trial.latency_ms:.2f} ms")
