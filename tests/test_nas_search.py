@@ -20,13 +20,14 @@ from delayer.nas.data import open_data
 from delayer.nas.proxy import assess, augmented, train_
 from delayer.nas.redundancy import redundancy
 from delayer.nas.storage import at_work
-from delayer.nas_records import NasTrial
+from delayer.nas_records import NasResults, NasTrial
 from delayer.report import render_nas
+from delayer.study import read_record
 
 ROOT = Path(__file__).parent.parent
 CELLS = SpaceOptions(width=4, cells=1)
 STAGES = SpaceOptions(space="depth_width", block="tests.nas_blocks:plain", depths=(1, 2), widths=(4, 8), stages=2)
-PROXY = ProxyOptions(epochs=1, augment=False, score_batch_size=32)
+PROXY = ProxyOptions(epochs=4, augment=False, score_batch_size=32)
 TASK = NasTaskOptions(num_fit=200, num_validation=100, num_test=60, batch_size=20)
 
 pytest.importorskip("sklearn")
@@ -64,7 +65,7 @@ def test_a_dead_cell_is_never_trained(digits, monkeypatch):
 
 def test_training_learns_and_is_decided_by_its_seed(digits):
     space, cell = CELLS.open(), "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
-    found = [assess(space, cell, digits, None, PROXY.model_copy(update={"epochs": 4}), seed=seed)[0] for seed in (0, 0, 1)]
+    found = [assess(space, cell, digits, None, PROXY, seed=seed)[0] for seed in (0, 0, 1)]
     assert found[0]["accuracy"] > 40 and found[0]["accuracy"] == found[1]["accuracy"]
     assert found[0]["msrs"] == found[1]["msrs"] != found[2]["msrs"]
 
@@ -171,7 +172,7 @@ def test_a_killed_search_goes_on_to_the_result_of_an_unbroken_one(finished, tmp_
     folder, whole = finished
     words = ["nas", "--data", "digits", "--strategy", "evolution", "--population", "2", "--tournament", "2", "--space",
              "depth_width", "--block", "tests.nas_blocks:plain", "--depths", "1", "--depths", "2", "--widths", "4", "--widths",
-             "8", "--stages", "2", "--epochs", "1", "--no-augment", "--score-batch-size", "32", "--num-fit", "200",
+             "8", "--stages", "2", "--epochs", "4", "--no-augment", "--score-batch-size", "32", "--num-fit", "200",
              "--num-validation", "100", "--num-test", "60", "--batch-size", "20", "--trials", "5", "--out", tmp_path, "--device",
              "cpu", "--latency-rounds", "1", "--threads", "1"]
     paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
@@ -222,7 +223,8 @@ def test_the_winner_reloads_in_a_fresh_process(finished, tmp_path):
 
 
 def test_table_front_and_page(finished):
-    folder, results = finished
+    folder, _ = finished
+    results = read_record(folder / "nas.json", NasResults)
     lines = (folder / "trials.csv").read_text().splitlines()
     assert lines[0].startswith("slot,candidate,state,accuracy,msrs") and len(lines) >= 6
     assert len((folder / "front.csv").read_text().splitlines()) == 1 + len(results.front)

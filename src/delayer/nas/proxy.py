@@ -74,16 +74,15 @@ def assess(space: Space, candidate: str, data: NasData, fit: tuple[Tensor, Tenso
     A dead candidate is not trained: its accuracy is chance, and no layer of it says anything.
     seed: decides the first weights, the order of the images and how they are changed.
     """
-    begun = time.monotonic()
-    with torch.random.fork_rng(devices=[]):
+    begun, first = time.monotonic(), data.task.batches("validation")[0].inputs[:1]
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = data.build(space, candidate).to(device)
-    shape = next(iter(data.task.batches("validation"))).inputs[:1]
-    facts: dict[str, Any] = {"params": num_params(model), "macs": num_macs(model, shape)}
-    if space.is_dead(candidate):
-        return facts | {"state": "dead", "accuracy": 100 / data.num_classes}, model.eval()
-    x, y = fit if fit is not None else data.fit(options.share, seed)
-    train_(model, x, y, options, epochs=epochs or options.epochs, batch_size=data.task.batches("fit").batch_size, seed=seed)
+        facts: dict[str, Any] = {"params": num_params(model), "macs": num_macs(model, first)}
+        if space.is_dead(candidate):
+            return facts | {"state": "dead", "accuracy": 100 / data.num_classes}, model.eval()
+        x, y = fit if fit is not None else data.fit(options.share, seed)
+        train_(model, x, y, options, epochs=epochs or options.epochs, batch_size=data.task.batches("fit").batch_size, seed=seed)
     score, share = redundancy(model, space.layers(model), data.task.batches("validation"), tau=options.tau,
                               beta=options.beta, batch_size=options.score_batch_size, max_batches=options.score_batches)
     grade = evaluate(model, data.task, "validation", device=device)

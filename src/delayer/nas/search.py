@@ -141,7 +141,7 @@ def _conclude(trials: Trials, folder: Path, setup: Setup, data: NasData, options
 def _timed(finished: list[NasTrial], space, data: NasData, options: SearchOptions, device: str) -> tuple[NasTrial, ...]:
     """The trials by slot, the trained ones timed side by side, so that no worker disturbs them."""
     trained = {trial.candidate for trial in finished if trial.state == "trained"}
-    x = next(iter(data.task.batches("validation"))).inputs
+    x = data.task.batches("validation")[0].inputs
     x = x[[i % len(x) for i in range(options.latency_batch)]]
     models = {candidate: data.build(space, candidate).eval() for candidate in sorted(trained)}
     reference = {"reference": data.build(space, sorted(trained)[0]).eval()}

@@ -43,7 +43,7 @@ def _of_search(results: NasResults) -> dict[str, Any]:
     states = ", ".join(f"{sum(t.state == state for t in results.trials)} {state}" for state in ("trained", "dead", "failed"))
     reached = in_unit(results.grade.value, results.grade.unit)
     return {
-        "headline": f"{results.strategy} picks {winner.candidate}: {reached} on test data",
+        "headline": f"{results.strategy} found a network of {count(winner.params)} parameters: {reached} on test data",
         "title": "Candidates and their Pareto front", "lead": f"{len(results.trials)} candidates: {states}. The strategy "
         f"{results.rule}. Figures and choices are on validation data after the short training.",
         "cards": cards, "plot": Plot({name: pareto_figure(trained, results, name) for name in _COSTS
