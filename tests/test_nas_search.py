@@ -25,12 +25,24 @@ from delayer.report import render_nas
 from delayer.study import read_record
 
 ROOT = Path(__file__).parent.parent
+DATA: list[str] = []
 CELLS = SpaceOptions(width=4, cells=1)
 STAGES = SpaceOptions(space="depth_width", block="tests.nas_blocks:plain", depths=(1, 2), widths=(4, 8), stages=2)
 PROXY = ProxyOptions(epochs=4, augment=False, score_batch_size=32)
 TASK = NasTaskOptions(num_fit=200, num_validation=100, num_test=60, batch_size=20)
 
-pytest.importorskip("sklearn")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def data(tmp_path_factory) -> str:
+    """Handwritten digits as a file, which a worker opens sooner than the library that brings them."""
+    import numpy as np
+
+    arrays = pytest.importorskip("sklearn.datasets").load_digits()
+    path = tmp_path_factory.mktemp("data") / "digits.npz"
+    np.savez(path, x=(arrays.images * 15.9).astype("uint8"), y=arrays.target)
+    DATA.append(f"npz:{path}")
+    return DATA[0]
 
 
 @pytest.fixture(autouse=True)
@@ -39,14 +51,14 @@ def in_the_clone(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def digits():
-    return open_data("digits", CELLS.open(), TASK)
+def digits(data):
+    return open_data(data, CELLS.open(), TASK)
 
 
 def search(out, **more):
     pytest.importorskip("optuna")
     given = dict(space=STAGES, proxy=PROXY, task=TASK, options=SearchOptions(trials=5, latency_rounds=1, threads=1)) | more
-    return nas.search("digits", out=out, **given)
+    return nas.search(DATA[0], out=out, **given)
 
 
 def told(results) -> list[tuple]:
@@ -157,7 +169,7 @@ def test_the_front_is_what_nothing_dominates():
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, data):
     """An unbroken search by one worker, with evolution, whose every step depends on all before."""
     folder = tmp_path_factory.mktemp("nas")
     before = os.getcwd()
@@ -170,7 +182,7 @@ def finished(tmp_path_factory):
 
 def test_a_killed_search_goes_on_to_the_result_of_an_unbroken_one(finished, tmp_path):
     folder, whole = finished
-    words = ["nas", "--data", "digits", "--strategy", "evolution", "--population", "2", "--tournament", "2", "--space",
+    words = ["nas", "--data", DATA[0], "--strategy", "evolution", "--population", "2", "--tournament", "2", "--space",
              "depth_width", "--block", "tests.nas_blocks:plain", "--depths", "1", "--depths", "2", "--widths", "4", "--widths",
              "8", "--stages", "2", "--epochs", "4", "--no-augment", "--score-batch-size", "32", "--num-fit", "200",
              "--num-validation", "100", "--num-test", "60", "--batch-size", "20", "--trials", "5", "--out", tmp_path, "--device",
@@ -262,6 +274,12 @@ def test_a_search_in_which_nothing_can_be_trained(tmp_path):
     space = SpaceOptions(space="depth_width", block="tests.nas_blocks:treacherous", depths=(1,), widths=(4, 5), stages=2)
     with pytest.raises(NasError, match="None of 1 candidates could be trained: ValueError: five is not allowed"):
         search(tmp_path, space=space, options=SearchOptions(trials=1), task=TASK.model_copy(update={"seed": 1}))
+
+
+def test_workers_that_cannot_begin_end_the_search_with_their_words(tmp_path, monkeypatch):
+    monkeypatch.setenv("DELAYER_TEST_HOME", str(os.getpid()))
+    with pytest.raises(NasError, match="Workers die before they begin: ValueError: away from home. What was found so far stays"):
+        search(tmp_path, space=SpaceOptions(space="tests.nas_blocks:homely"), options=SearchOptions(trials=3, workers=3))
 
 
 def test_data_without_labels(tmp_path):
