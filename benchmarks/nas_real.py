@@ -55,6 +55,8 @@ def with_interval(how, *columns: list[float]) -> str:
         chosen = [rng.randrange(len(columns[0])) for _ in columns[0]]
         draws.append(how(*([column[i] for i in chosen] for column in columns)))
     draws = sorted(value for value in draws if value == value)
+    if not draws:
+        return "undefined"
     low, high = draws[int(0.025 * len(draws))], draws[int(0.975 * len(draws))]
     return f"{how(*columns):+.2f} ({low:+.2f} to {high:+.2f}){'' if low <= 0 <= high else ' *'}"
 
