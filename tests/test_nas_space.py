@@ -29,6 +29,7 @@ def test_parameters_are_as_published(num_classes, constant):
 
 def test_there_are_15625_cells_of_which_341_are_dead():
     assert len(set(ALL)) == 15_625 and sum(map(SPACE.is_dead, ALL)) == 341
+    assert len(set(map(SPACE.canonical, ALL))) == 5_260
 
 
 def test_outputs_depend_on_the_input_exactly_where_a_cell_lives():

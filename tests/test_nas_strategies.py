@@ -60,7 +60,7 @@ def test_evolution_ages_out_the_best():
             found |= {p.slot for p in past if sum(child[e] != SPACE.decode(p.candidate)[e] for e in child) == 1}
         return found
 
-    assert parents(tournament=4) == {3} and parents(tournament=1) == {1, 2, 3, 4}
+    assert parents(tournament=60) == {3} and parents(tournament=1) == {1, 2, 3, 4}
 
 
 def test_evolution_begins_at_random():

@@ -24,7 +24,7 @@ class StrategyOptions(Record):
     population: int = Field(10, gt=1)
     """Evolution: how many of the latest trials may be parents."""
     tournament: int = Field(3, gt=0)
-    """Evolution: how many of them are drawn, the best of which is the parent."""
+    """Evolution: how many of them are drawn, with replacement; the best is the parent."""
 
 
 class Ask(Protocol):

@@ -9,10 +9,10 @@ from delayer.nas.strategies import most_accurate, strategy
 def evolution(space, seen, taken, rng, options):
     """A random candidate until the population is full, then a mutated winner of a tournament.
 
-    Fidelity: drawn without replacement, as in the paper's released code; several workers share one population, so a
-    child's parents are whatever has finished when it is asked for.
+    A tournament draws with replacement, as in the paper. Fidelity: several workers share one population, so a child's
+    parent is whatever has finished when it is asked for.
     """
     if len(seen) < options.population:
         return space.draw(rng)
-    drawn = rng.sample(seen[-options.population :], min(options.tournament, options.population))
+    drawn = rng.choices(seen[-options.population :], k=options.tournament)
     return space.mutate(most_accurate(drawn).candidate, rng)
