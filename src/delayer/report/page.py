@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from delayer.errors import StudyError
@@ -47,7 +48,7 @@ def render(folder: str | Path) -> Path:
     if not any(records.values()):
         files = ", ".join(file for file, _, _ in Study.FILES.values())
         raise StudyError(f"{study.folder} is no study folder: it holds none of {files}. Run `delayer run` first.")
-    page = filled("template.html", context(**records))
+    page = filled("template.html", context(SimpleNamespace(**records)))
     path = study.path("report.html")
     write_atomically(path, page)
     return path
@@ -72,25 +73,20 @@ def filled(template: str, shown: dict[str, Any]) -> str:
     return environment.get_template(template).render(plotly=get_plotlyjs(), script=script, **shown)
 
 
-def context(study, scores, scan, candidates, shrink, compare, results) -> dict[str, Any]:
-    """All that the template shows; a part whose record is missing is empty."""
-    choice = choice_of(scan, candidates, results)
+def context(records: SimpleNamespace) -> dict[str, Any]:
+    """All that the template shows, from the study's records by name; a part whose record is None is empty."""
+    study, scores, candidates, results = records.study, records.scores, records.candidates, records.results
+    choice = choice_of(records.scan, candidates, results)
     return {
-        "study": study,
-        "scores": scores,
-        "scan": scan,
-        "candidates": candidates,
-        "shrink": shrink,
-        "compare": compare,
-        "results": results,
+        **vars(records),
         "choice": choice,
         "headline": headline(study, scores, candidates, results),
         "cards": cards_of(study, scores, candidates, results),
         "drawings": drawings(study, choice) if study else {},
         "score_rows": score_plots(scores.scores, choice) if scores else [],
         "networks": list(network_parts(scores.networks, study)) if scores else [],
-        "plots": dict(plots(study, scan, candidates, shrink, compare, results, choice)),
-        "tables": dict(all_tables(scores, scan, candidates, shrink, compare, results, choice)),
+        "plots": dict(plots(records, choice)),
+        "tables": dict(all_tables(records, choice)),
         "provenance": provenance(study, results),
     }
 
@@ -103,7 +99,8 @@ def drawings(study: StudyInfo, choice: Choice) -> dict[str, str]:
     }
 
 
-def plots(study, scan, candidates, shrink, compare, results, choice: Choice) -> Iterator[tuple[str, Plot]]:
+def plots(records: SimpleNamespace, choice: Choice) -> Iterator[tuple[str, Plot]]:
+    study, scan, candidates, results = records.study, records.scan, records.candidates, records.results
     if errors_of(scan):
         num_blocks = len(study.chain.blocks) if study else max(damage.stop for damage in scan.spans)
         maps = error_maps(scan, choice, num_blocks)
@@ -112,15 +109,16 @@ def plots(study, scan, candidates, shrink, compare, results, choice: Choice) -> 
     if candidates and candidates.measured:
         costs = (study.params, study.macs) if study else (None, None)
         yield "candidates", Plot(candidate_figures(candidates, *costs), f"{candidates.grade_name} by cost")
-    if shrink and shrink.rounds:
+    if (shrink := records.shrink) and shrink.rounds:
         yield "rounds", Plot({"": rounds_figure(shrink)}, f"{shrink.original.name} round by round")
-    if compare and compare.rows:
+    if (compare := records.compare) and compare.rows:
         yield "compare", Plot({"": comparison_figure(compare)}, f"{compare.original.name} by schedule")
     if results and results.latency:
         yield "latency", Plot({"": latency_figure(results.latency)}, "Speed-up with its interval", "flat")
 
 
-def all_tables(scores, scan, candidates, shrink, compare, results, choice: Choice) -> Iterator[tuple[str, Table]]:
+def all_tables(records: SimpleNamespace, choice: Choice) -> Iterator[tuple[str, Table]]:
+    scores, scan, candidates, results = records.scores, records.scan, records.candidates, records.results
     if choice.cuts:
         yield "cuts", cuts_table(choice, scan)
     if scores and scores.ranking:
@@ -131,10 +129,10 @@ def all_tables(scores, scan, candidates, shrink, compare, results, choice: Choic
         yield "spans", spans_table(scan, choice)
     if candidates and candidates.measured:
         yield "candidates", candidates_table(candidates)
-    if shrink and shrink.rounds:
-        yield "rounds", rounds_table(shrink)
-    if compare and compare.rows:
-        yield "compare", comparison_table(compare)
+    if records.shrink and records.shrink.rounds:
+        yield "rounds", rounds_table(records.shrink)
+    if records.compare and records.compare.rows:
+        yield "compare", comparison_table(records.compare)
     if results:
         yield "measures", measures_table(results)
     if results and results.latency:
