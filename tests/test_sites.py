@@ -287,6 +287,27 @@ def test_padding_is_left_out():
     torch.testing.assert_close(stat.normal().mean, z.mean(0))
 
 
+def test_samples_and_positions_may_share_a_dimension_and_tables_are_no_sites():
+    class Joined(nn.Module):
+        """As OPT does; and an activation of a table of positions, as Swin's second version has."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.table, self.act, self.other = nn.Linear(6, 5), nn.Parameter(torch.randn(1, 3, 5)), nn.ReLU(), nn.ReLU()
+
+        def forward(self, x):
+            y = self.act(self.a(x.reshape(-1, 6))).view(*x.shape[:2], 5)
+            return y + self.other(self.table)
+
+    x = torch.randn(5, 3, 6)
+    for num in (1, 4):
+        chain = chain_over(Joined(), axis=-1)
+        (site,) = sites_(chain, x[:num])
+        assert (site.path, site.positions, site.num_features) == ("act", 3, 5)
+    stats = [observe_sites(chain, (site,), batches(x, size), batch_size=2)["act"] for size in (2, 5)]
+    assert stats[0].num_rows == 15 and torch.equal(stats[0].counts_by_chunk(), stats[1].counts_by_chunk())
+
+
 def test_hooks_go_away_also_after_an_exception():
     chain, sites = found(Shared())
     bad = X.clone()

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from delayer.activations import BY_CALL, activation_of
-from delayer.calling import Inputs, call, each_tensor, evaluating, first_tensor, hidden_in, output_of
+from delayer.calling import Inputs, call, each_tensor, evaluating, first_tensor, hidden_in, output_of, with_batch
 from delayer.chain import Chain
 from delayer.errors import ModelError
 from delayer.separate import separate_, unshare_
@@ -142,7 +142,8 @@ def _in_order(chain: Chain, example: Inputs) -> list[Site]:
     wide: dict[int, tuple[Tensor, int]] = {}  # by a linear layer: its features are last also in a network of images
     callers: dict[nn.Module, nn.Module | None] = {}
     names = {module: path for path, module in chain.model.named_modules()}
-    num_samples = len(first_tensor(example))
+    example = with_batch(example, max(2, len(first_tensor(example))))
+    num_samples, alone = len(first_tensor(example)), _sizes(chain.model, with_batch(example, 1))
 
     def note_weight(module: nn.Module, args: Any, output: Any) -> None:
         ran.append(f"{names[module]}.weight")
@@ -155,7 +156,7 @@ def _in_order(chain: Chain, example: Inputs) -> list[Site]:
 
     def note_site(module: nn.Module, args: Any, kwargs: Any) -> None:
         z, path, caller = hidden_in(args, kwargs), names[module], callers.get(module)
-        if len(z) != num_samples:
+        if len(z) != num_samples * alone.get(module, 0):
             return
         same = made.get(id(z))
         axis = -1 if z.ndim == 2 else wide.get(id(z), (z, chain.axis))[1]
@@ -166,7 +167,7 @@ def _in_order(chain: Chain, example: Inputs) -> list[Site]:
         width = z.shape[axis]
         found.setdefault(path, Site(
             path=path, kind=activation_of(module).name, block=_block_of(chain, path), axis=axis, num_features=width,
-            positions=z[0].numel() // width, weight=ran[-1] if ran else None, norm=norm))
+            positions=z.numel() // (width * num_samples), weight=ran[-1] if ran else None, norm=norm))
 
     with _tracked(chain.model, lambda module, caller: callers.__setitem__(module, caller)):
         handles = [m.register_forward_hook(note_norm) for m in names if isinstance(m, _BatchNorm)]
@@ -179,6 +180,21 @@ def _in_order(chain: Chain, example: Inputs) -> list[Site]:
             for handle in handles:
                 handle.remove()
     return list(found.values())
+
+
+def _sizes(model: nn.Module, sample: Inputs) -> dict[nn.Module, int]:
+    """How long the input of each activation is for one sample: more where samples and positions share a dimension."""
+    found: dict[nn.Module, int] = {}
+    handles = [module.register_forward_pre_hook(
+                   lambda m, args, kwargs: found.setdefault(m, len(hidden_in(args, kwargs))) and None, with_kwargs=True)
+               for module in model.modules() if activation_of(module) is not None]
+    try:
+        with evaluating(model):
+            call(model, sample)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -101,8 +101,9 @@ def counting_batches(chain: Chain, sites: Sequence[Site]) -> Iterator[dict[str, 
 def _rows(site: Site, z: Tensor, y: Tensor, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs and outputs [n, features] of a site at real positions, and the number of each row's sample [n]."""
     rows_z, rows_y = (positions(t, site.axis) for t in (z, y))
-    samples = ids.to(z.device).repeat_interleave(rows_z.shape[1])
     rows_z, rows_y = rows_z.flatten(0, 1), rows_y.flatten(0, 1)
+    # Some decoders join samples and positions in the first dimension, sample by sample.
+    samples = ids.to(z.device).repeat_interleave(len(rows_z) // len(ids))
     if mask is not None and mask.numel() == len(rows_z):
         real = mask.flatten().to(z.device, torch.bool)
         rows_z, rows_y, samples = rows_z[real], rows_y[real], samples[real]
