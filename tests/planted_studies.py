@@ -21,6 +21,9 @@ from delayer.study import (
     Scan,
     Score,
     Scores,
+    SiteInfo,
+    SiteMetricInfo,
+    Sites,
     SpanDamage,
     Study,
     StudyInfo,
@@ -110,6 +113,7 @@ def write(
     records = {
         "study": StudyInfo(asked=asked, chain=chain, params=params, macs=macs, provenance=SOURCE),
         "scores": scores(chain, steps, data, model),
+        "sites": sites(chain, steps),
         "scan": scan(chain, steps),
         "candidates": candidates(edits, params, macs),
         "results": results(len(chain.blocks), edits, params, macs, model),
@@ -118,6 +122,21 @@ def write(
     for name in only or records:
         study.write(name, records[name])
     return study
+
+
+def sites(chain: ChainInfo, steps: list[float]) -> Sites:
+    """One activation a block, which switches as much as the block moves; every other one behind a norm."""
+    titles = {"easier": "EASIER entropy", "tlc": "TLC error"}
+    found = tuple(
+        SiteInfo(path=f"{b.path}.act", kind="gelu", block=b.index, num_features=b.in_width, positions=4,
+                 norm=f"{b.path}.norm" if b.index % 2 else None, states={"off": 0.5, "on": 0.5},
+                 values={"easier": min(step, 1.0), "tlc": None if b.index == 1 else step / 2})
+        for b, step in zip(chain.blocks, steps, strict=True)
+    )
+    order = sorted(found, key=lambda site: site.values["easier"])
+    ranking = tuple({"path": site.path, "ranks": {"easier": rank}, "mean_rank": rank} for rank, site in enumerate(order, 1))
+    metrics = tuple(SiteMetricInfo(name=name, title=title, unit="", source="") for name, title in titles.items())
+    return Sites(sites=found, metrics=metrics, ranking=ranking, num_samples=500, batch_size=128, data="imagefolder:photos")
 
 
 def networks(model: str, data: str) -> tuple[Score, ...]:

@@ -104,6 +104,8 @@ def test_the_command_prints_a_table_or_the_record(tmp_path, monkeypatch, capsys)
 
     said = run()
     assert "blocks.3.relu_1" in said and "least switching first" in said
+    page = (tmp_path / "study" / "report.html").read_text()
+    assert "How much each activation switches" in page and "blocks.3.relu_1" in page and "60 samples" in page
     record = Sites.model_validate_json(run("--json"))
     assert [site.block for site in record.sites] == list(range(6)) and record.num_samples == 60
     assert record == Study(tmp_path / "study").read("sites")

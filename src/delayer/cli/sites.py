@@ -10,7 +10,7 @@ from delayer import stages
 from delayer.cli.app import DATA, JSON, MODEL, OUT, QUIET, app
 from delayer.cli.opening import opened
 from delayer.cli.options import with_options
-from delayer.cli.tables import print_record
+from delayer.cli.tables import print_record, try_report
 from delayer.study import Sites
 from delayer.tasks import TaskOptions
 
@@ -28,6 +28,7 @@ def sites_command(model: MODEL, data: DATA = None, out: OUT = Path("study"), jso
             print_record(found, json_)
         else:
             _print(found)
+        try_report(work.study.folder, json_)
 
 
 def _print(found: Sites) -> None:

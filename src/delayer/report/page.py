@@ -19,6 +19,7 @@ from delayer.report.measured_tables import candidates_table, latency_table, meas
 from delayer.report.networks import grouped, networks_figure, networks_table
 from delayer.report.scan_figures import error_maps, length_figure
 from delayer.report.shrinking import comparison_figure, comparison_table, rounds_figure, rounds_table
+from delayer.report.sites import sites_figures, sites_table
 from delayer.report.tables import Table, correlation_table, cuts_table, ranking_table, spans_table
 from delayer.study import Provenance, Score, Study, StudyInfo, write_atomically
 
@@ -101,6 +102,8 @@ def drawings(study: StudyInfo, choice: Choice) -> dict[str, str]:
 
 def plots(records: SimpleNamespace, choice: Choice) -> Iterator[tuple[str, Plot]]:
     study, scan, candidates, results = records.study, records.scan, records.candidates, records.results
+    if records.sites:
+        yield "sites", Plot(sites_figures(records.sites), "How much each activation switches")
     if errors_of(scan):
         num_blocks = len(study.chain.blocks) if study else max(damage.stop for damage in scan.spans)
         maps = error_maps(scan, choice, num_blocks)
@@ -125,6 +128,8 @@ def all_tables(records: SimpleNamespace, choice: Choice) -> Iterator[tuple[str, 
         yield "ranking", ranking_table(scores, choice)
     if scores and scores.correlations:
         yield "correlations", correlation_table(scores)
+    if records.sites:
+        yield "sites", sites_table(records.sites)
     if errors_of(scan):
         yield "spans", spans_table(scan, choice)
     if candidates and candidates.measured:
