@@ -130,7 +130,7 @@ def sites(chain: ChainInfo, steps: list[float]) -> Sites:
     found = tuple(
         SiteInfo(path=f"{b.path}.act", kind="gelu", block=b.index, num_features=b.in_width, positions=4,
                  norm=f"{b.path}.norm" if b.index % 2 else None, states={"off": 0.5, "on": 0.5},
-                 values={"easier": min(step, 1.0), "tlc": None if b.index == 1 else step / 2})
+                 values={"easier": min(step, 1.0), "tlc": None if b.index == 1 else step / 5})
         for b, step in zip(chain.blocks, steps, strict=True)
     )
     order = sorted(found, key=lambda site: site.values["easier"])
