@@ -6,6 +6,7 @@ import random
 import re
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import planted_studies
 import pytest
@@ -25,8 +26,8 @@ from delayer.study import EditInfo, Measured, Score, Study
 STUDIES = {"vit": planted_studies.vit, "resnet": planted_studies.resnet, "long": planted_studies.long}
 
 
-def records(study: Study) -> dict:
-    return {name: study.read_or_none(name) for name in Study.FILES}
+def records(study: Study) -> SimpleNamespace:
+    return SimpleNamespace(**{name: study.read_or_none(name) for name in Study.FILES})
 
 
 def chosen(*spans: tuple[int, int]) -> Choice:
@@ -127,13 +128,13 @@ def test_the_best_operator_of_every_span_is_the_one_of_least_error(tmp_path):
 
 def test_an_edit_is_known_by_its_label_and_rank(tmp_path):
     read = records(planted_studies.resnet(tmp_path))
-    cuts = choice_of(read["scan"], read["candidates"], read["results"]).cuts
+    cuts = choice_of(read.scan, read.candidates, read.results).cuts
     assert [(c.letter, c.operator, c.removes) for c in cuts] == [
         ("A", "affine", True), ("B", "low rank", True), ("C", "affine", True), ("D", "linearise", False),
     ]  # fmt: skip
-    assert cuts[1].damage.rank == 32 and errors_of(read["scan"])["low rank"][12, 14].rank == 64
-    assert choice_of(read["scan"], read["candidates"], None).cuts == cuts  # the chosen candidate, before any result
-    assert choice_of(read["scan"], None, None).cuts == ()
+    assert cuts[1].damage.rank == 32 and errors_of(read.scan)["low rank"][12, 14].rank == 64
+    assert choice_of(read.scan, read.candidates, None).cuts == cuts  # the chosen candidate, before any result
+    assert choice_of(read.scan, None, None).cuts == ()
 
 
 def test_the_front_holds_what_nothing_cheaper_equals():
@@ -168,10 +169,10 @@ def test_rows_of_the_drawing_tear_no_removed_span():
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_drawing_shows_every_block_before_and_what_is_left_after(tmp_path, name):
     read = records(STUDIES[name](tmp_path))
-    choice = choice_of(read["scan"], read["candidates"], read["results"])
-    num_blocks, gone = len(read["study"].chain.blocks), sum(stop - start for _, start, stop in choice.spans)
+    choice = choice_of(read.scan, read.candidates, read.results)
+    num_blocks, gone = len(read.study.chain.blocks), sum(stop - start for _, start, stop in choice.spans)
     for width, per_row in ((1120, 32), (350, 12)):
-        svg = drawing(read["study"].chain, choice, width=width, per_row=per_row)
+        svg = drawing(read.study.chain, choice, width=width, per_row=per_row)
         assert svg.count('class="ghost"') == gone
         assert svg.count('class="block"') == 2 * (num_blocks - gone)
         assert svg.count('class="standin"') == len(choice.spans)
@@ -183,7 +184,7 @@ def test_the_drawing_shows_every_block_before_and_what_is_left_after(tmp_path, n
 def test_plotly_knows_every_property_of_every_figure(tmp_path, name):
     from plotly.graph_objects import Figure
 
-    page = context(**records(STUDIES[name](tmp_path, data=("imagenette", "cifar10"))))
+    page = context(records(STUDIES[name](tmp_path, data=("imagenette", "cifar10"))))
     plots = [*page["plots"].values(), *(plot for row in page["score_rows"] for _, plot in row)]
     assert len(plots) == 4 + 6
     for plot in plots:
@@ -228,7 +229,7 @@ def test_cards_do_not_flatter(tmp_path):
 
 def test_networks_stand_in_one_picture_and_one_table_with_their_intervals(tmp_path):
     study = planted_studies.vit(tmp_path)
-    [(score, plot, table, texts)] = context(**records(study))["networks"]
+    [(score, plot, table, texts)] = context(records(study))["networks"]
     [dots] = plot.figures[""]["data"]
     assert score.title == "MSRS" and dots["y"] == ["deeper_network", "deit_tiny_patch16_224", "shallow_network"]
     assert dots["x"] == [0.52, 0.31, 0.1] and dots["error_x"]["array"] == pytest.approx([0.03, 0.06, 0])

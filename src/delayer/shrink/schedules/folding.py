@@ -40,7 +40,7 @@ def folding(look: Look, most: int) -> Chosen:
     finally:
         for site, module in sloped.items():
             put_(model, site.path, module.activation)
-    slopes = {site: float(module.slope) for site, module in sloped.items()}
+    slopes = {site: float(module.slope.detach()) for site, module in sloped.items()}
     order = sorted(look.sites, key=slopes.get, reverse=True)
     arrived = [site for site in order if slopes[site] >= ARRIVED]
     chosen = (arrived or order)[:most]

@@ -1,0 +1,272 @@
+"""Shrinking: published choices against literal twins, rounds that leave no trace, and a kill that changes nothing."""
+
+import math
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from delayer.errors import ModelError, StudyError, UnknownName
+from delayer.families import chain_of
+from delayer.plan import Plan, apply_
+from delayer.shrink import ShrinkOptions, schedules, shrink_until
+from delayer.shrink.look import Look
+from delayer.shrink.schedules.folding import Sloped
+from delayer.shrink.schedules.nepenthe import budgets, pruned
+from delayer.sites import sites_
+from delayer.tasks import evaluate, predictions, task_of
+
+
+class Block(nn.Module):
+    """Two activations, the second behind a sum; the first calls a function, as many networks do."""
+
+    def __init__(self, width: int = 16):
+        super().__init__()
+        self.first, self.norm, self.second = nn.Linear(width, width), nn.BatchNorm1d(width), nn.Linear(width, width)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        return self.act(x + self.second(F.relu(self.norm(self.first(x)))))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """A small network trained on real digits, and the task."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    x, y = torch.tensor(x[:900], dtype=torch.float32) / 8 - 1, torch.tensor(y[:900])
+    batches = list(zip(x.split(25), y.split(25), strict=True))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 16), Block(), Block(), Block(), nn.Linear(16, 10))
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(12):
+        for inputs, labels in batches[:20]:
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs), labels).backward()
+            optimizer.step()
+    return model.eval(), task_of(batches[:20], batches[20:28], batches[28:])
+
+
+def chain_and_task(digits):
+    model, task = digits
+    model = deepcopy(model)
+    return chain_of(model, task.batches("fit")[0].inputs), task
+
+
+def shrunk(digits, folder=None, *, on_round=None, progress=None, seed=0, **options):
+    chain, task = chain_and_task(digits)
+    asked = ShrinkOptions(**({"tolerance": 100, "remove": 3, "learning_rate": 0.01} | options))
+    return shrink_until(chain, task, asked, example=task.batches("fit")[0].inputs, folder=folder, on_round=on_round,
+                        progress=progress, seed=seed)
+
+
+def same(one: nn.Module, two: nn.Module) -> bool:
+    a, b = one.state_dict(), two.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("name", [*schedules])
+def test_every_schedule_removes_what_it_is_asked_to(digits, name):
+    small, edits, done = shrunk(digits, schedule=name, a_round=2, fill=True)
+    assert done.num_sites == 6 and done.num_removed == len(edits) == 3 and done.num_epochs == 2
+    assert [len(one.sites) for one in done.rounds] == [2, 1] and all(one.kept for one in done.rounds)
+    assert len(sites_(small, torch.zeros(2, 64))) == 3
+    assert done.grade.value == evaluate(small.model, digits[1]).value
+
+
+@pytest.mark.parametrize("name", [*schedules])
+def test_the_plan_rebuilds_the_network_that_was_shrunk(digits, name):
+    small, edits, _ = shrunk(digits, schedule=name, fill=True)
+    chain, task = chain_and_task(digits)
+    plan = Plan(model="", model_hash="", num_blocks=chain.num_blocks, edits=edits)
+    apply_(chain, plan)
+    chain.model.load_state_dict(small.model.state_dict())
+    x = task.batches("test")[0].inputs
+    assert torch.equal(chain.model.eval()(x), small.model.eval()(x))
+
+
+def test_a_round_that_is_rolled_back_leaves_no_trace(digits):
+    model, _ = digits
+    small, edits, done = shrunk(digits, schedule="last", tolerance=0, a_round=6, remove=6, epochs=0)
+    assert not edits and not done.rounds[0].kept and done.grade == done.original and done.num_removed == 0
+    assert same(small.model, model)
+    assert "No activation can go" in done.note and "This is the original network" in done.note
+
+
+def test_ours_tries_half_as_many_before_it_gives_up(digits):
+    _, _, done = shrunk(digits, schedule="ours", tolerance=0.0, a_round=6, remove=6, epochs=0)
+    sizes = [len(one.sites) for one in done.rounds]
+    first = sizes.index(3)
+    assert sizes[0] == 6 and not done.rounds[0].kept and first == 1
+
+
+def test_a_loss_that_is_not_finite_rolls_the_round_back(digits):
+    model, _ = digits
+    small, edits, done = shrunk(digits, schedule="last", learning_rate=1e30, weight_decay=0.5, epochs=2)
+    assert not edits and not done.rounds[0].kept and same(small.model, model)
+
+
+def test_the_teacher_stays_as_it_was(digits):
+    chain, task = chain_and_task(digits)
+    before = deepcopy(chain.model)
+    shrink_until(chain, task, ShrinkOptions(remove=1, tolerance=100), example=task.batches("fit")[0].inputs)
+    assert same(chain.model, before)
+
+
+class _Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("name", ["ours", "nepenthe", "folding"])
+@pytest.mark.parametrize("when", [1, 30, 51])
+def test_a_kill_at_any_moment_changes_nothing(digits, tmp_path, name, when):
+    """`when`: training steps until the kill, in the first round, between checkpoints, in a later round."""
+    options = dict(schedule=name, epochs=2, fill=True)
+    whole, _, expected = shrunk(digits, **options)
+    steps = 0
+
+    def kill(done, of):
+        nonlocal steps
+        steps += 1
+        if steps == when:
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        shrunk(digits, tmp_path, progress=kill, **options)
+    again, _, found = shrunk(digits, tmp_path, **options)
+    assert same(again.model, whole.model)
+    assert [one.model_copy(update={"seconds": 0}) for one in found.rounds] == [
+        one.model_copy(update={"seconds": 0}) for one in expected.rounds]
+    assert (tmp_path / "rounds.jsonl").read_text().count("\n") == 3
+
+
+def test_a_folder_of_another_run_is_refused(digits, tmp_path):
+    shrunk(digits, tmp_path, schedule="last", remove=1, epochs=0)
+    with pytest.raises(StudyError, match="another shrinking: its schedule differ"):
+        shrunk(digits, tmp_path, schedule="random", remove=1, epochs=0)
+
+
+def test_a_schedule_that_nobody_knows_is_refused(digits):
+    with pytest.raises(UnknownName, match="no schedule 'easyer'. Did you mean easier"):
+        shrunk(digits, schedule="easyer")
+
+
+def test_a_network_without_activations_is_refused(digits):
+    model = nn.Sequential(nn.Linear(64, 16), nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 10))
+    _, task = digits
+    x = task.batches("fit")[0].inputs
+    with pytest.raises(ModelError, match="runs no activation"):
+        shrink_until(chain_of(model, x), task, example=x)
+
+
+def looking(digits, **options) -> Look:
+    chain, task = chain_and_task(digits)
+    sites = sites_(chain, task.batches("fit")[0].inputs)
+    return Look(chain, sites, task, ShrinkOptions(**options), number=1, seed=0,
+                reference=predictions(chain.model, task.batches("validation")), masks={}, tune_=lambda *_: True)
+
+
+def test_a_look_measures_without_a_trace(digits):
+    look = looking(digits)
+    before, plain = deepcopy(look.chain.model), look.grade()
+    changed = look.measure([look.edit(site, "identity") for site in look.sites])
+    assert changed.value < plain.value and changed.kl > 0 and look.grade() == plain
+    assert same(look.chain.model, before)
+    assert [type(look.chain.model.get_submodule(s.path)) for s in look.sites] == [nn.ReLU] * 6
+
+
+def test_the_loss_is_the_cross_entropy(digits):
+    model, task = digits
+    batches = list(task.batches("validation"))
+    with torch.no_grad():
+        literal = torch.cat([F.cross_entropy(model(b.inputs), b.labels, reduction="none") for b in batches]).mean()
+    assert looking(digits).loss() == pytest.approx(float(literal), rel=1e-5)
+
+
+def test_easier_takes_the_lowest_entropy(digits):
+    look = looking(digits)
+    [edit], why = schedules["easier"].choose(look, 1)
+    entropies = {}
+    for site in look.sites:
+        inputs = []
+        hook = look.chain.model.get_submodule(site.path).register_forward_pre_hook(lambda m, a, i=inputs: i.append(a[0]))
+        with torch.no_grad():
+            for batch in look.task.batches("fit"):
+                look.chain.model(batch.inputs)
+        hook.remove()
+        z = torch.cat(inputs)
+        p = (z > 0).double().sum(0) / (z != 0).double().sum(0)
+        entropies[site.path] = float(torch.nan_to_num(-(p * p.log2()) - (1 - p) * (1 - p).log2()).mean())
+    assert edit.site == min(entropies, key=entropies.get) and f"{min(entropies.values()):.3f}" in why
+    assert edit.mode == "identity"
+
+
+def test_tlc_removes_the_smallest_gap_or_the_first_set_that_crosses_zero(digits):
+    look = looking(digits, a_round=6)
+    edits, _ = schedules["tlc"].choose(look, 6)
+    loss = look.loss()
+    gaps = {site: look.loss([look.edit(site, "sign")]) - loss for site in look.sites}
+    order = sorted(look.sites, key=gaps.get)
+    joint = [look.loss([look.edit(s, "sign") for s in order[:k]]) - loss for k in range(1, 7)]
+    count = 1 if joint[0] >= 0 else next((k + 1 for k in range(1, 6) if joint[k] > 0), 1)
+    assert [edit.site for edit in edits] == [site.path for site in order[:count]]
+
+
+def test_nepenthe_shares_its_budget_by_relevance():
+    """N = ζ · all; I = H · mean |w|; shares by softmax of ΣI / I; a layer without entropy gives nothing."""
+    layers = {"a": (torch.full((100,), 0.2), 0.5), "b": (torch.full((100,), 0.4), 0.5), "c": (torch.ones(100), 0.0)}
+    found = budgets(layers, 0.2)
+    relevance = [0.3 / 0.1, 0.3 / 0.2]
+    parts = [math.exp(r - relevance[0]) for r in relevance]
+    assert found == {"a": int(60 * parts[0] / sum(parts)), "b": int(60 * parts[1] / sum(parts))}
+
+
+def test_a_layer_that_cannot_give_its_share_is_pruned_whole():
+    layers = {"small": (torch.full((5,), 0.1), 0.1), "large": (torch.full((95,), 1.0), 1.0)}
+    assert budgets(layers, 0.3) == {"small": 5, "large": 25}
+
+
+def test_pruning_takes_the_smallest_magnitudes_and_never_gives_back():
+    weight = torch.tensor([[0.1, -3.0], [0.2, -0.05]])
+    mask = pruned(weight, None, 2)
+    assert mask.tolist() == [[False, True], [True, False]]
+    assert pruned(torch.tensor([[9.0, 3.0], [0.2, 9.0]]), mask, 1).tolist() == [[False, True], [False, False]]
+
+
+def test_pruned_weights_stay_zero_through_training(digits):
+    small, _, _ = shrunk(digits, schedule="nepenthe", fill=True, epochs=2, zeta=0.5)
+    zeros = {name: int((p == 0).sum()) for name, p in small.model.named_parameters() if p.ndim > 1}
+    assert sum(zeros.values()) > 200
+
+
+def test_a_slope_leads_from_the_activation_to_the_identity():
+    sloped, z = Sloped(nn.ReLU(inplace=True), torch.zeros(())), torch.randn(5, 3)
+    before = z.clone()
+    assert torch.equal(sloped(z), z.relu()) and torch.equal(z, before)
+    sloped.slope.data.fill_(1.0)
+    assert torch.equal(sloped(z), z)
+
+
+def test_folding_trains_slopes_towards_one(digits):
+    seen = {}
+    chain, task = chain_and_task(digits)
+    sites = sites_(chain, task.batches("fit")[0].inputs)
+
+    def tune(epochs, penalty):
+        seen["at first"] = float(penalty())
+        optimizer = torch.optim.SGD([p for n, p in chain.model.named_parameters() if n.endswith("slope")], 0.1)
+        for module in (m for m in chain.model.modules() if isinstance(m, Sloped)):
+            module.slope.data.fill_(0.1)
+        for _ in range(50):
+            optimizer.zero_grad()
+            penalty().backward()
+            optimizer.step()
+        return True
+
+    look = Look(chain, sites, task, ShrinkOptions(), number=1, seed=0, reference=None, masks={}, tune_=tune)
+    chosen, _ = schedules["folding"].choose(look, 6)
+    assert seen["at first"] == pytest.approx(0.25 * 6) and len(chosen) == 6
+    assert not any(isinstance(module, Sloped) for module in chain.model.modules())
