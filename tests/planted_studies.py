@@ -9,6 +9,8 @@ from delayer.study import (
     BlockInfo,
     Candidates,
     ChainInfo,
+    Compared,
+    Comparison,
     EditInfo,
     Grade,
     LatencyInfo,
@@ -18,9 +20,11 @@ from delayer.study import (
     Proof,
     Provenance,
     Results,
+    Round,
     Scan,
     Score,
     Scores,
+    Shrunk,
     SiteInfo,
     SiteMetricInfo,
     Sites,
@@ -114,6 +118,8 @@ def write(
         "study": StudyInfo(asked=asked, chain=chain, params=params, macs=macs, provenance=SOURCE),
         "scores": scores(chain, steps, data, model),
         "sites": sites(chain, steps),
+        "shrink": shrink(chain),
+        "compare": compare(params, macs),
         "scan": scan(chain, steps),
         "candidates": candidates(edits, params, macs),
         "results": results(len(chain.blocks), edits, params, macs, model),
@@ -122,6 +128,35 @@ def write(
     for name in only or records:
         study.write(name, records[name])
     return study
+
+
+def graded(value: float, split: str = "validation") -> Grade:
+    return Grade(name="top-1 accuracy", unit="%", value=value, higher_is_better=True, split=split, num_samples=500)
+
+
+def shrink(chain: ChainInfo) -> Shrunk:
+    """Three rounds of two activations, the last of which was rolled back."""
+    num_sites = 2 * len(chain.blocks)
+    rounds = tuple(
+        Round(number=n, sites=(f"{chain.blocks[n].path}.act1", f"{chain.blocks[n].path}.act2"), why="entropy 0.04 bits",
+              before=graded(75.0 - 8 * n), after=graded(75.3 - n * n), kept=n < 3, epochs=2, seconds=61.0,
+              left=num_sites - 2 * min(n, 2))
+        for n in (1, 2, 3)
+    )
+    edits = tuple(EditInfo(edit="linearise", label=f"{site} → identity", spans=()) for one in rounds[:2] for site in one.sites)
+    return Shrunk(schedule="ours", original=graded(75.3), grade=rounds[1].after, num_sites=num_sites, edits=edits,
+                  rounds=rounds, note="The next round was rolled back: 9.00 points, and 5 are allowed.")
+
+
+def compare(params: int, macs: int) -> Comparison:
+    """Two schedules of different worth, two seeds, two points."""
+    rows = tuple(
+        Compared(schedule=name, seed=seed, num_removed=removed, num_epochs=removed // 2, seconds=30.0 * removed,
+                 grade=graded(75.3 - loss * removed - seed, "test"), params=params - 1000 * removed, macs=macs,
+                 num_merged=removed // 2, latency_ms=4.2 if removed == 4 else None, speedup=1.1 if removed == 4 else None)
+        for name, loss in (("easier", 2.0), ("ours", 0.5)) for seed in (0, 1) for removed in (2, 4)
+    )
+    return Comparison(original=graded(75.3, "test"), num_sites=24, params=params, macs=macs, rows=rows)
 
 
 def sites(chain: ChainInfo, steps: list[float]) -> Sites:

@@ -21,6 +21,7 @@ from delayer.report.figures import limits_of, points_of, score_figure
 from delayer.report.measured_figures import front
 from delayer.report.page import context
 from delayer.report.scan_figures import error_maps
+from delayer.report.shrinking import comparison_figure, comparison_table, rounds_figure, rounds_table
 from delayer.study import EditInfo, Measured, Score, Study
 
 STUDIES = {"vit": planted_studies.vit, "resnet": planted_studies.resnet, "long": planted_studies.long}
@@ -186,7 +187,7 @@ def test_plotly_knows_every_property_of_every_figure(tmp_path, name):
 
     page = context(records(STUDIES[name](tmp_path, data=("imagenette", "cifar10"))))
     plots = [*page["plots"].values(), *(plot for row in page["score_rows"] for _, plot in row)]
-    assert len(plots) == 4 + 6
+    assert len(plots) == 7 + 6
     for plot in plots:
         for figure in plot.figures.values():
             Figure(figure)  # raises ValueError for a property that plotly lacks
@@ -212,6 +213,24 @@ def test_the_page_says_what_the_records_say(tmp_path):
         assert expected in text, expected
     assert "0.00019" not in text.split("<script>")[0]
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix != ".json") == ["report.html"]
+
+
+def test_rounds_that_were_rolled_back_are_no_part_of_the_line(tmp_path):
+    study = planted_studies.vit(tmp_path).read("shrink")
+    trained, untrained, undone = rounds_figure(study)["data"]
+    assert trained["x"] == [0, 2, 4] and trained["y"] == [75.3, 74.3, 71.3]
+    assert untrained["x"] == [2, 4] and untrained["y"] == [67.0, 59.0]
+    assert undone["x"] == [6] and undone["y"] == [66.3]
+    assert [row[5] for row in rounds_table(study).rows] == ["kept", "kept", "rolled back"]
+
+
+def test_schedules_are_means_over_seeds_best_first(tmp_path):
+    comparison = planted_studies.vit(tmp_path).read("compare")
+    easier, ours = comparison_figure(comparison)["data"]
+    assert easier["x"] == [0, 2, 4] and easier["y"] == pytest.approx([75.3, 70.8, 66.8])
+    assert ours["error_y"]["array"] == pytest.approx([0, 0.5, 0.5])
+    assert [(row[0], row[1], row[2], row[4]) for row in comparison_table(comparison).rows] == [
+        ("ours", "2", "4", "2.00"), ("easier", "2", "4", "2.00")]
 
 
 def test_cards_do_not_flatter(tmp_path):

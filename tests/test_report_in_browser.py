@@ -49,7 +49,7 @@ def test_the_report_draws_everything_without_network_or_complaint(chromium, repo
     with visit(chromium, width=width, scheme=scheme) as seen:
         seen.open(report(name))
         page = seen.page
-        assert page.locator(".chart").count() == page.locator(".chart:has(.hm, .trace)").count() == 8
+        assert page.locator(".chart").count() == page.locator(".chart:has(.hm, .trace)").count() == 11
         assert page.evaluate("document.scrollingElement.scrollWidth") <= width, "scrolls sideways"
         cards = "[...document.querySelectorAll('.card')]"
         assert page.evaluate(f"{cards}.every(card => card.scrollWidth <= card.clientWidth)"), "text leaves its card"
