@@ -12,7 +12,8 @@ from delayer.errors import DelayerError
 
 @app.command("list")
 def list_command(what: Annotated[str, typer.Argument(
-        help="metrics, site-metrics, methods, edits, families, sources, strategies or operators; all by default.")] = "") -> None:
+        help="metrics, site-metrics, methods, edits, families, sources, schedules, strategies or operators; all by "
+             "default.")] = "") -> None:
     """What delayer knows: metrics of blocks and of activations, published methods, edits, families, data sources, operators."""
     from delayer.affine import OPERATORS
     from delayer.edits import edits
@@ -20,9 +21,11 @@ def list_command(what: Annotated[str, typer.Argument(
     from delayer.methods import methods
     from delayer.metrics import metrics
     from delayer.nas.strategies import StrategyOptions, strategies
+    from delayer.shrink import schedules
     from delayer.site_metrics import site_metrics
     from delayer.tasks.sources import sources
 
+    numbers = StrategyOptions().model_dump()
     known: dict[str, list[tuple[str, str]]] = {
         "metrics": [(name, f"{m.title}. {m.source}") for name, m in metrics.items()],
         "site-metrics": [(name, f"{m.title}. {m.source}") for name, m in site_metrics.items()],
@@ -30,7 +33,8 @@ def list_command(what: Annotated[str, typer.Argument(
         "edits": [(name, _first_line(e.__doc__)) for name, e in edits.items()],
         "families": [(name, f.blocks) for name, f in families.items()],
         "sources": [(name, _first_line(s.__doc__)) for name, s in sources.items()],
-        "strategies": [(name, f"{s.rule.format(**StrategyOptions().model_dump())}. {s.source}") for name, s in strategies.items()],
+        "schedules": [(name, f"{s.source}.") for name, s in schedules.items()],
+        "strategies": [(name, f"{s.rule.format(**numbers)}. {s.source}") for name, s in strategies.items()],
         "operators": [(name, "") for name in ("drop", *OPERATORS)],
     }
     if what and what not in known:
