@@ -1,0 +1,19 @@
+"""Linear neighbours become one layer, exactly: border, stride, padding, groups and dilation included.
+
+    merge(in_a_row(conv1, norm1, conv2, norm2), "border_strip", shape=(64, 8, 8))
+
+gives the one layer with its proof in float64, or says why there is none.
+"""
+
+from delayer.algebra.adding import add
+from delayer.algebra.composing import compose
+from delayer.algebra.merging import LARGEST_ERROR, Merge, difference, merge
+from delayer.algebra.modules import BiasMap, BorderStrip, ConstantChannel, module_of
+from delayer.algebra.operator import Operator, diagonal, identity, regroup
+from delayer.algebra.part import Part, Step, in_a_row, with_shortcut
+from delayer.algebra.reading import is_affine, read
+from delayer.algebra.verdict import Refusal, Repair, Verdict
+
+__all__ = ["LARGEST_ERROR", "BiasMap", "BorderStrip", "ConstantChannel", "Merge", "Operator", "Part", "Refusal", "Repair",
+           "Step", "Verdict", "add", "compose", "diagonal", "difference", "identity", "in_a_row", "is_affine", "merge",
+           "module_of", "read", "regroup", "with_shortcut"]
