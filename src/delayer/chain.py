@@ -109,7 +109,10 @@ class Chain:
     model: the network itself; `replace_` and `compact_` change it.
     family: the facts of its kind.
     blocks: one record a block, in original numbering.
+    hollow: the weights are still to be filled in, so that edits build shapes and check no values.
     """
+
+    hollow = False
 
     def __init__(self, model: nn.Module, family: Family, blocks: tuple[Block, ...]):
         self.model, self.family, self.blocks = model, family, tuple(blocks)

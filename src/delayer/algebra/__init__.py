@@ -10,10 +10,10 @@ from delayer.algebra.composing import compose
 from delayer.algebra.merging import LARGEST_ERROR, Merge, difference, merge
 from delayer.algebra.modules import BiasMap, BorderStrip, ConstantChannel, module_of
 from delayer.algebra.operator import Operator, diagonal, identity, regroup
-from delayer.algebra.part import Part, Step, in_a_row, with_shortcut
+from delayer.algebra.part import Part, Step, in_a_row, num_macs, with_shortcut
 from delayer.algebra.reading import is_affine, read
 from delayer.algebra.verdict import Refusal, Repair, Verdict
 
 __all__ = ["LARGEST_ERROR", "BiasMap", "BorderStrip", "ConstantChannel", "Merge", "Operator", "Part", "Refusal", "Repair",
            "Step", "Verdict", "add", "compose", "diagonal", "difference", "identity", "in_a_row", "is_affine", "merge",
-           "module_of", "read", "regroup", "with_shortcut"]
+           "module_of", "num_macs", "read", "regroup", "with_shortcut"]

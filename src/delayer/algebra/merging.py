@@ -10,7 +10,7 @@ from delayer.algebra.adding import add
 from delayer.algebra.composing import compose
 from delayer.algebra.modules import BiasMap, module_of
 from delayer.algebra.operator import Operator, identity
-from delayer.algebra.part import Part
+from delayer.algebra.part import Part, num_macs
 from delayer.algebra.reading import rank_of, read
 from delayer.algebra.verdict import Refusal, Repair, Verdict
 
@@ -23,6 +23,7 @@ class Merge:
     """What became of a part.
 
     module: the one layer, in float64 on the CPU; None where it was refused.
+    growth: multiply-adds of the one layer over those of the part; NaN where it was refused or is hollow.
     error: largest difference on whole images, border included, in float64, relative to the largest output; NaN where
     it was refused, or where weights are still to come.
     """
@@ -30,6 +31,7 @@ class Merge:
     module: nn.Module | None
     verdict: Verdict
     error: float = float("nan")
+    growth: float = float("nan")
 
 
 def merge(part: Part, repair: Repair = "none", shape: tuple[int, ...] | None = None, *, hollow: bool = False) -> Merge:
@@ -45,11 +47,13 @@ def merge(part: Part, repair: Repair = "none", shape: tuple[int, ...] | None = N
         return Merge(None, Verdict(False, reason=str(refusal)))
     if hollow:
         return Merge(merged, Verdict(True, used))
-    error = difference(part, merged, shape or _some_shape(part, merged))
+    shape = shape or _some_shape(merged)
+    error = difference(part, merged, shape)
     if not error <= LARGEST_ERROR:
         return Merge(None, Verdict(False, reason=(
             f"the merged layer differs by {error:.1e} of the largest output in float64, and {LARGEST_ERROR:g} is allowed")))
-    return Merge(merged, Verdict(True, used), error)
+    part = _exactly(part)
+    return Merge(merged, Verdict(True, used), error, num_macs(merged, shape) / num_macs(part, shape))
 
 
 def difference(part: nn.Module, merged: nn.Module, shape: tuple[int, ...], seed: int = 0) -> float:
@@ -106,7 +110,7 @@ def _width(part: Part, rank: int, num_dims: int | None) -> int:
                 if rank_of(layer) is not None)
 
 
-def _some_shape(part: Part, merged: nn.Module) -> tuple[int, ...]:
+def _some_shape(merged: nn.Module) -> tuple[int, ...]:
     """A feature vector, or an image that has a border and an interior."""
     layer = getattr(merged, "layer", merged)
     layer = getattr(layer, "layer", layer)

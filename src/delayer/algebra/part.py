@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
+
+from delayer.algebra.reading import rank_of
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,24 @@ class Part(nn.Module):
 
     paths = property(lambda self: tuple(step.path for step in self.steps if step.path))
     num_sums = property(lambda self: sum(len(step.inputs) == 2 for step in self.steps))
+
+
+def num_macs(module: nn.Module, shape: tuple[int, ...]) -> int:
+    """Multiply-adds of the linear layers and convolutions in a module for one input of that shape."""
+    counts: list[int] = []
+
+    def count(layer: nn.Module, args: tuple, y: Tensor) -> None:
+        counts.append(layer.weight.numel() * (y[0].numel() // (y.shape[1] if layer.weight.ndim > 2 else y.shape[-1])))
+
+    layers = [m for m in module.modules() if rank_of(m) is not None]
+    handles = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        with torch.no_grad():
+            module(torch.zeros(1, *shape, dtype=layers[0].weight.dtype, device=layers[0].weight.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sum(counts)
 
 
 def in_a_row(*layers: nn.Module) -> Part:

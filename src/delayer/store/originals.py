@@ -93,7 +93,9 @@ def skeleton(source: Source) -> nn.Module:
 
 def cut_skeleton(model: nn.Module, facts: dict[str, Any], plan: Plan) -> nn.Module:
     """A skeleton with the shapes that a plan leaves."""
-    apply_(chain_from_facts(model, facts), plan, None)
+    chain = chain_from_facts(model, facts)
+    chain.hollow = True
+    apply_(chain, plan, None)
     del model.delayer_edits
     return model
 
