@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from delayer.algebra import merge
+from delayer.algebra import growth, merge
 from delayer.algebra.reading import is_affine, passes
 from delayer.algebra.regions import Region, regions, trace
 from delayer.algebra.surgery import check_rewritable
@@ -30,7 +30,7 @@ class Refused:
         return f"{self.path}: {', '.join(self.layers) or 'its layers'} stay: {self.reason}"
 
 
-def fusions(chain: Chain, example: Inputs, *, repairs: Sequence[Repair] = REPAIRS, growth: float = 1.5,
+def fusions(chain: Chain, example: Inputs, *, repairs: Sequence[Repair] = REPAIRS, most: float = 1.5,
             paths: Sequence[str] | None = None) -> tuple[list[Fuse], list[Refused]]:
     """Every exact merge inside some modules, as the network stands now, and what is refused.
 
@@ -38,32 +38,59 @@ def fusions(chain: Chain, example: Inputs, *, repairs: Sequence[Repair] = REPAIR
     of its layers; and where that is refused too, the longest pieces that merge as they are (norms fold at the least).
     With repairs=("none",) there is nothing but what merges as it is.
     example: inputs of a small batch, which tell the sizes of images.
-    growth: most multiply-adds that a merge may take, as a multiple of those before; pieces never take more than before.
+    most: multiply-adds that a merge may take at most, as a multiple of those before; pieces never take more than before.
     Nothing is measured: whether a merge is faster is for others to say (`Fuse.forms` gives both).
     paths: modules to look into; by default the blocks, and the container of blocks that are single layers.
     """
-    chosen = list(dict.fromkeys(_owner(chain, block.path) for block in chain.blocks)) if paths is None else list(paths)
-    found: list[Fuse] = []
-    refused: list[Refused] = []
-    shapes = _shapes(chain, example, chosen)
+    chosen = _owners(chain) if paths is None else list(paths)
+    looked = _Looked(chain.model, repairs, most, _shapes(chain, example, chosen))
     for path in chosen:
+        looked.into(path)
+    return looked.found, looked.refused
+
+
+def _owners(chain: Chain) -> list[str]:
+    """The modules whose forward passes run the blocks' layers: blocks first, then the containers of single layers."""
+    blocks = [block.path for block in chain.blocks]
+    layers = [path for path in blocks if is_affine(chain.model.get_submodule(path))]
+    return [path for path in blocks if path not in layers] + list(dict.fromkeys(path.rpartition(".")[0] for path in layers))
+
+
+class _Looked:
+    """What was found so far, in the modules looked into."""
+
+    def __init__(self, model: nn.Module, repairs: Sequence[Repair], most: float, shapes: dict[nn.Module, tuple[int, ...]]):
+        self.model, self.repairs, self.most, self.shapes = model, repairs, most, shapes
+        self.found: list[Fuse] = []
+        self.refused: list[Refused] = []
+        self.claimed: set[nn.Module] = set()
+
+    def into(self, path: str, told: bool = True) -> None:
+        """Look into a module; where it, or one inside, cannot be traced, look into that one's own modules."""
+        owner, before = self.model.get_submodule(path), len(self.found)
         try:
-            traced = trace(chain.model.get_submodule(path))
+            traced = trace(owner)
         except Refusal as refusal:
-            refused.append(Refused(path, (), str(refusal)))
-            continue
-        before = len(found)
-        for region in regions(chain.model.get_submodule(path), traced):
-            for one in _Tried(path, repairs, growth, shapes).best(region):
-                (found if isinstance(one, Fuse) else refused).append(one)
-        if len(found) == before:
-            refused += [Refused(path, (inner,), f"what is inside cannot be traced ({why})") for inner, why in traced.closed]
-    return found, refused
+            self.refused += [Refused(path, (), str(refusal))] * told
+            self.inside(path)
+            return
+        for region in regions(owner, traced):
+            if not self.claimed & set(region.part.layers):
+                for one in _Tried(path, self.repairs, self.most, self.shapes).best(region):
+                    if isinstance(one, Fuse):
+                        self.claimed |= {owner.get_submodule(layer) for layer in one.layers}
+                        self.found.append(one)
+                    else:
+                        self.refused.append(one)
+        for inner, why in traced.closed:
+            if told and len(self.found) == before:
+                self.refused.append(Refused(path, (inner,), f"what is inside cannot be traced ({why})"))
+            self.inside(f"{path}.{inner}" if path else inner)
 
-
-def _owner(chain: Chain, path: str) -> str:
-    """The module whose forward pass runs a block's layers."""
-    return path.rpartition(".")[0] if is_affine(chain.model.get_submodule(path)) else path
+    def inside(self, path: str) -> None:
+        for name, child in self.model.get_submodule(path).named_children():
+            if not is_affine(child) and any(True for _ in child.parameters()):
+                self.into(f"{path}.{name}" if path else name, told=False)
 
 
 @dataclass(frozen=True)
@@ -72,14 +99,14 @@ class _Tried:
 
     path: str
     repairs: Sequence[Repair]
-    growth: float
+    most: float
     shapes: dict[nn.Module, tuple[int, ...]]
 
     def best(self, region: Region) -> Iterator[Fuse | Refused]:
         """The merge of the whole part, or what can be done instead."""
         if _num_layers(region) + region.part.num_sums < 2 or not _num_layers(region):
             return
-        edit, reason = self.merge(region, self.repairs, self.growth)
+        edit, reason = self.tried(region, self.repairs, self.most)
         if edit is not None:
             yield edit
             return
@@ -97,12 +124,12 @@ class _Tried:
             for stop in range(start + 1, num + 1):
                 piece = region.run(start, stop)
                 if _num_layers(piece) > 1:
-                    longest = self.merge(piece, ("none",), 1.0)[0] or longest
+                    longest = self.tried(piece, ("none",), 1.0)[0] or longest
             if longest is not None:
                 yield longest
             start += len(longest.layers) if longest is not None else 1
 
-    def merge(self, region: Region, repairs: Sequence[Repair], growth: float) -> tuple[Fuse | None, str]:
+    def tried(self, region: Region, repairs: Sequence[Repair], most: float) -> tuple[Fuse | None, str]:
         shape = next((self.shapes[layer] for step, layer in zip(region.part.steps, region.part.layers, strict=True)
                       if step.inputs == (0,) and layer in self.shapes), ())
         reasons = []
@@ -112,14 +139,19 @@ class _Tried:
         except Refusal as refusal:
             return None, str(refusal)
         for repair in repairs:
+            try:
+                times = growth(region.part, repair, shape or None)
+            except Refusal as refusal:
+                reasons.append(str(refusal))
+                continue
+            if times > most:
+                reasons.append(f"the one layer would take {times:.3g} times the multiply-adds, and {most:g} are allowed")
+                continue
             tried = merge(region.part, repair, shape or None)
-            if tried.module is None:
-                reasons.append(tried.verdict.reason)
-            elif tried.growth > growth:
-                reasons.append(f"the one layer would take {tried.growth:.3g} times the multiply-adds")
-            else:
+            if tried.module is not None:
                 return Fuse(path=self.path, layers=region.part.paths, sums=region.part.num_sums, repair=repair,
                             shape=shape), ""
+            reasons.append(tried.verdict.reason)
         return None, reasons[-1]
 
 

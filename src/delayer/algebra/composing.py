@@ -11,7 +11,6 @@ from dataclasses import replace
 from itertools import product
 from math import gcd
 
-import torch
 from torch import Tensor
 
 from delayer.algebra.operator import Operator, check_neighbours, regroup
@@ -47,8 +46,8 @@ def compose(first: Operator, second: Operator, repair: Repair = "none", *, hollo
         first = replace(first, ones=_tap(first) if first.ones is None else first.ones + _tap(first), bias=None)
         return replace(_interior(first, second), bias=second.bias)
     raise Refusal(
-        f"the first layer's bias does not reach the zeros around the image of the padded {_size(second.kernel)} kernel, so a ring of "
-        f"width {max(second.padding)} would be wrong. Repair it by "
+        f"the padded {_size(second.kernel)} kernel sees zeros around its image, where the merged one would see the first layer's "
+        f"bias, so a ring of width {max(second.padding)} would be wrong. Repair it by "
         + ("bias_map or border_strip" if any(first.padding) else "constant_channel, bias_map or border_strip")
     )
 
@@ -92,7 +91,7 @@ def _taps(start: int, num: int, step: int) -> slice:
 
 def _tap(first: Operator) -> Tensor:
     """The kernel with which a channel of ones gives the first layer's bias."""
-    kernel = torch.zeros(first.num_out, 1, *first.kernel, dtype=first.weight.dtype)
+    kernel = first.weight.new_zeros(first.num_out, 1, *first.kernel)
     kernel[(slice(None), 0, *[0] * first.rank)] = first.bias
     return kernel
 

@@ -23,7 +23,6 @@ class Merge:
     """What became of a part.
 
     module: the one layer, in float64 on the CPU; None where it was refused.
-    growth: multiply-adds of the one layer over those of the part; NaN where it was refused or is hollow.
     error: largest difference on whole images, border included, in float64, relative to the largest output; NaN where
     it was refused, or where weights are still to come.
     """
@@ -31,7 +30,6 @@ class Merge:
     module: nn.Module | None
     verdict: Verdict
     error: float = float("nan")
-    growth: float = float("nan")
 
 
 def merge(part: Part, repair: Repair = "none", shape: tuple[int, ...] | None = None, *, hollow: bool = False) -> Merge:
@@ -47,13 +45,23 @@ def merge(part: Part, repair: Repair = "none", shape: tuple[int, ...] | None = N
         return Merge(None, Verdict(False, reason=str(refusal)))
     if hollow:
         return Merge(merged, Verdict(True, used))
-    shape = shape or _some_shape(merged)
-    error = difference(part, merged, shape)
+    error = difference(part, merged, shape or _some_shape(merged))
     if not error <= LARGEST_ERROR:
         return Merge(None, Verdict(False, reason=(
             f"the merged layer differs by {error:.1e} of the largest output in float64, and {LARGEST_ERROR:g} is allowed")))
-    part = _exactly(part)
-    return Merge(merged, Verdict(True, used), error, num_macs(merged, shape) / num_macs(part, shape))
+    return Merge(merged, Verdict(True, used), error)
+
+
+def growth(part: Part, repair: Repair = "none", shape: tuple[int, ...] | None = None) -> float:
+    """Multiply-adds of the one layer over those of a part, for one input, from shapes alone; nothing is merged.
+
+    Raises Refusal where shapes forbid the merge; what only values tell is not looked at.
+    """
+    with torch.device("meta"):
+        shapes = deepcopy(part).to("meta").eval()
+        merged = _merged(shapes, repair, shape, True)[0]
+    shape = shape or _some_shape(merged)
+    return num_macs(merged, shape) / num_macs(shapes, shape)
 
 
 def difference(part: nn.Module, merged: nn.Module, shape: tuple[int, ...], seed: int = 0) -> float:
@@ -74,13 +82,14 @@ def _merged(part: Part, repair: Repair, shape: tuple[int, ...] | None, hollow: b
         raise Refusal("there is no linear layer or convolution in it to merge into")
     rank = ranks.pop()
     num_dims = None if shape is None else len(shape) + 1
-    mapped = repair == "bias_map"
+    mapped = repair == "bias_map" and rank > 0  # features have no border
+    device = "meta" if any(weight.is_meta for weight in part.parameters()) else "cpu"
     values: list[Operator | None] = [None]  # None is the part's input, untouched
     for step, layer in zip(part.steps, part.layers, strict=True):
         given = [values[i] for i in step.inputs]
         if len(given) == 2:
             width = next((value.num_out for value in given if value is not None), None) or _width(part, rank, num_dims)
-            values.append(add(*(identity(width, rank) if value is None else value for value in given)))
+            values.append(add(*(identity(width, rank, device) if value is None else value for value in given)))
             continue
         operator = read(layer, rank, num_dims=num_dims, hollow=hollow)
         if operator is not None and mapped:
@@ -91,10 +100,12 @@ def _merged(part: Part, repair: Repair, shape: tuple[int, ...] | None, hollow: b
     if result is None:
         raise Refusal("nothing in it changes its input")
     if mapped:
-        if shape is None or rank == 0:
+        if shape is None:
             raise Refusal("a bias map is made for one size of image; give the shape of the part's input, channels first")
         with torch.no_grad():
-            empty = _exactly(part)(torch.zeros(1, *shape, dtype=torch.float64))[0]
+            whole = part if device == "meta" else _exactly(part)
+            like = next(whole.parameters())
+            empty = whole(torch.zeros(1, *shape, dtype=like.dtype, device=device))[0]
         return BiasMap(module_of(result), empty), "bias_map"
     used = "border_strip" if result.strips else "constant_channel" if result.ones is not None else "none"
     return module_of(result), used

@@ -21,7 +21,7 @@ def module_of(operator: Operator) -> nn.Module:
 
 
 def _layer(operator: Operator) -> nn.Module:
-    options = {"bias": operator.bias is not None, "dtype": torch.float64}
+    options = {"bias": operator.bias is not None, "dtype": torch.float64, "device": operator.weight.device}
     if operator.rank == 0:
         layer = nn.Linear(operator.num_in, operator.num_out, **options)
     else:

@@ -49,8 +49,8 @@ def diagonal(scale: Tensor, shift: Tensor | None, rank: int) -> Operator:
     return Operator(scale.view(num, 1, *[1] * rank), shift, (1,) * rank, (0,) * rank, (1,) * rank, num)
 
 
-def identity(num: int, rank: int) -> Operator:
-    return diagonal(torch.ones(num, dtype=torch.float64), None, rank)
+def identity(num: int, rank: int, device: torch.device | str = "cpu") -> Operator:
+    return diagonal(torch.ones(num, dtype=torch.float64, device=device), None, rank)
 
 
 def regroup(weight: Tensor, groups: int, fewer: int) -> Tensor:

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-
-from delayer.algebra.reading import rank_of
+from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
@@ -44,21 +43,11 @@ class Part(nn.Module):
 
 
 def num_macs(module: nn.Module, shape: tuple[int, ...]) -> int:
-    """Multiply-adds of the linear layers and convolutions in a module for one input of that shape."""
-    counts: list[int] = []
-
-    def count(layer: nn.Module, args: tuple, y: Tensor) -> None:
-        counts.append(layer.weight.numel() * (y[0].numel() // (y.shape[1] if layer.weight.ndim > 2 else y.shape[-1])))
-
-    layers = [m for m in module.modules() if rank_of(m) is not None]
-    handles = [layer.register_forward_hook(count) for layer in layers]
-    try:
-        with torch.no_grad():
-            module(torch.zeros(1, *shape, dtype=layers[0].weight.dtype, device=layers[0].weight.device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return sum(counts)
+    """Multiply-adds of linear layers and convolutions for one input of that shape; weights may be shapes on `meta`."""
+    like = next(module.parameters())
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(torch.zeros(1, *shape, dtype=like.dtype, device=like.device))
+    return counter.get_total_flops() // 2
 
 
 def in_a_row(*layers: nn.Module) -> Part:

@@ -39,7 +39,7 @@ def is_affine(module: nn.Module) -> bool:
 
 
 def read(module: nn.Module, rank: int, *, num_dims: int | None = None, hollow: bool = False) -> Operator | None:
-    """A module as an operator over `rank` dimensions in float64 on the CPU; None for one that hands on its input.
+    """A module as an operator over `rank` dimensions in float64 on the CPU (or as shapes on `meta`); None for one that passes.
 
     num_dims: of the input, batch included, where it is known.
     Raises Refusal for a norm in training mode, a padding other than zeros, a transposed convolution and the like.
@@ -112,7 +112,7 @@ def _check_axis(axis: int, rank: int, num_dims: int | None) -> None:
 
 
 def _double(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", torch.float64)
+    return tensor.detach().to("meta" if tensor.is_meta else "cpu", torch.float64)
 
 
 def _bias(module: nn.Module) -> Tensor | None:
