@@ -132,7 +132,7 @@ class _Tried:
     def tried(self, region: Region, repairs: Sequence[Repair], most: float) -> tuple[Fuse | None, str]:
         shape = next((self.shapes[layer] for step, layer in zip(region.part.steps, region.part.layers, strict=True)
                       if step.inputs == (0,) and layer in self.shapes), ())
-        reasons = []
+        reasons: dict[str, str] = {}
         try:
             if region.part.num_sums:
                 check_rewritable(region)
@@ -142,17 +142,18 @@ class _Tried:
             try:
                 times = growth(region.part, repair, shape or None)
             except Refusal as refusal:
-                reasons.append(str(refusal))
+                reasons.setdefault(str(refusal), repair)
                 continue
             if times > most:
-                reasons.append(f"the one layer would take {times:.3g} times the multiply-adds, and {most:g} are allowed")
+                much = f"the one layer would take {times:.3g} times the multiply-adds, and {most:g} are allowed"
+                reasons.setdefault(much, repair)
                 continue
             tried = merge(region.part, repair, shape or None)
             if tried.module is not None:
                 return Fuse(path=self.path, layers=region.part.paths, sums=region.part.num_sums, repair=repair,
                             shape=shape), ""
-            reasons.append(tried.verdict.reason)
-        return None, reasons[-1]
+            reasons.setdefault(tried.verdict.reason, repair)
+        return None, "; ".join(why if repair == "none" else f"by {repair}, {why}" for why, repair in reasons.items())
 
 
 def _num_layers(region: Region) -> int:

@@ -11,7 +11,7 @@ from delayer.algebra.composing import compose
 from delayer.algebra.modules import BiasMap, module_of
 from delayer.algebra.operator import Operator, identity
 from delayer.algebra.part import Part, num_macs
-from delayer.algebra.reading import rank_of, read
+from delayer.algebra.reading import check_mode, rank_of, read
 from delayer.algebra.verdict import Refusal, Repair, Verdict
 
 LARGEST_ERROR = 1e-10
@@ -57,6 +57,8 @@ def growth(part: Part, repair: Repair = "none", shape: tuple[int, ...] | None = 
 
     Raises Refusal where shapes forbid the merge; what only values tell is not looked at.
     """
+    for layer in part.layers:
+        check_mode(layer)
     with torch.device("meta"):
         shapes = deepcopy(part).to("meta").eval()
         merged = _merged(shapes, repair, shape, True)[0]

@@ -60,12 +60,18 @@ def read(module: nn.Module, rank: int, *, num_dims: int | None = None, hollow: b
     return _convolution(module)
 
 
+def check_mode(module: nn.Module) -> None:
+    """Raises Refusal for a norm that reads its statistics from each batch."""
+    if isinstance(module, _BatchNorm) and module.training:
+        raise Refusal("a batch norm in training mode reads its statistics from each batch; call model.eval() first")
+
+
 def _norm(module: _BatchNorm, rank: int, num_dims: int | None, hollow: bool) -> Operator:
     """γ / √(var + ε) · (x − mean) + β, with the module's own ε."""
     if module.running_mean is None:
         raise Refusal("a batch norm that keeps no running statistics reads them from each batch, so it is no fixed map")
-    if module.training and not hollow:
-        raise Refusal("a batch norm in training mode reads its statistics from each batch; call model.eval() first")
+    if not hollow:
+        check_mode(module)
     scale = (_double(module.running_var) + module.eps).rsqrt()
     if module.weight is not None:
         scale = scale * _double(module.weight)
