@@ -13,6 +13,22 @@ STATES = ("off", "zero", "on", "above", "below")
 """z < 0, z = 0 and z > 0; then what lies on the outer pieces of a saturating activation (see `Activation`)."""
 
 
+BLOCK = 1 << 17
+"""Numbers that are summed at once on a CPU: as many as its cache holds, which is eight times as fast as all of them."""
+
+
+def _in_blocks(f: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+    """The sum of a function over blocks of rows [n, channels]."""
+    size = max(1, BLOCK // rows[0].shape[1]) if rows[0].device.type == "cpu" else len(rows[0])
+    return sum(f(*block) for block in zip(*(r.split(max(1, size)) for r in rows), strict=True))
+
+
+def _sums(z: Tensor, y: Tensor) -> Tensor:
+    """Σz, Σz², Σy, Σyz and Σy² [5, channels]."""
+    z, y = z.double(), y.double()
+    return torch.stack([z.sum(0), (z * z).sum(0), y.sum(0), (y * z).sum(0), (y * y).sum(0)])
+
+
 class Switches:
     """Counts and sums of one activation, y = ψ(z), per channel.
 
@@ -27,14 +43,18 @@ class Switches:
 
     def update(self, z: Tensor, y: Tensor, samples: Tensor) -> None:
         """Add rows: inputs and outputs [n, channels], and the number of each row's sample [n]."""
-        state, chunk = self._states(z), samples.to(z.device) // self.batch_size
+        chunk = samples // self.batch_size
         for number in chunk.unique().tolist():
-            rows = state[chunk == number]
-            counts = torch.stack([(rows == k).sum(0) for k in range(len(STATES))]).cpu()
-            self._chunks[number] = self._chunks.get(number, 0) + counts
-        z, y = (t.double() if t.device.type != "mps" else t.cpu().double() for t in (z, y))
-        sums = torch.stack([z.sum(0), (z * z).sum(0), y.sum(0), (y * z).sum(0), (y * y).sum(0)]).cpu()
+            mine = chunk == number
+            counts = _in_blocks(self._counts, z if mine.all() else z[mine.to(z.device)])
+            self._chunks[number] = self._chunks.get(number, 0) + counts.cpu()
+        # Sums are in float64, which Apple's accelerator lacks.
+        sums = _in_blocks(_sums, *((z.cpu(), y.cpu()) if z.device.type == "mps" else (z, y))).cpu()
         self._sums = sums if self._sums is None else self._sums + sums
+
+    def _counts(self, z: Tensor) -> Tensor:
+        state = self._states(z)
+        return torch.stack([(state == k).sum(0) for k in range(len(STATES))])
 
     def _states(self, z: Tensor) -> Tensor:
         """The index into STATES of each input."""
