@@ -270,6 +270,25 @@ class Round(Record):
     """Activations that are still there after it."""
 
 
+class MergeInfo(Record):
+    """Layers that follow one another and are linear: merged, or why not."""
+
+    path: str
+    """The module whose forward pass runs them."""
+    layers: tuple[str, ...]
+    repair: str = "none"
+    """What made the border exact: none, constant_channel, bias_map or border_strip."""
+    error: float | None = None
+    """Largest difference in float64 on whole images, border included, relative to the largest output."""
+    before_ms: float | None = None
+    after_ms: float | None = None
+    speedup: float | None = None
+    """Of these layers alone, paired."""
+    speedup_interval: tuple[float, float] | None = None
+    merged: bool = False
+    note: str = ""
+
+
 class Shrunk(Record):
     """shrink.json: how activations were made linear, round by round."""
 
@@ -284,6 +303,7 @@ class Shrunk(Record):
     rounds: tuple[Round, ...]
     note: str
     """Why it stopped, in one sentence."""
+    merges: tuple[MergeInfo, ...] = ()
 
     @property
     def num_removed(self) -> int:

@@ -28,6 +28,8 @@ class ShrinkOptions(Record):
     """Peak rate of a round; by default 0.01 under sgd and 1e-4 under adamw."""
     weight_decay: float = Field(1e-4, ge=0)
     """Decay of a round's training."""
+    merge_batch: int = Field(1, ge=1)
+    """Batch size at which a merge must be faster to be made."""
     variant: Literal["paper", "released"] = "paper"
     """EASIER's statistics as its paper or as its released code computes them."""
     zeta: float = Field(0.25, gt=0, lt=1)

@@ -3,9 +3,9 @@
 from torch import nn
 
 from delayer.plan import Plan, read_plan
-from delayer.shrink import ShrinkOptions, shrink_until
+from delayer.shrink import ShrinkOptions, merge_faster_, shrink_until
 from delayer.stages.work import Work, is_finished, mark_finished, stage_key
-from delayer.store import load, save
+from delayer.store import example_of, load, save
 from delayer.study import Round
 
 
@@ -19,6 +19,12 @@ def shrink_stage(work: Work, options: ShrinkOptions = ShrinkOptions()) -> tuple[
         small, edits, shrunk = shrink_until(
             work.chain, work.task, options, example=work.example, folder=work.study.path(".shrink"), seed=work.seed,
             on_round=lambda one, _: work.reporter.line(said(one)), progress=tick)
+    small.model.eval()
+    with work.reporter.step("Merging what became linear") as tick:
+        merged, found = merge_faster_(small, example_of(work.example, 1), batch_size=options.merge_batch, seed=work.seed,
+                                      progress=tick)
+    shrunk = shrunk.model_copy(update={"merges": found})
+    edits += merged
     plan = Plan(model=work.name, model_hash=work.model_hash, data_hash=work.task.hash, num_blocks=work.chain.num_blocks,
                 edits=edits, seed=work.seed)
     small.model.delayer_edits = plan.edits
