@@ -11,11 +11,11 @@ SOURCE = Path(delayer.__file__).parent
 LAYERS = [
     {"errors", "registry", "libraries", "progress", "intervals"},
     {"calling", "chain", "layers", "pair", "affine", "rows", "processes", "activations", "linearised",
-     "separate"},
+     "separate", "algebra"},
     {"standin", "families", "stats", "sites"},
     {"study", "metrics", "site_metrics", "edits", "nas_records"},
     {"hashing", "observe", "plan", "budget", "search", "local_search", "scan", "scoring", "tasks", "planner", "methods",
-     "watch_sites", "score_sites"},
+     "watch_sites", "score_sites", "fusing"},
     {"measure", "store", "tune", "shrink", "nas"},
     {"stages", "report"},
     {"cli"},
