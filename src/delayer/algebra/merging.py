@@ -59,9 +59,8 @@ def growth(part: Part, repair: Repair = "none", shape: tuple[int, ...] | None = 
     """
     for layer in part.layers:
         check_mode(layer)
-    with torch.device("meta"):
-        shapes = deepcopy(part).to("meta").eval()
-        merged = _merged(shapes, repair, shape, True)[0]
+    shapes = deepcopy(part).to("meta").eval()
+    merged = _merged(shapes, repair, shape, True)[0]
     shape = shape or _some_shape(merged)
     return num_macs(merged, shape) / num_macs(shapes, shape)
 
