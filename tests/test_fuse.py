@@ -1,5 +1,6 @@
 """The edits fuse and move_padding: what merges is found, put in place, saved, and the same function afterwards."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from delayer.errors import PlanError
 from delayer.families import chain_of
 from delayer.fusing import fusions
 from delayer.hashing import model_hash
+from delayer.measure.onnx import export_onnx
 from delayer.plan import Plan, apply
 from delayer.sites import sites_
 from delayer.store import load, save
@@ -174,6 +176,18 @@ def test_a_merged_network_still_trains():
     assert merged and all(p.grad is not None for p in merged)
 
 
+@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="needs onnxruntime")
+def test_repaired_merges_export_to_onnx(tmp_path):
+    """A constant channel and a strip become ordinary operations, for any batch size."""
+    chain, x = one_block()
+    chain.model.append(nn.Sequential(nn.Conv2d(4, 8, 1), nn.Conv2d(8, 8, 3, 1, 1, groups=8), nn.Conv2d(8, 4, 1)).double())
+    chain = chain_of(chain.model, x, blocks=r"\d+")
+    found, _ = fusions(chain, x, most=5.0)
+    assert {edit.apply_(chain).repair for edit in found} == {"border_strip", "constant_channel"}
+    check = export_onnx(chain.model.float(), x.float(), tmp_path / "small.onnx")
+    assert check.dynamic and check.max_relative_difference < 1e-4
+
+
 # -- what is found -----------------------------------------------------------------------------------------------------
 
 
@@ -277,6 +291,26 @@ def test_moving_the_padding_first_merges_as_it_is():
     for edit in found:
         edit.apply_(chain)
     assert gap(answer(chain.model, x), moved) < 1e-12
+
+
+class TwoShortcuts(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        y = x + self.bn1(self.conv1(x))
+        return torch.add(self.act(self.bn2(self.conv2(y))), y)
+
+
+def test_two_shortcuts_of_one_block_merge_each():
+    chain, x = one_block(TwoShortcuts)
+    expected = answer(chain.model, x)
+    found, _ = fusions(chain, x)
+    assert [(edit.layers, edit.sums, edit.repair) for edit in found[:2]] == [
+        (("conv1", "bn1"), 1, "none"), (("conv2", "bn2", "act"), 1, "none")]
+    for edit in found:
+        edit.apply_(chain)
+    assert gap(answer(chain.model, x), expected) < 1e-12
+    assert [name for name, _ in chain.model[0].named_children()] == ["merged_1", "merged_2"]
+    again = deepcopy(chain.model)
+    assert torch.equal(answer(again, x), answer(chain.model, x))
 
 
 def test_a_value_that_others_read_ends_a_part():
