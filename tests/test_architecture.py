@@ -11,7 +11,7 @@ SOURCE = Path(delayer.__file__).parent
 LAYERS = [
     {"errors", "registry", "libraries", "progress", "intervals"},
     {"calling", "chain", "layers", "pair", "affine", "rows", "processes", "activations", "linearised",
-     "separate", "algebra"},
+     "separate", "uses", "algebra"},
     {"standin", "families", "stats", "sites"},
     {"study", "metrics", "site_metrics", "edits", "nas_records"},
     {"hashing", "observe", "plan", "budget", "search", "local_search", "scan", "scoring", "tasks", "planner", "methods",

@@ -15,6 +15,7 @@ from delayer.shrink import ShrinkOptions, schedules, shrink_until
 from delayer.shrink.look import Look
 from delayer.shrink.schedules.folding import Sloped
 from delayer.shrink.schedules.nepenthe import budgets, pruned
+from delayer.site_metrics.easier import easier
 from delayer.sites import sites_
 from delayer.tasks import evaluate, predictions, task_of
 
@@ -270,3 +271,22 @@ def test_folding_trains_slopes_towards_one(digits):
     chosen, _ = schedules["folding"].choose(look, 6)
     assert seen["at first"] == pytest.approx(0.25 * 6) and len(chosen) == 6
     assert not any(isinstance(module, Sloped) for module in chain.model.modules())
+
+
+def test_the_released_form_of_easier_counts_in_training_mode_and_leaves_the_norms_alone(digits):
+    look = looking(digits, variant="released")
+    before = deepcopy(look.chain.model)
+    stats = look.training_stats
+    assert same(look.chain.model, before) and not look.chain.model.training
+    site, inputs = look.sites[0], []
+    model = deepcopy(look.chain.model).train()
+    model.get_submodule(site.path).register_forward_pre_hook(lambda m, a: inputs.append(a[0].detach()))
+    for batch in look.task.batches("fit"):
+        model(batch.inputs)
+    entropies = []
+    for z in inputs:
+        p = (z >= 0).double().mean(0)
+        entropies.append(torch.nan_to_num(-(p * p.log2()) - (1 - p) * (1 - p).log2()).mean())
+    [edit], why = schedules["easier"].choose(look, 1)
+    assert float(torch.stack(entropies).mean()) == pytest.approx(easier(stats[site.path], "released"), rel=1e-6)
+    assert f"{min(easier(stats[s.path], 'released') for s in look.sites):.3f}" in why

@@ -390,7 +390,7 @@ def test_a_forward_that_computes_something_else_once_traced_is_refused():
             return self.b(F.relu(self.a(x))) * self.calls
 
     model = Counting(None)
-    with pytest.raises(ModelError, match="Counting .*computes something else once its forward pass is traced"):
+    with pytest.raises(ModelError, match="^Counting computes something else once its forward pass is traced"):
         found(model)
     assert type(model) is Counting and list(dict(model.named_children())) == ["a", "b"]
 

@@ -1,21 +1,17 @@
 """The activations of a network in the order in which they run, each with what feeds it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
-from torch.overrides import TorchFunctionMode
 
 from delayer.activations import BY_CALL, activation_of
-from delayer.calling import Inputs, call, each_tensor, evaluating, first_tensor, hidden_in, output_of, with_batch
+from delayer.calling import Inputs, call, each_tensor, evaluating, first_tensor, hidden_in, with_batch
 from delayer.chain import Chain
 from delayer.errors import ModelError
-from delayer.separate import separate_, unshare_
+from delayer.uses import separate_uses_, tracked
 
 
 @dataclass(frozen=True)
@@ -46,22 +42,7 @@ def sites_(chain: Chain, example: Inputs) -> tuple[Site, ...]:
     """
     device = next((parameter.device for parameter in chain.model.parameters()), first_tensor(example).device)
     example = each_tensor(lambda x: x.to(device), example)
-    unshare_(chain.model)
-    if owners := _owners(chain.model, example):
-        expected = _answer(chain.model, example)
-        for path in owners:
-            owner = chain.model.get_submodule(path)
-            kind, children = type(owner), list(owner._modules)
-            separate_(owner, path)
-            if not _same(_answer(chain.model, example), expected):
-                owner.__class__ = kind
-                for name in owner._modules.keys() - children:
-                    del owner._modules[name]
-                raise ModelError(
-                    f"{kind.__name__} at {path} computes something else once its forward pass is traced, so its "
-                    "activations cannot be told apart. Give it activation modules (nn.ReLU() in place of F.relu), one for "
-                    "each use."
-                )
+    separate_uses_(chain.model, example)
     found = tuple(_in_order(chain, example))
     if not found:
         raise ModelError(
@@ -69,76 +50,6 @@ def sites_(chain: Chain, example: Inputs) -> tuple[Site, ...]:
             f"It knows {', '.join(dict.fromkeys(kind.name for kind in BY_CALL.values()))} and prelu."
         )
     return found
-
-
-def _answer(model: nn.Module, example: Inputs) -> Tensor:
-    """With NaN as zero: what is compared must be equal to itself."""
-    with evaluating(model):
-        return output_of(call(model, example)).nan_to_num()
-
-
-def _same(found: Tensor, expected: Tensor) -> bool:
-    """Bit for bit on a CPU; kernels of accelerators may add in another order from run to run."""
-    if expected.device.type == "cpu":
-        return torch.equal(found, expected)
-    return torch.allclose(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
-
-
-def _owners(model: nn.Module, example: Inputs) -> list[str]:
-    """Modules whose own forward calls activations as functions, or one activation module more than once."""
-    calls, runs, owners = {}, {}, {}
-    names = {module: path for path, module in model.named_modules()}
-
-    def enter(module: nn.Module, caller: nn.Module | None) -> None:
-        runs[module] = runs.get(module, 0) + 1
-        if activation_of(module) is not None and caller is not None:
-            calls.setdefault(module, []).append(caller)
-
-    with _tracked(model, enter) as stack, _Calls(lambda: owners.setdefault(stack[-1], None), stack), evaluating(model):
-        call(model, example)
-    for module, callers in calls.items():
-        if len(set(callers)) > 1:
-            by = " and by ".join(sorted(names[caller] or "the network itself" for caller in set(callers)))
-            raise ModelError(
-                f"The activation {names[module]} is called by {by}, so its uses cannot be told apart. "
-                "Give each its own activation module."
-            )
-        if len(callers) > runs[callers[0]]:
-            owners.setdefault(callers[0], None)
-    return [names[owner] for owner in owners]
-
-
-class _Calls(TorchFunctionMode):
-    """Notes activations that are called as functions outside of activation modules."""
-
-    def __init__(self, note, stack: list[nn.Module]):
-        super().__init__()
-        self.note, self.stack = note, stack
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        named = getattr(func, "__name__", "")
-        known = func in BY_CALL or (named in ("relu", "relu_") and func is getattr(Tensor, named, None))
-        if known and self.stack and activation_of(self.stack[-1]) is None:
-            self.note()
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def _tracked(model: nn.Module, enter) -> Iterator[list[nn.Module]]:
-    """Inside: the modules that are running, outermost first; `enter(module, caller)` at each start."""
-    stack: list[nn.Module] = []
-
-    def before(module, args):
-        enter(module, stack[-1] if stack else None)
-        stack.append(module)
-
-    handles = [module.register_forward_pre_hook(before) for module in model.modules()]
-    handles += [module.register_forward_hook(lambda *_: stack.pop() and None) for module in model.modules()]
-    try:
-        yield stack
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _in_order(chain: Chain, example: Inputs) -> list[Site]:
@@ -176,7 +87,7 @@ def _in_order(chain: Chain, example: Inputs) -> list[Site]:
             path=path, kind=activation_of(module).name, block=_block_of(chain, path), axis=axis, num_features=width,
             positions=z.numel() // (width * num_samples), weight=ran[-1] if ran else None, norm=norm))
 
-    with _tracked(chain.model, lambda module, caller: callers.__setitem__(module, caller)):
+    with tracked(chain.model, lambda module, caller: callers.__setitem__(module, caller)):
         handles = [m.register_forward_hook(note_norm) for m in names if isinstance(m, _BatchNorm)]
         handles += [m.register_forward_hook(note_weight) for m in names if _is_linear(m)]
         handles += [m.register_forward_pre_hook(note_site, with_kwargs=True) for m in names if activation_of(m) is not None]

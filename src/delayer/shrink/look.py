@@ -7,8 +7,10 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from delayer.calling import call
 from delayer.chain import Chain
 from delayer.edits.linearise import Linearise
+from delayer.observe import device_of
 from delayer.planner import damage_of
 from delayer.shrink.options import ShrinkOptions
 from delayer.sites import Site
@@ -16,7 +18,7 @@ from delayer.stats.switches import Switches
 from delayer.study import Grade
 from delayer.tasks import Task, evaluate, grade_of, predictions
 from delayer.tasks.outputs import Outputs
-from delayer.watch_sites import observe_sites
+from delayer.watch_sites import counting_batches, observe_sites
 
 
 class Look:
@@ -37,6 +39,23 @@ class Look:
     def stats(self) -> dict[str, Switches]:
         """Switch statistics of every site on the fit split, in one pass."""
         return observe_sites(self.chain, self.sites, self.task.batches("fit"))
+
+    @cached_property
+    def training_stats(self) -> dict[str, Switches]:
+        """The same in training mode, each batch of the fit split a chunk; norms keep the statistics that they had."""
+        model = self.chain.model
+        buffers, mode = {name: t.clone() for name, t in model.named_buffers()}, model.training
+        model.train()
+        try:
+            with torch.no_grad(), torch.random.fork_rng(), counting_batches(self.chain, self.sites) as stats:
+                torch.manual_seed(self.seed)
+                for batch in self.task.batches("fit"):
+                    call(model, batch.to(device_of(model)).inputs)
+        finally:
+            model.train(mode)
+            for name, t in model.named_buffers():
+                t.copy_(buffers[name])
+        return stats
 
     def switches(self, site: str) -> Switches:
         """Those of one site, as edits ask for them."""

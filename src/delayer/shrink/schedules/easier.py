@@ -7,7 +7,12 @@ from delayer.site_metrics.easier import easier as entropy
 
 @schedule("easier", source="Quétu et al., ECML PKDD 2024, arXiv 2404.18949")
 def easier(look: Look, most: int) -> Chosen:
-    """Fidelity: one activation a round as in the paper, more where asked; the paper's full retraining is `--epochs`."""
-    values = {site: entropy(look.switches(site.path), look.options.variant) for site in look.sites}
+    """Fidelity: one activation a round as in the paper, more where asked; the paper's full retraining is `--epochs`.
+
+    The released code counts in training mode while the last epoch goes on; the variant "released" counts in training mode
+    with the weights that the last epoch left, so that a killed run goes on to the same result.
+    """
+    stats = look.training_stats if look.options.variant == "released" else look.stats
+    values = {site: entropy(stats[site.path], look.options.variant) for site in look.sites}
     chosen = sorted(look.sites, key=values.get)[:most]
     return [look.edit(site, "identity") for site in chosen], f"lowest entropy {values[chosen[0]]:.3f} bits"
