@@ -170,12 +170,12 @@ def test_stats_given_equal_stats_gathered():
 
 
 def test_every_edit_has_a_label_and_spans():
+    given = {"linearise": {"site": "act", "num_features": 3}, "fuse": {"path": "act", "layers": ("a", "b")},
+             "move_padding": {"first": "act", "second": "b"}}  # fmt: skip
     for name in edits:
-        spanning = "start" in edits[name].model_fields
-        given = {"start": 1, "stop": 3} if spanning else {"site": "act", "num_features": 3}
-        made = edits[name].model_validate(given)
-        assert ("1:3" if spanning else "act") in made.label and made.edit == name
-        assert made.spans == ((Span(1, 3),) if spanning else ())
+        made = edits[name].model_validate(given.get(name, {"start": 1, "stop": 3}))
+        assert ("act" if name in given else "1:3") in made.label and made.edit == name
+        assert made.spans == (() if name in given else (Span(1, 3),))
 
 
 def test_plans_refuse_overlap_and_unknown_fields():
