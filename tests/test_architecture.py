@@ -10,10 +10,11 @@ import delayer
 SOURCE = Path(delayer.__file__).parent
 LAYERS = [
     {"errors", "registry", "libraries", "progress", "intervals"},
-    {"calling", "chain", "layers", "pair", "affine", "rows", "processes"},
-    {"standin", "families", "stats"},
+    {"calling", "chain", "layers", "pair", "affine", "rows", "processes", "branch", "folding", "conv_map"},
+    {"standin", "families", "stats", "ridge"},
     {"study", "metrics", "edits"},
-    {"hashing", "observe", "plan", "budget", "search", "local_search", "scan", "scoring", "tasks", "planner", "methods"},
+    {"hashing", "observe", "streams", "repair", "plan", "budget", "search", "local_search", "scan", "scoring", "tasks",
+     "planner", "methods"},
     {"measure", "store", "tune"},
     {"stages", "report"},
     {"cli"},

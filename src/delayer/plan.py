@@ -12,9 +12,10 @@ from delayer.chain import Chain, Span
 from delayer.edits import Edit, edit_from
 from delayer.errors import PlanError
 from delayer.hashing import model_hash
-from delayer.observe import observe, observe_pair
+from delayer.observe import observe
 from delayer.rows import Rows
 from delayer.stats import Moments
+from delayer.streams import Streams
 from delayer.study import Record, read_record, write_atomically
 
 
@@ -62,8 +63,7 @@ class Plan(Record):
                 "Load those weights, or empty model_hash in the plan to use it all the same."
             )
         for edit in self.edits:
-            for span in edit.spans:
-                chain.check(span)
+            edit.check(chain)
 
     def needs(self, chain: Chain) -> tuple[tuple[int, int], ...]:
         """Pairs of points whose moments the edits read."""
@@ -115,14 +115,13 @@ def apply_(chain: Chain, plan: Plan, stats: Moments | None = None, *, data: Sequ
     plan.check(chain, weights=stats is not None or data is not None)
     rows = parse_rows(plan.rows)
     needs = plan.needs(chain)
-    if needs and data is not None and plan.refit == "sequential":
-        original = Chain(deepcopy(chain.model), chain.family, chain.blocks)
-        for edit in sorted(plan.edits, key=lambda edit: edit.spans):
-            moments = None
-            for x, y in edit.needs(chain):
-                pair = observe_pair((chain, x), (original, y), data, rows, seed=plan.seed)
-                moments = _Renamed(pair, x, y)
-            edit.apply_(chain, moments)
+    follows = any(edit.follows for edit in plan.edits)
+    if data is not None and (follows or needs and plan.refit == "sequential"):
+        if plan.refit == "independent" and needs and stats is None:
+            stats = Moments(needs, rows, exact=True)
+            observe(chain, data, [stats], seed=plan.seed, progress=progress)
+        fit_edits_(chain, plan.edits, data, rows, seed=plan.seed,
+                   moments=stats if plan.refit == "independent" else None, progress=progress)
     else:
         if needs and stats is None and data is not None:
             stats = Moments(needs, rows, exact=True)
@@ -134,16 +133,19 @@ def apply_(chain: Chain, plan: Plan, stats: Moments | None = None, *, data: Sequ
     return chain.model
 
 
-class _Renamed:
-    """Moments of one pair under the points' own numbers."""
+def fit_edits_(chain: Chain, edits: Sequence[Edit], data: Sequence[Any], rows: Rows = Rows(), *, seed: int = 0,
+               moments: Moments | None = None, original: Chain | None = None, progress=None) -> None:
+    """Put every edit's modules in place, first block first, each fitted on the stream of the network cut so far.
 
-    def __init__(self, moments: Moments, x: int, y: int):
-        self.moments, self.ends = moments, (x, y)
-
-    def pair(self, x: int, y: int):
-        if (x, y) != self.ends:
-            raise KeyError(f"Points {x} and {y} were not watched together.")
-        return self.moments.pair(0, 1)
+    moments: of the original's stream, for maps that are to be fitted on it alone.
+    original: the network as it was; a copy is made where none is given.
+    progress: called with (edits done, edits in all).
+    """
+    original = original or Chain(deepcopy(chain.model), chain.family, chain.blocks)
+    for done, edit in enumerate(sorted(edits, key=lambda edit: (not edit.spans, edit.spans))):
+        edit.apply_(chain, Streams(chain, original, data, rows, seed=seed, moments=moments))
+        if progress:
+            progress(done + 1, len(edits))
 
 
 def apply(chain: Chain, plan: Plan, stats: Moments | None = None, *, data: Sequence[Any] | None = None,
@@ -159,18 +161,23 @@ def apply(chain: Chain, plan: Plan, stats: Moments | None = None, *, data: Seque
 
 
 def plan_by_hand(chain: Chain, spans: Sequence[Span | str], *, operator: str = "affine", model: str = "",
-                 ridge: float | None = None, rank: int | None = None, refit: str = "independent") -> Plan:
-    """A plan from spans given by hand; operator "drop" takes them out, any other replaces each by one map."""
+                 ridge: float | None = None, rank: int | None = None, kernel: int | None = None, tail: str = "identity",
+                 refit: str = "independent") -> Plan:
+    """A plan from spans given by hand; operator "drop" takes them out, any other replaces each by one map.
+
+    kernel, tail: for the operator "conv", 1, 3 or 5 wide (3 by default) and with "relu" behind it where blocks end in one.
+    """
     from delayer.edits.drop_span import DropSpan
     from delayer.edits.replace_span import ReplaceSpan
 
+    more = {"kernel": kernel or 3, "tail": tail} if operator == "conv" else {}
     edits: list[Edit] = []
     for item in spans:
         span = Span.parse(item) if isinstance(item, str) else item
         chain.check(span)
         edits.append(
             DropSpan(start=span.start, stop=span.stop) if operator == "drop" else
-            ReplaceSpan(start=span.start, stop=span.stop, operator=operator, ridge=ridge, rank=rank)
+            ReplaceSpan(start=span.start, stop=span.stop, operator=operator, ridge=ridge, rank=rank, **more)
         )
     return Plan(model=model or type(chain.model).__name__, model_hash=model_hash(chain.model),
                 num_blocks=chain.num_blocks, edits=tuple(edits), refit=refit)
