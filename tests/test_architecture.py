@@ -10,12 +10,12 @@ import delayer
 SOURCE = Path(delayer.__file__).parent
 LAYERS = [
     {"errors", "registry", "libraries", "progress", "intervals"},
-    {"calling", "chain", "layers", "pair", "affine", "rows", "processes", "activations", "linearised",
-     "separate", "uses", "algebra"},
-    {"standin", "families", "stats", "sites"},
+    {"calling", "chain", "layers", "pair", "affine", "rows", "processes", "branch", "folding", "conv_map", "activations",
+     "linearised", "separate", "uses", "algebra"},
+    {"standin", "families", "stats", "ridge", "sites"},
     {"study", "metrics", "site_metrics", "edits", "nas_records"},
-    {"hashing", "observe", "plan", "budget", "search", "local_search", "scan", "scoring", "tasks", "planner", "methods",
-     "watch_sites", "score_sites", "fusing"},
+    {"hashing", "observe", "watch_sites", "streams", "repair", "plan", "budget", "search", "local_search", "scan", "scoring",
+     "tasks", "planner", "methods", "score_sites", "fusing"},
     {"measure", "store", "tune", "shrink", "nas"},
     {"stages", "report"},
     {"cli"},

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from delayer.calling import call, evaluating
+from delayer.calling import call, evaluating, with_batch
 from delayer.chain import Chain
-from delayer.errors import DataError, ModelError, NotFiniteError
+from delayer.errors import DataError, ModelError, NotFiniteError, PlanError
 from delayer.observe import device_of
 from delayer.processes import add_, gather, num_processes, shard
 from delayer.rows import positions
-from delayer.sites import Site
+from delayer.sites import Site, sites_
 from delayer.stats.normal import Normal, from_norm
 from delayer.stats.switches import Switches
 
@@ -71,6 +71,15 @@ def observe_sites(chain: Chain, sites: Sequence[Site], batches: Sequence[Any], *
     if empty := [path for path, stat in stats.items() if not stat.num_rows]:
         raise DataError(f"No row reached {', '.join(empty[:3])}: every position is padding, or the site did not run.")
     return stats
+
+
+def switches_of(chain: Chain, paths: Sequence[str], batches: Sequence[Any]) -> dict[str, Switches]:
+    """What the data shows of some activations, in one pass. Raises PlanError for a path that is none."""
+    few = batches[0].to(device_of(chain.model))
+    sites = {site.path: site for site in sites_(chain, with_batch(few.inputs, min(2, len(few))))}
+    if away := [path for path in paths if path not in sites]:
+        raise PlanError(f"{away[0]} is no activation of this network. It has {', '.join(list(sites)[:3])} and so on.")
+    return observe_sites(chain, [sites[path] for path in paths], batches)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ class DropSpan(Edit):
     """
 
     edit: Literal["drop_span"] = "drop_span"
+    reshapes = False
     start: int
     stop: int
 

@@ -3,15 +3,14 @@
 import json
 from collections.abc import Sequence
 
-from delayer.affine import num_params as num_map_params
 from delayer.chain import Chain
 from delayer.edits import Edit
 from delayer.measure import num_params
 from delayer.plan import edit_modules_
 from delayer.planner import Cut, Measuring, damage_of, measured_record
 from delayer.progress import Tick
-from delayer.scan import num_macs_a_row
 from delayer.stages.options import PlanOptions
+from delayer.stages.repair import graded_after_repair
 from delayer.stages.work import Work, stage_key
 from delayer.stats import Moments
 from delayer.study import Candidates, Grade
@@ -22,11 +21,14 @@ NUM_FINALISTS = 3
 
 def measuring(work: Work, moments: Moments, options: PlanOptions, key: Sequence, *, tick: Tick | None = None,
               expected: int = 0) -> Measuring:
-    """Grades cuts on validation data; what was measured is kept in the folder, so that a killed search goes on.
+    """Grades cuts on validation data, after a quick repair where one was asked for.
+
+    What was measured is kept in the folder, so that a killed search goes on.
 
     key: what else decides the grades. tick, expected: progress, in cuts measured of about so many.
     """
-    name = stage_key(work, "measure", options.samples, *key, work.task_options)
+    quick = [options.repair_samples] if options.repair in ("resolve", "best") else []
+    name = stage_key(work, "measure", options.samples, *quick, *key, work.task_options)
     path = work.study.path(".measured.jsonl")
     known: dict[str, Grade] = {}
     if path.exists():
@@ -38,10 +40,14 @@ def measuring(work: Work, moments: Moments, options: PlanOptions, key: Sequence,
             if entry["key"] == name:
                 known[entry["cut"]] = Grade.model_validate(entry["grade"])
 
+    reference = work.reference  # of the network as it is: inside `grade` it is cut
+
     def grade(cut: Cut) -> Grade:
+        if quick and (found := graded_after_repair(work, cut, options)):
+            return found
         with work.chain.restored():
             edit_modules_(work.chain, cut, moments)
-            return evaluate(work.model, work.task, "validation", reference=work.reference, device=work.device,
+            return evaluate(work.model, work.task, "validation", reference=reference, device=work.device,
                             limit=options.samples, seed=work.seed)
 
     def remember(cut: str, found: Grade) -> None:
@@ -73,10 +79,8 @@ def original_grade(work: Work) -> Grade:
 def cut_params(chain: Chain, cut: Sequence[Edit], total: int) -> int:
     """Parameters after a cut."""
     for edit in cut:
-        for span in edit.spans:
-            total -= sum(num_params(chain.module(b)) for b in range(span.start, span.stop))
-            if edit.edit == "replace_span":
-                total += num_map_params(edit.operator, chain.blocks[span.start].in_width, edit.rank)
+        total -= sum(num_params(chain.module(b)) for span in edit.removed for b in range(span.start, span.stop))
+        total += edit.num_params(chain)
     return total
 
 
@@ -84,11 +88,8 @@ def cut_macs(work: Work, cut: Sequence[Edit]) -> int | None:
     """Multiply-adds for one sample after a cut."""
     total = work.macs
     for edit in cut:
-        for span in edit.spans:
-            total -= sum(work.block_macs[b] for b in range(span.start, span.stop))
-            if edit.edit == "replace_span":
-                block = work.chain.blocks[span.start]
-                total += block.positions * num_macs_a_row(edit.operator, block.in_width, edit.rank)
+        total -= sum(work.block_macs[b] for span in edit.removed for b in range(span.start, span.stop))
+        total += edit.num_macs(work.chain)
     return total
 
 
