@@ -13,6 +13,7 @@ from planted import BY_NAME, answer, enliven_, gap
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from delayer.algebra import num_macs
 from delayer.algebra.regions import regions
 from delayer.chain import Chain
 from delayer.edits import edit_from
@@ -416,3 +417,29 @@ def test_edits_are_plain_data():
     move = MovePadding(first="0.conv1", second="0.conv2")
     assert edit_from(json.loads(move.model_dump_json())) == move
     assert move.label == "padding of 0.conv2 moves to 0.conv1" and move.info().operator == "move_padding"
+
+
+# -- real weights ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.data
+def test_a_real_inverted_residual_merges_without_retraining(data_root):
+    """Within 1e-10 in float64, border included, at the sizes of its own images; the dense kernel takes fewer multiply-adds."""
+    from torchvision.models import MobileNetV2
+
+    model = MobileNetV2()
+    model.load_state_dict(load_file(str(data_root / "weights/mobilenet_v2_torchvision.safetensors")))
+    x = torch.rand(1, 3, 224, 224, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    chain = chain_of(model.double().eval(), x)
+    small, _ = linear(chain, x)
+    paths = ["features.2", "features.8", "features.15"]
+    found, refused = fusions(small, x, paths=paths)
+    assert not refused and [(edit.repair, edit.sums) for edit in found] == [
+        ("constant_channel", 0), ("constant_channel", 1), ("constant_channel", 1)]
+    for edit in found:
+        block = deepcopy(small.model.get_submodule(edit.path))
+        z = torch.randn(1, *edit.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        expected, before = answer(block, z), num_macs(block, edit.shape)
+        assert edit.apply_(small).error < 1e-10
+        merged = small.model.get_submodule(edit.path)
+        assert gap(answer(merged, z), expected) < 1e-10 and num_macs(merged, edit.shape) < 0.8 * before
