@@ -314,6 +314,36 @@ def test_two_shortcuts_of_one_block_merge_each():
     assert torch.equal(answer(again, x), answer(chain.model, x))
 
 
+class OptionA(nn.Module):
+    """Half the pixels, twice the channels, and a shortcut without parameters."""
+
+    def __init__(self, grown: int = 4, stride: int = 2):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(4, 4 + grown, 3, stride, 1), nn.Conv2d(4 + grown, 4 + grown, 3, 1, 1)
+        self.grown, self.stride = grown, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv2(self.conv1(x))
+        short = x[:, :, :: self.stride, :: self.stride]
+        if self.grown:
+            short = nn.functional.pad(short, (0, 0, 0, 0, self.grown // 2, self.grown // 2))
+        return out + short
+
+
+@pytest.mark.parametrize(("grown", "stride"), [(4, 2), (0, 1), (0, 3), (2, 1)])
+def test_a_shortcut_of_slices_and_zeros_folds_in(grown, stride):
+    model = nn.Sequential(OptionA(grown, stride))
+    enliven_(model)
+    x = torch.randn(2, 4, 11, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    chain = chain_of(model.double().eval(), x, blocks="0")
+    MovePadding(first="0.conv1", second="0.conv2").apply_(chain)
+    expected = answer(model, x)
+    found, refused = fusions(chain, x, most=3.0)
+    assert not refused and [(edit.layers, edit.sums) for edit in found] == [(("conv1", "conv2"), 1)]
+    assert found[0].apply_(chain).error < 1e-12 and gap(answer(model, x), expected) < 1e-12
+    assert [type(layer) for layer in model[0].children()] == [nn.Conv2d]
+
+
 def test_a_value_that_others_read_ends_a_part():
     chain, x = one_block(Peeking)
     expected = answer(chain.model, x)

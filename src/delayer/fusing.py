@@ -111,7 +111,7 @@ class _Tried:
             yield edit
             return
         yield Refused(self.path, region.part.paths, reason)
-        if region.part.num_sums:
+        if region.part.rewrites:
             for leg in region.legs():
                 yield from self.best(leg)
         else:
@@ -134,7 +134,7 @@ class _Tried:
                       if step.inputs == (0,) and layer in self.shapes), ())
         reasons: dict[str, str] = {}
         try:
-            if region.part.num_sums:
+            if region.part.rewrites:
                 check_rewritable(region)
         except Refusal as refusal:
             return None, str(refusal)

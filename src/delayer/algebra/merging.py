@@ -12,6 +12,7 @@ from delayer.algebra.modules import BiasMap, module_of
 from delayer.algebra.operator import Operator, identity
 from delayer.algebra.part import Part, num_macs
 from delayer.algebra.reading import check_mode, rank_of, read
+from delayer.algebra.shortcuts import Every, MoreChannels
 from delayer.algebra.verdict import Refusal, Repair, Verdict
 
 LARGEST_ERROR = 1e-10
@@ -91,6 +92,10 @@ def _merged(part: Part, repair: Repair, shape: tuple[int, ...] | None, hollow: b
         if len(given) == 2:
             width = next((value.num_out for value in given if value is not None), None) or _width(part, rank, num_dims)
             values.append(add(*(identity(width, rank, device) if value is None else value for value in given)))
+            continue
+        if isinstance(layer, (Every, MoreChannels)):
+            operator = layer.operator(_width(part, rank, num_dims) if given[0] is None else given[0].num_out, device)
+            values.append(operator if given[0] is None else compose(given[0], operator, repair, hollow=hollow))
             continue
         operator = read(layer, rank, num_dims=num_dims, hollow=hollow)
         if operator is not None and mapped:

@@ -13,7 +13,7 @@ class Step:
     """One layer, or a sum of two values.
 
     inputs: numbers of the values that it takes; 0 is the part's input, k what the k-th step gave.
-    path: of the layer, in the module that it was found in; "" for a sum.
+    path: of the layer, in the module that it was found in; "" for a sum, and for a shortcut's slice or padding.
     """
 
     inputs: tuple[int, ...]
@@ -39,6 +39,8 @@ class Part(nn.Module):
         return values[-1]
 
     paths = property(lambda self: tuple(step.path for step in self.steps if step.path))
+    rewrites = property(lambda self: any(not step.path for step in self.steps))
+    """Whether the forward pass that it stands in has to be written anew for a merge."""
     num_sums = property(lambda self: sum(len(step.inputs) == 2 for step in self.steps))
 
 

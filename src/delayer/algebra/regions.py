@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from delayer.algebra.part import Part, Step
 from delayer.algebra.reading import is_affine
+from delayer.algebra.shortcuts import shortcut_of
 from delayer.algebra.verdict import Refusal
 
 _SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -35,10 +36,10 @@ class Region:
                       self.nodes[start].args[0], self.faithful)
 
     def legs(self) -> list["Region"]:
-        """Maximal runs of steps without a sum, each reading the one before."""
+        """Maximal runs of layers without a sum or a shortcut's slice, each reading the one before."""
         found: list[list[int]] = []
         for i, step in enumerate(self.part.steps):
-            if len(step.inputs) == 2:
+            if not step.path:
                 continue
             if found and found[-1][-1] == i - 1 and step.inputs == (i,):
                 found[-1].append(i)
@@ -138,6 +139,8 @@ def _line(error: Exception) -> str:
 def regions(owner: nn.Module, traced: Trace | None = None) -> list[Region]:
     """Every maximal part of a module: layers that merge in principle, each read by the next alone, and sums of those.
 
+    Slices of every n-th pixel and zeros for new channels count as layers.
+
     A sum belongs to a part when both its values come from the same place: from layers that read it, or it itself.
     Raises Refusal when the forward pass cannot be traced.
     """
@@ -158,6 +161,10 @@ def regions(owner: nn.Module, traced: Trace | None = None) -> list[Region]:
                 before = node.args[0]
                 source[node] = inside(before) or before
                 absorbed |= {before} if inside(before) else set()
+        elif shortcut_of(node) is not None:
+            before = node.args[0]
+            source[node] = inside(before) or before
+            absorbed |= {before} if inside(before) else set()
         elif node.target in _SUMS and len(node.args) == 2 and not node.kwargs and node.args[0] is not node.args[1]:
             one, other = node.args
             start = inside(one) or inside(other)
@@ -173,9 +180,11 @@ def _region(owner: nn.Module, traced: Trace, end: fx.Node, source: dict[fx.Node,
         node = todo.pop()
         if node is not start and node not in wanted:
             wanted.add(node)
-            todo += node.args
+            todo += node.all_input_nodes
     nodes = [node for node in traced.graph.nodes if node in wanted]
     number = {start: 0} | {node: k for k, node in enumerate(nodes, 1)}
-    steps = [Step(tuple(number[x] for x in node.args), node.target if node.op == "call_module" else "") for node in nodes]
-    layers = [owner.get_submodule(step.path) if step.path else None for step in steps]
+    steps = [Step(tuple(number[x] for x in node.all_input_nodes), node.target if node.op == "call_module" else "")
+             for node in nodes]
+    layers = [owner.get_submodule(step.path) if step.path else shortcut_of(node)
+              for step, node in zip(steps, nodes, strict=True)]
     return Region(Part(steps, layers), tuple(nodes), start, traced.faithful)

@@ -10,12 +10,12 @@ from delayer.algebra.verdict import Refusal
 def put_(owner: nn.Module, region: Region, merged: nn.Module) -> None:
     """Replace a part of a module by one layer, in place.
 
-    Without sums the layer stands in the place of the part's first one and the others pass, so that forward passes stay
-    as they are. With sums the owner gets its traced forward pass, in which they are gone.
+    Without sums (or slices) the layer stands in the place of the part's first one and the others pass, so that forward
+    passes stay as they are. With them the owner gets its traced forward pass, in which they are gone.
     Raises Refusal when that pass may not be written down, because it has optional arguments.
     """
     merged.train(owner.training)
-    if not region.part.num_sums:
+    if not region.part.rewrites:
         first = next(step.path for step, layer in zip(region.part.steps, region.part.layers, strict=True) if not passes(layer))
         for path in region.part.paths:
             _set(owner, path, merged if path == first else nn.Identity())

@@ -98,7 +98,7 @@ class Fuse(Edit):
 
     def _forms(self, chain: Chain, region: Region) -> Forms:
         try:
-            if region.part.num_sums:
+            if region.part.rewrites:
                 check_rewritable(region)
         except Refusal as refusal:
             raise PlanError(f"{self._asked} cannot be merged: {refusal}. Merge the layers without the shortcut.") from refusal
