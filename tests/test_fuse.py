@@ -385,6 +385,25 @@ def test_a_forward_pass_with_optional_arguments_is_not_rewritten():
         Fuse(path="0", layers=("conv1", "bn1", "act", "conv2", "bn2"), sums=1, repair="border_strip").apply_(other)
 
 
+class Branching(Block):
+    """Without a mask the first norm's output is read twice, with one it is not."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        y = self.bn1(self.conv1(x))
+        z = self.bn2(self.conv2(y))
+        return z + y if mask is None else z * mask
+
+
+def test_what_branches_on_an_optional_argument_merges_only_what_is_the_same_in_both():
+    chain, x = one_block(Branching)
+    expected = answer(chain.model, x)
+    found, _ = fusions(chain, x, most=2.0)
+    for edit in found:
+        edit.apply_(chain)
+    assert gap(answer(chain.model, x), expected) < 1e-12
+    assert not any(edit.sums for edit in found) and ("conv1", "bn1", "conv2", "bn2") not in [edit.layers for edit in found]
+
+
 def test_padding_other_than_zeros_is_refused():
     chain, x = one_block(padding_mode="reflect")
     found, refused = fusions(chain, x)

@@ -7,8 +7,9 @@ from torch import nn
 
 from delayer.algebra import growth, merge
 from delayer.algebra.reading import is_affine, passes
-from delayer.algebra.regions import Region, regions, trace
+from delayer.algebra.regions import Region, regions
 from delayer.algebra.surgery import check_rewritable
+from delayer.algebra.tracing import trace
 from delayer.algebra.verdict import Refusal, Repair
 from delayer.calling import Inputs, call, evaluating
 from delayer.chain import Chain

@@ -1,6 +1,5 @@
 """What could become one layer inside a module, found in a trace of its forward pass."""
 
-import inspect
 import operator
 from collections import Counter
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from torch import fx, nn
 from delayer.algebra.part import Part, Step
 from delayer.algebra.reading import is_affine
 from delayer.algebra.shortcuts import shortcut_of
-from delayer.algebra.verdict import Refusal
+from delayer.algebra.tracing import Trace, trace
 
 _SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
@@ -48,94 +47,6 @@ class Region:
         return [self.run(leg[0], leg[-1] + 1) for leg in found]
 
 
-@dataclass(frozen=True)
-class Trace:
-    """A module's forward pass as a graph.
-
-    faithful: it may stand for the module's own forward pass; not so where only a call without optional arguments was
-    traced, which tells what reads what but not what other arguments would do.
-    closed: paths of the modules inside that could not be traced, with the reason; nothing merges across their walls.
-    """
-
-    graph: fx.Graph
-    faithful: bool
-    closed: tuple[tuple[str, str], ...]
-
-
-def trace(owner: nn.Module) -> Trace:
-    """The owner's forward pass with its own modules opened as far as they can be traced, in evaluation mode.
-
-    Raises Refusal with what stopped the trace.
-    """
-    modes = [(module, module.training) for module in owner.modules()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        return _trace(owner, {})
-    except Exception as error:  # a trace fails with whatever the module's code raises
-        raise Refusal(f"the forward pass of {type(owner).__name__} cannot be traced ({_line(error)})") from error
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _trace(owner: nn.Module, known: dict[nn.Module, str]) -> Trace:
-    tracer = _Open(known)
-    try:
-        graph, faithful = tracer.trace(owner), True
-        for node in graph.nodes:
-            if node.op == "placeholder" and (node.args or node.target.startswith("*")):
-                faithful = False
-    except Exception:  # decorated forward passes, and such with **arguments, can be traced as somebody calls them
-        needed = [one for one in inspect.signature(owner.forward).parameters.values()
-                  if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
-        graph, faithful = tracer.trace(_Called(owner, len(needed))), False
-        for node in graph.nodes:
-            if node.op in ("call_module", "get_attr"):
-                node.target = node.target.removeprefix("owner.")
-    names = {module: path for path, module in owner.named_modules()}
-    closed = tuple((names[module], reason) for module, reason in known.items() if reason and module in names)
-    return Trace(graph, faithful, closed)
-
-
-class _Called(nn.Module):
-    """Calls a module with its required arguments alone."""
-
-    def __init__(self, owner: nn.Module, num: int):
-        super().__init__()
-        self.owner, self.num = owner, num
-
-    def forward(self, a, b, c, d, e, f):
-        return self.owner(*(a, b, c, d, e, f)[: self.num])
-
-
-class _Open(fx.Tracer):
-    """Opens containers and modules of users and libraries, leaves layers closed, and what cannot be traced."""
-
-    def __init__(self, known: dict[nn.Module, str]):
-        super().__init__()
-        self.known = known
-
-    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
-        if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
-            return False
-        if isinstance(self.root, _Called) and module is self.root.owner:
-            return False
-        if is_affine(module) or type(module).__module__.startswith("torch.nn"):
-            return True
-        if module not in self.known:
-            try:
-                _trace(module, self.known)
-                self.known[module] = ""
-            except Exception as error:  # then it stays closed
-                self.known[module] = _line(error)
-        return bool(self.known[module])
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
-
-
 def regions(owner: nn.Module, traced: Trace | None = None) -> list[Region]:
     """Every maximal part of a module: layers that merge in principle, each read by the next alone, and sums of those.
 
@@ -145,7 +56,14 @@ def regions(owner: nn.Module, traced: Trace | None = None) -> list[Region]:
     Raises Refusal when the forward pass cannot be traced.
     """
     traced = trace(owner) if traced is None else traced
-    graph = traced.graph
+    found = _found(owner, traced.graph, traced.faithful)
+    for graph in traced.others:
+        alike = {(region.part.paths, region.part.num_sums) for region in _found(owner, graph, False)}
+        found = [region for region in found if (region.part.paths, region.part.num_sums) in alike]
+    return found
+
+
+def _found(owner: nn.Module, graph: fx.Graph, faithful: bool) -> list[Region]:
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
     places = Counter(id(module) for _, module in owner.named_modules(remove_duplicate=False))
     source: dict[fx.Node, fx.Node] = {}
@@ -171,20 +89,20 @@ def regions(owner: nn.Module, traced: Trace | None = None) -> list[Region]:
             if start is not None and all(inside(x) is start or x is start for x in (one, other)):
                 source[node] = start
                 absorbed |= {x for x in (one, other) if x is not start}
-    return [_region(owner, traced, end, source) for end in source if end not in absorbed]
+    return [_region(owner, graph, end, source, faithful) for end in source if end not in absorbed]
 
 
-def _region(owner: nn.Module, traced: Trace, end: fx.Node, source: dict[fx.Node, fx.Node]) -> Region:
+def _region(owner: nn.Module, graph: fx.Graph, end: fx.Node, source: dict[fx.Node, fx.Node], faithful: bool) -> Region:
     start, wanted, todo = source[end], set(), [end]
     while todo:
         node = todo.pop()
         if node is not start and node not in wanted:
             wanted.add(node)
             todo += node.all_input_nodes
-    nodes = [node for node in traced.graph.nodes if node in wanted]
+    nodes = [node for node in graph.nodes if node in wanted]
     number = {start: 0} | {node: k for k, node in enumerate(nodes, 1)}
     steps = [Step(tuple(number[x] for x in node.all_input_nodes), node.target if node.op == "call_module" else "")
              for node in nodes]
     layers = [owner.get_submodule(step.path) if step.path else shortcut_of(node)
               for step, node in zip(steps, nodes, strict=True)]
-    return Region(Part(steps, layers), tuple(nodes), start, traced.faithful)
+    return Region(Part(steps, layers), tuple(nodes), start, faithful)
