@@ -8,10 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from delayer.edits.linearise import Linearise
 from delayer.errors import ModelError, StudyError, UnknownName
 from delayer.families import chain_of
 from delayer.plan import Plan, apply_
-from delayer.shrink import ShrinkOptions, schedules, shrink_until
+from delayer.shrink import ShrinkOptions, merge_faster_, schedules, shrink_until
 from delayer.shrink.look import Look
 from delayer.shrink.schedules.folding import Sloped
 from delayer.shrink.schedules.nepenthe import budgets, pruned
@@ -290,3 +291,25 @@ def test_the_released_form_of_easier_counts_in_training_mode_and_leaves_the_norm
     [edit], why = schedules["easier"].choose(look, 1)
     assert float(torch.stack(entropies).mean()) == pytest.approx(easier(stats[site.path], "released"), rel=1e-6)
     assert f"{min(easier(stats[s.path], 'released') for s in look.sites):.3f}" in why
+
+
+def test_merging_keeps_the_function_and_only_what_is_faster(digits):
+    chain, task = chain_and_task(digits)
+    sites_(chain, task.batches("fit")[0].inputs)
+    for path in ("1.relu_1", "2.relu_1"):
+        Linearise(site=path, mode="identity", num_features=16, axis=-1).apply_(chain)
+    x, model = task.batches("test")[0].inputs, deepcopy(chain.model)
+    edits, found = merge_faster_(chain, x[:1], seconds=0.2)
+    with torch.no_grad():
+        gap = (chain.model(x) - model(x)).abs().max() / model(x).abs().max()
+    assert gap < 1e-5
+    tried = [one for one in found if one.speedup is not None]
+    assert tried and all(one.merged == (one.speedup_interval[0] > 1) and one.error < 1e-10 for one in tried)
+    assert [(one.path, one.layers) for one in tried if one.merged] == [(edit.path, edit.layers) for edit in edits]
+    assert any({"first", "norm", "relu_1", "second"} <= set(one.layers) for one in tried), "the linear block is offered whole"
+    again, _ = chain_and_task(digits)
+    for path in ("1.relu_1", "2.relu_1"):
+        Linearise(site=path, mode="identity", num_features=16, axis=-1).apply_(again)
+    for edit in edits:
+        edit.apply_(again)
+    assert torch.equal(again.model(x), chain.model(x))
