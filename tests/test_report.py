@@ -21,7 +21,7 @@ from delayer.report.figures import limits_of, points_of, score_figure
 from delayer.report.measured_figures import front
 from delayer.report.page import context
 from delayer.report.scan_figures import error_maps
-from delayer.report.shrinking import comparison_figure, comparison_table, rounds_figure, rounds_table
+from delayer.report.shrinking import comparison_figure, comparison_table, merges_table, rounds_figure, rounds_table
 from delayer.study import EditInfo, Measured, Score, Study
 
 STUDIES = {"vit": planted_studies.vit, "resnet": planted_studies.resnet, "long": planted_studies.long}
@@ -222,6 +222,8 @@ def test_rounds_that_were_rolled_back_are_no_part_of_the_line(tmp_path):
     assert untrained["x"] == [2, 4] and untrained["y"] == [67.0, 59.0]
     assert undone["x"] == [6] and undone["y"] == [66.3]
     assert [row[5] for row in rounds_table(study).rows] == ["kept", "kept", "rolled back"]
+    assert [(row[2], row[3], row[4], row[6]) for row in merges_table(study).rows] == [
+        ("merged", "2.00× (1.90 to 2.10)", "3e-15", ""), ("stays", "", "", "its border would be wrong")]
 
 
 def test_schedules_are_means_over_seeds_best_first(tmp_path):

@@ -18,7 +18,7 @@ from delayer.report.measured_figures import candidate_figures, latency_figure
 from delayer.report.measured_tables import candidates_table, latency_table, measures_table, proofs_table
 from delayer.report.networks import grouped, networks_figure, networks_table
 from delayer.report.scan_figures import error_maps, length_figure
-from delayer.report.shrinking import comparison_figure, comparison_table, rounds_figure, rounds_table
+from delayer.report.shrinking import comparison_figure, comparison_table, merges_table, rounds_figure, rounds_table
 from delayer.report.sites import sites_figures, sites_table
 from delayer.report.tables import Table, correlation_table, cuts_table, ranking_table, spans_table
 from delayer.study import Provenance, Score, Study, StudyInfo, write_atomically
@@ -136,6 +136,8 @@ def all_tables(records: SimpleNamespace, choice: Choice) -> Iterator[tuple[str, 
         yield "candidates", candidates_table(candidates)
     if records.shrink and records.shrink.rounds:
         yield "rounds", rounds_table(records.shrink)
+    if records.shrink and records.shrink.merges:
+        yield "merges", merges_table(records.shrink)
     if records.compare and records.compare.rows:
         yield "compare", comparison_table(records.compare)
     if results:

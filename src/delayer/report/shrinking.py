@@ -46,6 +46,17 @@ def rounds_table(shrunk: Shrunk) -> Table:
     return Table(("round", "activations", "read", "before training", "after", "", "epochs", "time"), rows, note=shrunk.note)
 
 
+def merges_table(shrunk: Shrunk) -> Table:
+    """Every pair of linear neighbours: merged with its proof and its speed, or why not."""
+    rows = []
+    for one in sorted(shrunk.merges, key=lambda one: (not one.merged, one.speedup is None)):
+        low, high = one.speedup_interval or (None, None)
+        speed = f"{one.speedup:.2f}× ({low:.2f} to {high:.2f})" if one.speedup is not None else ""
+        rows.append((one.path or "the network", ", ".join(one.layers), "merged" if one.merged else "stays", speed,
+                     "" if one.error is None else f"{one.error:.0e}", one.repair, one.note))
+    return Table(("in", "layers", "", "these layers alone", "difference in float64", "repair", "why"), rows)
+
+
 def grouped(comparison: Comparison) -> dict[str, dict[int, list[Compared]]]:
     """Rows of each schedule by activations removed, one a seed."""
     groups: dict[str, dict[int, list[Compared]]] = {}
