@@ -9,7 +9,7 @@ from delayer.affine import RIDGES, AffineMap, fit
 from delayer.chain import Chain, Span
 from delayer.families import chain_of
 from delayer.observe import observe
-from delayer.scan import moment_groups, num_macs_a_row, ranks_for, scan
+from delayer.scan import moment_groups, ranks_for, scan
 from delayer.stats import Moments
 from delayer.tasks.splits import Batch
 

@@ -78,6 +78,11 @@ def num_params(operator: str, width: int, rank: int | None = None) -> int:
             "low_rank": (2 * (rank or 0) + 1) * width}[operator]
 
 
+def num_macs_a_row(operator: str, width: int, rank: int | None = None) -> int:
+    """Multiply-adds of a map for one row."""
+    return {"drop": 0, "diagonal": width, "low_rank": 2 * width * (rank or 0)}.get(operator, width**2)
+
+
 def mean_eigenvalue(xx: Tensor) -> float:
     """What a ridge is a share of; 1 for rows that never change."""
     return float(torch.trace(xx)) / len(xx) or 1.0

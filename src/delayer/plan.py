@@ -14,11 +14,12 @@ from delayer.chain import Chain, Span
 from delayer.edits import Edit, edit_from
 from delayer.errors import PlanError
 from delayer.hashing import model_hash
-from delayer.observe import device_of, observe, observe_pair
+from delayer.observe import device_of, observe
 from delayer.rows import Rows
 from delayer.sites import sites_
 from delayer.stats import Moments
 from delayer.stats.switches import Switches
+from delayer.streams import Streams
 from delayer.study import Record, read_record, write_atomically
 from delayer.watch_sites import observe_sites
 
@@ -67,8 +68,7 @@ class Plan(Record):
                 "Load those weights, or empty model_hash in the plan to use it all the same."
             )
         for edit in self.edits:
-            for span in edit.spans:
-                chain.check(span)
+            edit.check(chain)
 
     def needs(self, chain: Chain) -> tuple[tuple[int, int], ...]:
         """Pairs of points whose moments the edits read."""
@@ -121,14 +121,13 @@ def apply_(chain: Chain, plan: Plan, stats: Moments | None = None, *, data: Sequ
     rows = parse_rows(plan.rows)
     needs = plan.needs(chain)
     watches = tuple(dict.fromkeys(path for edit in plan.edits for path in edit.watches))
-    if (needs or watches) and data is not None and plan.refit == "sequential":
-        original = Chain(deepcopy(chain.model), chain.family, chain.blocks)
-        for edit in sorted(plan.edits, key=lambda edit: edit.spans):
-            found = _watched(chain, edit.watches, data)
-            for x, y in edit.needs(chain):
-                pair = observe_pair((chain, x), (original, y), data, rows, seed=plan.seed)
-                found = _Renamed(pair, x, y)
-            edit.apply_(chain, found)
+    follows = any(edit.follows for edit in plan.edits)
+    if data is not None and (follows or (needs or watches) and plan.refit == "sequential"):
+        if plan.refit == "independent" and needs and stats is None:
+            stats = Moments(needs, rows, exact=True)
+            observe(chain, data, [stats], seed=plan.seed, progress=progress)
+        fit_edits_(chain, plan.edits, data, rows, seed=plan.seed,
+                   moments=stats if plan.refit == "independent" else None, progress=progress)
     else:
         if needs and stats is None and data is not None:
             stats = Moments(needs, rows, exact=True)
@@ -163,16 +162,20 @@ def _watched(chain: Chain, paths: Sequence[str], data: Sequence[Any]) -> _Watche
     return _Watched(observe_sites(chain, [sites[path] for path in paths], data))
 
 
-class _Renamed:
-    """Moments of one pair under the points' own numbers."""
+def fit_edits_(chain: Chain, edits: Sequence[Edit], data: Sequence[Any], rows: Rows = Rows(), *, seed: int = 0,
+               moments: Moments | None = None, original: Chain | None = None, progress=None) -> None:
+    """Put every edit's modules in place, first block first, each fitted on the stream of the network cut so far.
 
-    def __init__(self, moments: Moments, x: int, y: int):
-        self.moments, self.ends = moments, (x, y)
-
-    def pair(self, x: int, y: int):
-        if (x, y) != self.ends:
-            raise KeyError(f"Points {x} and {y} were not watched together.")
-        return self.moments.pair(0, 1)
+    moments: of the original's stream, for maps that are to be fitted on it alone.
+    original: the network as it was; a copy is made where none is given.
+    progress: called with (edits done, edits in all).
+    """
+    original = original or Chain(deepcopy(chain.model), chain.family, chain.blocks)
+    for done, edit in enumerate(sorted(edits, key=lambda edit: (not edit.spans, edit.spans))):
+        found = _watched(chain, edit.watches, data)
+        edit.apply_(chain, found or Streams(chain, original, data, rows, seed=seed, moments=moments))
+        if progress:
+            progress(done + 1, len(edits))
 
 
 def apply(chain: Chain, plan: Plan, stats: Moments | None = None, *, data: Sequence[Any] | None = None,
@@ -188,18 +191,23 @@ def apply(chain: Chain, plan: Plan, stats: Moments | None = None, *, data: Seque
 
 
 def plan_by_hand(chain: Chain, spans: Sequence[Span | str], *, operator: str = "affine", model: str = "",
-                 ridge: float | None = None, rank: int | None = None, refit: str = "independent") -> Plan:
-    """A plan from spans given by hand; operator "drop" takes them out, any other replaces each by one map."""
+                 ridge: float | None = None, rank: int | None = None, kernel: int | None = None, tail: str = "identity",
+                 refit: str = "independent") -> Plan:
+    """A plan from spans given by hand; operator "drop" takes them out, any other replaces each by one map.
+
+    kernel, tail: for the operator "conv", 1, 3 or 5 wide (3 by default) and with "relu" behind it where blocks end in one.
+    """
     from delayer.edits.drop_span import DropSpan
     from delayer.edits.replace_span import ReplaceSpan
 
+    more = {"kernel": kernel or 3, "tail": tail} if operator == "conv" else {}
     edits: list[Edit] = []
     for item in spans:
         span = Span.parse(item) if isinstance(item, str) else item
         chain.check(span)
         edits.append(
             DropSpan(start=span.start, stop=span.stop) if operator == "drop" else
-            ReplaceSpan(start=span.start, stop=span.stop, operator=operator, ridge=ridge, rank=rank)
+            ReplaceSpan(start=span.start, stop=span.stop, operator=operator, ridge=ridge, rank=rank, **more)
         )
     return Plan(model=model or type(chain.model).__name__, model_hash=model_hash(chain.model),
                 num_blocks=chain.num_blocks, edits=tuple(edits), refit=refit)

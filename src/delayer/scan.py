@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from delayer.affine import RIDGES, Fits, num_params, solve
+from delayer.affine import RIDGES, Fits, num_macs_a_row, num_params, solve
 from delayer.chain import Chain, Span
 from delayer.pair import relative_residual
 from delayer.stats import Moments
@@ -87,8 +87,3 @@ def scan(chain: Chain, fit: Moments, heldout: Moments, *, macs: Sequence[int] | 
                     blocks_saved=sum(chain.weight(b) for b in blocks),
                 ))
     return Scan(rows=str(fit.rows), num_rows_fit=fit.num_rows, num_rows_heldout=heldout.num_rows, spans=tuple(found))
-
-
-def num_macs_a_row(operator: str, width: int, rank: int | None = None) -> int:
-    """Multiply-adds of a map for one row."""
-    return {"drop": 0, "diagonal": width, "low_rank": 2 * width * (rank or 0)}.get(operator, width**2)

@@ -21,6 +21,9 @@ class Edit(Record):
     needs_stats: ClassVar[bool] = False
     """Whether `apply_` fits something, so that it needs moments (or, without them, builds shapes only)."""
 
+    follows: ClassVar[bool] = False
+    """Whether it can only be fitted on the stream of the network cut so far, so that edits are made in order."""
+
     @property
     def label(self) -> str:
         """One line that says what it does."""
@@ -32,6 +35,19 @@ class Edit(Record):
         return ()
 
     @property
+    def removed(self) -> tuple[Span, ...]:
+        """The blocks whose weights it takes away."""
+        return self.spans
+
+    def num_params(self, chain: Chain) -> int:
+        """Parameters that it puts in their place."""
+        return 0
+
+    def num_macs(self, chain: Chain) -> int:
+        """Multiply-adds that it puts in their place, for one sample."""
+        return 0
+
+    @property
     def stands_there(self) -> str:
         """What stands where its blocks stood: "drop" for nothing, or the name of an operator."""
         return "drop"
@@ -40,6 +56,11 @@ class Edit(Record):
     def gone(self) -> set[int]:
         """Blocks that leave their lists for good."""
         return set()
+
+    def check(self, chain: Chain) -> None:
+        """Raises SpanError or PlanError where it does not fit the chain."""
+        for span in self.spans:
+            chain.check(span)
 
     def needs(self, chain: Chain) -> tuple[tuple[int, int], ...]:
         """Pairs of points whose moments it reads."""

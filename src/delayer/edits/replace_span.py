@@ -2,9 +2,16 @@
 
 from typing import Literal
 
-from delayer.affine import AffineMap, fit
+from pydantic import model_validator
+
+from delayer.affine import AffineMap, fit, num_macs_a_row, num_params
+from delayer.branch import Tail
 from delayer.chain import Chain, Span
+from delayer.conv_map import KERNELS, ConvMap
+from delayer.conv_map import num_params as num_conv_params
 from delayer.edits import Edit, edit
+from delayer.errors import PlanError
+from delayer.ridge import best_ridge, solve_layer
 from delayer.standin import StandIn
 from delayer.stats import Moments
 
@@ -13,30 +20,46 @@ from delayer.stats import Moments
 class ReplaceSpan(Edit):
     """Blocks start .. stop-1 become one map from the span's first point to its last.
 
-    operator: "linear" (RBA as published: least squares without bias and ridge), "affine", "diagonal" or "low_rank"
-    (identity plus U V in two thin factors).
+    operator: "linear" (RBA as published: least squares without bias and ridge), "affine", "diagonal", "low_rank"
+    (identity plus U V in two thin factors), or, for pictures, "conv" (one convolution and the blocks' last activation).
     Source: RBA/TOAST, Cannistraci et al., arXiv 2410.04941. One map for the whole span, not a product of maps.
-    Fidelity: "linear" is the paper's; bias, ridge towards the identity, the diagonal and the low-rank update are ours.
+    Fidelity: "linear" is the paper's; bias, ridge towards the identity, the other operators are ours.
     """
 
     edit: Literal["replace_span"] = "replace_span"
     start: int
     stop: int
-    operator: Literal["linear", "affine", "diagonal", "low_rank"] = "affine"
+    operator: Literal["linear", "affine", "diagonal", "low_rank", "conv"] = "affine"
     ridge: float | None = None
-    """Share of the mean eigenvalue of Sxx; none for "linear"."""
+    """Share of the mean eigenvalue of Sxx; none for "linear". For "conv" a share of the inputs' energy, by default chosen
+    on held-out samples."""
     rank: int | None = None
     """Rank of the update, for "low_rank"."""
+    kernel: int | None = None
+    """Width of the kernel, for "conv": 1, 3 or 5."""
+    tail: Tail = "identity"
+    """What comes behind the convolution: "relu" where the span's last block ends in one."""
     needs_stats = True
+
+    @model_validator(mode="after")
+    def _has_a_kernel(self) -> "ReplaceSpan":
+        if (self.operator == "conv") != (self.kernel is not None) or self.kernel not in (None, *KERNELS):
+            raise ValueError(f"operator {self.operator} with kernel={self.kernel}; conv takes a kernel of 1, 3 or 5, "
+                             "the others take none")
+        return self
 
     @property
     def spans(self) -> tuple[Span, ...]:
         return (Span(self.start, self.stop),)
 
     @property
+    def follows(self) -> bool:
+        return self.operator == "conv"
+
+    @property
     def label(self) -> str:
-        operator = f"low rank {self.rank}" if self.operator == "low_rank" else self.operator
-        return f"{Span(self.start, self.stop)} → {operator} map"
+        what = {"low_rank": f"low rank {self.rank} map", "conv": f"{self.kernel}×{self.kernel} convolution"}
+        return f"{Span(self.start, self.stop)} → {what.get(self.operator, f'{self.operator} map')}"
 
     @property
     def stands_there(self) -> str:
@@ -46,14 +69,25 @@ class ReplaceSpan(Edit):
     def gone(self) -> set[int]:
         return set(range(self.start + 1, self.stop))
 
+    def num_params(self, chain: Chain) -> int:
+        width = chain.blocks[self.start].in_width
+        return num_conv_params(width, self.kernel) if self.kernel else num_params(self.operator, width, self.rank)
+
+    def num_macs(self, chain: Chain) -> int:
+        block = chain.blocks[self.start]
+        row = block.in_width**2 * self.kernel**2 if self.kernel else num_macs_a_row(self.operator, block.in_width, self.rank)
+        return block.positions * row
+
     def needs(self, chain: Chain) -> tuple[tuple[int, int], ...]:
-        return (chain.ends(Span(self.start, self.stop)),)
+        return () if self.kernel else (chain.ends(Span(self.start, self.stop)),)
 
     def apply_(self, chain: Chain, stats: Moments | None = None) -> None:
         span = Span(self.start, self.stop)
-        segment = chain.check(span)
-        if stats is None:
-            map = AffineMap(self.operator, segment.width, rank=self.rank, axis=chain.axis)
+        width = chain.check(span).width
+        if self.kernel:
+            map = self._convolution(chain, span, width, stats)
+        elif stats is None:
+            map = AffineMap(self.operator, width, rank=self.rank, axis=chain.axis)
         else:
             map = fit(stats.pair(*chain.ends(span)), self.operator, ridge=self.ridge or 0.0, rank=self.rank,
                       axis=chain.axis)
@@ -63,3 +97,27 @@ class ReplaceSpan(Edit):
         for index in range(self.start, self.stop):
             chain.replace_(index, StandIn(chain.module(index), chain.blocks[index].returns,
                                           map if index == self.start else None))
+
+    def _convolution(self, chain: Chain, span: Span, width: int, stats) -> ConvMap:
+        """The convolution that brings what enters the span nearest to the original's total at its end."""
+        if chain.axis != 1:
+            raise PlanError(
+                f"Span {span} was to become a convolution, but this network's features lie on axis {chain.axis}: its "
+                "blocks do not pass pictures. Use the operator affine."
+            )
+        map = ConvMap(width, self.kernel, self.tail).double()
+        if stats is None:
+            return map
+        if not hasattr(stats, "span"):
+            raise PlanError(f"{self.label} is fitted on patches; moments of points are not enough. Give data= instead of stats=.")
+        window = {name: getattr(map.conv, name) for name in ("kernel_size", "stride", "padding", "dilation")}
+        fitted, heldout, tail = stats.span(span, window)
+        if tail != self.tail:
+            raise PlanError(f"Span {span} ends in {tail}, but its plan says {self.tail}. Write \"tail\": \"{tail}\" in it.")
+        identity = map.conv.weight.detach().flatten(1)
+        ridge = best_ridge(fitted, heldout, identity) if self.ridge is None else self.ridge
+        fitted.merge(heldout)
+        weight, bias = solve_layer(fitted, identity, ridge=ridge)
+        map.conv.weight.data = weight.reshape(map.conv.weight.shape)
+        map.conv.bias.data = bias
+        return map

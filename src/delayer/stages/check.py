@@ -45,7 +45,7 @@ def check_stage(work: Work, small: nn.Module, plan: Plan, options: CheckOptions 
         measures[name] = Measures(
             params=num_params(model), size_bytes=size_bytes(model), macs=num_macs(model, example_of(work.example, 1)),
             peak_memory_mib=peak_memory_mib(model, work.example, work.device),
-            num_blocks=work.chain.num_blocks - (sum(len(s) for e in plan.edits for s in e.spans) if model is small else 0),
+            num_blocks=work.chain.num_blocks - (sum(len(s) for e in plan.edits for s in e.removed) if model is small else 0),
             grade=grade,
         )
     with work.reporter.step("Comparing latency"):

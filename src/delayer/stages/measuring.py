@@ -3,14 +3,12 @@
 import json
 from collections.abc import Sequence
 
-from delayer.affine import num_params as num_map_params
 from delayer.chain import Chain
 from delayer.edits import Edit
 from delayer.measure import num_params
 from delayer.plan import edit_modules_
 from delayer.planner import Cut, Measuring, damage_of, measured_record
 from delayer.progress import Tick
-from delayer.scan import num_macs_a_row
 from delayer.stages.options import PlanOptions
 from delayer.stages.work import Work, stage_key
 from delayer.stats import Moments
@@ -73,10 +71,8 @@ def original_grade(work: Work) -> Grade:
 def cut_params(chain: Chain, cut: Sequence[Edit], total: int) -> int:
     """Parameters after a cut."""
     for edit in cut:
-        for span in edit.spans:
-            total -= sum(num_params(chain.module(b)) for b in range(span.start, span.stop))
-            if edit.edit == "replace_span":
-                total += num_map_params(edit.operator, chain.blocks[span.start].in_width, edit.rank)
+        total -= sum(num_params(chain.module(b)) for span in edit.removed for b in range(span.start, span.stop))
+        total += edit.num_params(chain)
     return total
 
 
@@ -84,11 +80,8 @@ def cut_macs(work: Work, cut: Sequence[Edit]) -> int | None:
     """Multiply-adds for one sample after a cut."""
     total = work.macs
     for edit in cut:
-        for span in edit.spans:
-            total -= sum(work.block_macs[b] for b in range(span.start, span.stop))
-            if edit.edit == "replace_span":
-                block = work.chain.blocks[span.start]
-                total += block.positions * num_macs_a_row(edit.operator, block.in_width, edit.rank)
+        total -= sum(work.block_macs[b] for span in edit.removed for b in range(span.start, span.stop))
+        total += edit.num_macs(work.chain)
     return total
 
 

@@ -1,0 +1,85 @@
+"""A surviving block's linear layers, solved anew for the network that is left."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from delayer.branch import Run, folded, takes_bias, unfold_, whole
+from delayer.chain import Chain, Span
+from delayer.edits import Edit, edit
+from delayer.errors import PlanError
+from delayer.ridge import best_ridge, solve_layer
+from delayer.stats.patches import PatchMoments
+
+
+@edit("resolve_block")
+class ResolveBlock(Edit):
+    """A block that stays has its last linear layer solved anew from the features that it now reads.
+
+    Closed form, no new parameter: the layer (with its batch norm folded in, exactly) answers what brings the block's
+    total nearest to the original's total behind block `target`, before the last activation; ridge towards its old weights.
+    So a kept block mends what came before it, and takes over the blocks removed behind it.
+    Source: ours; kin to ReplaceMe (arXiv 2505.02819), which folds a map behind a decoder's MLP.
+    """
+
+    edit: Literal["resolve_block"] = "resolve_block"
+    block: int = Field(ge=0)
+    target: int | None = None
+    """The block of the original whose total it aims at; itself where not given."""
+    layers: Literal["last", "all"] = "last"
+    """The last linear layer, or all: those before it are first solved to answer what they answer in the original."""
+    ridge: float | None = None
+    """Pull towards the old weights, a share of the inputs' energy; chosen on held-out samples where not given."""
+    needs_stats = True
+    follows = True
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        return (Span(self.block, self.block + 1),)
+
+    @property
+    def removed(self) -> tuple[Span, ...]:
+        return ()
+
+    @property
+    def label(self) -> str:
+        aim = "" if self.target in (None, self.block) else f" for block {self.target}"
+        return f"block {self.block} solved anew{aim}"
+
+    @property
+    def stands_there(self) -> str:
+        return ""
+
+    def check(self, chain: Chain) -> None:
+        target = self.block if self.target is None else self.target
+        if not self.block <= target < chain.num_blocks:
+            raise PlanError(
+                f"resolve_block {self.block} aims at block {target} of {chain.num_blocks}; "
+                f"a block can stand for itself and for those behind it. Use a target from {self.block} on."
+            )
+
+    def apply_(self, chain: Chain, stats=None) -> None:
+        self.check(chain)
+        if stats is None:  # its shapes are the old ones
+            return
+        if not hasattr(stats, "last_layer"):
+            raise PlanError(
+                f"resolve_block {self.block} is solved on the stream of the network cut so far; moments of the original "
+                "are not enough. Give data= instead of stats=."
+            )
+        if self.layers == "all":
+            for path in stats.inner_paths(self.block):
+                if whole(chain.module(self.block).get_submodule(path)):
+                    self._solve_(chain, *stats.inner_layer(self.block, path), path)
+        self._solve_(chain, *stats.last_layer(self.block, self.block if self.target is None else self.target), "")
+
+    def _solve_(self, chain: Chain, fit: PatchMoments, heldout: PatchMoments, run: Run, path: str) -> None:
+        linear, norm, weight, _ = folded(chain.module(self.block), run, path)
+        bias = takes_bias(linear, norm)
+        ridge = self.ridge
+        if ridge is None:
+            ridge = best_ridge(fit, heldout, weight, bias=bias) if heldout.num_rows else 1e-2
+        fit.merge(heldout)
+        new, shift = solve_layer(fit, weight, ridge=ridge, bias=bias)
+        mean_x, _, xx, _, _ = fit.about("mean")
+        unfold_(linear, norm, new, shift, new @ mean_x, (new @ xx * new).sum(1) / fit.num_rows)

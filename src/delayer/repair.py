@@ -1,0 +1,83 @@
+"""The same cut without the loss: closed-form repair of the blocks that stay, added to a plan as further edits.
+
+    cut = resolved(chain, plan.edits, batches[0])         which blocks to solve anew, and for which original block
+    small = apply(chain, plan.model_copy(update={"edits": cut}), data=batches)
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from delayer.branch import Run, running, whole
+from delayer.calling import call, evaluating
+from delayer.chain import Chain
+from delayer.edits import Edit
+from delayer.edits.resolve_block import ResolveBlock
+from delayer.errors import ModelError
+from delayer.observe import device_of
+
+Layers = Literal["last", "all"]
+
+
+def runs_of(chain: Chain, batch: Any) -> list[Run]:
+    """What every block shows in one forward pass of a small batch."""
+    found: dict[int, Run] = {}
+    batch = batch.to(device_of(chain.model))
+
+    def watch(index: int) -> None:
+        if index == chain.num_blocks:
+            call(chain.model, batch.inputs)
+            return
+        with running(chain.module(index), lambda run: found.__setitem__(index, run)):
+            watch(index + 1)
+
+    with evaluating(chain.model):
+        watch(0)
+    return [found[i] for i in range(chain.num_blocks)]
+
+
+def resolvable(chain: Chain, batch: Any) -> set[int]:
+    """Blocks that end in shortcut + linear layer, with nothing or a ReLU behind, so that they can be solved anew."""
+    return {i for i, run in enumerate(runs_of(chain, batch))
+            if run.tail is not None and whole(chain.module(i).get_submodule(run.last.path))}
+
+
+def resolved(chain: Chain, edits: Sequence[Edit], batch: Any, *, layers: Layers = "last", ridge: float | None = None,
+             seams_only: bool = False) -> tuple[Edit, ...]:
+    """The edits of a cut, and one more for each kept block that the cut reaches: it is solved anew.
+
+    A block right before removed ones takes over their part (it aims at the last of them); a block before a map, or
+    further on, aims at its own total in the original. Blocks before the first cut read what they always read and stay.
+    batch: a small one, to find which blocks have the form that solving needs; others stay as they are.
+    layers: the last linear layer of each block, or all. ridge: chosen on held-out samples where None.
+    seams_only: only the blocks right before removed ones.
+    Raises ModelError when no block that stays can be solved.
+    """
+    dropped = {b for edit in edits if edit.edit == "drop_span" for span in edit.spans for b in range(span.start, span.stop)}
+    touched = {b for edit in edits for span in edit.spans for b in range(span.start, span.stop)}
+    can, found, reached, eligible = resolvable(chain, batch), [], False, 0
+    for block in range(chain.num_blocks):
+        if block in touched:
+            reached = True
+            continue
+        target = block
+        while target + 1 in dropped and chain.blocks[target].outlet == chain.blocks[target + 1].inlet:
+            target += 1
+        if not (reached or target > block):
+            continue
+        eligible += 1
+        if block in can and (target > block or not seams_only):
+            found.append(ResolveBlock(block=block, target=target if target > block else None, layers=layers, ridge=ridge))
+        reached = True
+    if eligible and not found:
+        raise ModelError(
+            f"None of the {eligible} blocks of {type(chain.model).__name__} that this cut reaches ends in shortcut + linear "
+            "layer with nothing or a ReLU behind, so none can be solved anew. Use --repair none, or fine-tune."
+        )
+    return (*edits, *found)
+
+
+def tail_of(chain: Chain, index: int, batch: Any) -> str:
+    """What a block ends in, "identity" or "relu". Raises ModelError for anything else."""
+    from delayer.branch import check_form
+
+    return check_form(runs_of(chain, batch)[index], chain.blocks[index].path).tail

@@ -1,0 +1,152 @@
+"""Statistics between the stream of a network cut so far and the original's, gathered when an edit asks for them.
+
+Sequential fits: what a layer reads comes from the network as it is by then, what it should answer from the original, so
+that errors are mended on the way and do not compound. Nothing is kept per sample.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from delayer.branch import Run, Tail, check_form, running, window_of
+from delayer.calling import call, evaluating
+from delayer.chain import Chain, Span
+from delayer.errors import DataError, NotFiniteError, PlanError
+from delayer.observe import device_of, observe_pair
+from delayer.rows import Rows, chosen
+from delayer.stats import Moments
+from delayer.stats.patches import PatchMoments
+
+HELD_OUT = 5
+"""Every fifth sample is kept out of a fit while its ridge is chosen; the last fit uses all."""
+
+
+class _Enough(BaseException):
+    """Ends a forward pass behind the block that was asked for."""
+
+
+class Streams:
+    """What sequential edits read.
+
+    chain: the network cut so far. original: a copy of it as it was. batches: what both are run on.
+    moments: of the original's stream, for maps that are fitted on it alone; None to fit them on the cut network's.
+    """
+
+    def __init__(self, chain: Chain, original: Chain, batches: Sequence[Any], rows: Rows = Rows(), *, seed: int = 0,
+                 moments: Moments | None = None):
+        self.chain, self.original, self.batches, self.rows, self.seed = chain, original, batches, rows, seed
+        self.moments = moments
+
+    def pair(self, x: int, y: int):
+        """Moments of point x of the network cut so far and point y of the original (of both in it, where `moments` are)."""
+        if self.moments is not None:
+            return self.moments.pair(x, y)
+        return observe_pair((self.chain, x), (self.original, y), self.batches, self.rows, seed=self.seed).pair(0, 1)
+
+    def last_layer(self, block: int, target: int) -> tuple[PatchMoments, PatchMoments, Run]:
+        """What a block's last layer reads, with what it should answer so that the block's total is that of `target` there.
+
+        Two sets of moments, of four fifths of the samples and of the rest, and the run of one batch.
+        """
+        def ends(cut: Run, first: Run) -> tuple[Tensor, Tensor]:
+            rest = 0 if cut.rest is None else cut.rest
+            return cut.last.read, first.total.reshape(cut.total.shape) - rest
+        return self._gather(block, target, ends)
+
+    def inner_paths(self, block: int) -> list[str]:
+        """Paths inside a block of the linear layers that run before its last, in order."""
+        run = self._run(self.chain, block, next(self._read()))
+        paths = [layer.path for layer in run.layers]
+        return paths[: paths.index(run.last.path)]
+
+    def inner_layer(self, block: int, path: str) -> tuple[PatchMoments, PatchMoments, Run]:
+        """The same for a layer before the last, which should answer what it answers in the original."""
+        return self._gather(block, block, lambda cut, first: (cut.layer(path).read, first.layer(path).answer), path)
+
+    def span(self, span: Span, window: dict) -> tuple[PatchMoments, PatchMoments, Tail]:
+        """What enters a span, with the original's total at its end, for one convolution with a window of its own."""
+        source = self.original if self.moments is not None else self.chain
+        fit, heldout, tail = PatchMoments(window), PatchMoments(window), None
+        for batch in self._read():
+            first = self._run(self.original, span.stop - 1, batch)
+            if source is self.original:
+                entering = first.before if len(span) == 1 else self._run(source, span.start, batch).before
+            else:
+                entering = self._run(source, span.start, batch).before
+            self._add(batch, entering, first.total.reshape(entering.shape), fit, heldout, 1)
+            tail = first.tail
+        return fit, heldout, tail
+
+    def run_all(self, learning: Sequence[nn.Module]) -> None:
+        """Run the network cut so far on everything, with these modules in training mode."""
+        with evaluating(self.chain.model):
+            for module in learning:
+                module.training = True  # `evaluating` gives every module its own mode back
+            for batch in self._read():
+                call(self.chain.model, batch.inputs)
+
+    def _gather(self, block: int, target: int, ends, path: str = "") -> tuple[PatchMoments, PatchMoments, Run]:
+        fit = heldout = run = None
+        for batch in self._read():
+            first, cut = self._run(self.original, target, batch), self._run(self.chain, block, batch)
+            if first.total.numel() != cut.total.numel() or first.tail != cut.tail:
+                raise PlanError(
+                    f"Block {block} cannot stand for block {target}: it gives {list(cut.total.shape)} and ends in "
+                    f"{cut.tail}, the other {list(first.total.shape)} in {first.tail}. Choose a target in the same run."
+                )
+            if fit is None:
+                run = cut
+                window = window_of(self.chain.module(block).get_submodule(path or cut.last.path))
+                fit, heldout = PatchMoments(window), PatchMoments(window)
+            x, y = ends(cut, first)
+            self._add(batch, x, y, fit, heldout, self.chain.axis)
+        return fit, heldout, run
+
+    def _add(self, batch: Any, x: Tensor, y: Tensor, fit: PatchMoments, heldout: PatchMoments, axis: int) -> None:
+        num = y[0, 0].numel() if fit.window is not None else y[0].numel() // y.shape[-1]
+        if not torch.isfinite(y.sum()) and not torch.isfinite(y).all():
+            raise NotFiniteError("NaN or infinity in what a layer should answer. Check the weights and the data.")
+        mask = batch.mask if batch.mask is not None and batch.mask.shape[1] == num else None
+        ids = torch.arange(batch.start, batch.start + len(batch))
+        index = chosen(self.rows, ids, num, mask, self.seed)
+        keep = None
+        if index is not None:
+            keep = torch.zeros(len(ids) * num, dtype=torch.bool)
+            keep[index] = True
+            keep = keep.view(len(ids), num).to(x.device)
+        out = (ids % HELD_OUT == HELD_OUT - 1).to(x.device)
+        for stat, mine in ((heldout, out), (fit, ~out)):
+            if mine.any():
+                stat.update(x[mine], y[mine], None if keep is None else keep[mine])
+
+    def _read(self) -> Iterator[Any]:
+        if not len(self.batches):
+            raise DataError("The data set is empty, so there is nothing to fit on. Give at least one batch.")
+        for batch in self.batches:
+            yield batch.to(device_of(self.chain.model))
+
+    def _run(self, chain: Chain, block: int, batch: Any) -> Run:
+        """What one block of a network shows on a batch."""
+        seen: list[Run] = []
+
+        def see(run: Run) -> None:
+            seen.append(run)
+            raise _Enough
+
+        with evaluating(chain.model), _ended(), running(chain.module(block), see):
+            call(chain.model, batch.inputs)
+        if not seen:
+            raise DataError(f"Block {block} was never passed; is it skipped in evaluation mode?")
+        return check_form(seen[0], chain.blocks[block].path)
+
+
+@contextmanager
+def _ended() -> Iterator[None]:
+    try:
+        yield
+    except _Enough:
+        pass
+
