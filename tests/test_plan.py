@@ -170,12 +170,14 @@ def test_stats_given_equal_stats_gathered():
 
 
 def test_every_edit_has_a_label_and_spans():
-    given = {"linearise": {"site": "act", "num_features": 3}, "fuse": {"path": "act", "layers": ("a", "b")},
-             "move_padding": {"first": "act", "second": "b"}}  # fmt: skip
+    own = {"resolve_block": ({"block": 1}, "block 1", (Span(1, 2),)), "renew_norms": ({}, "norms", ()),
+           "linearise": ({"site": "act", "num_features": 3}, "act", ()),
+           "fuse": ({"path": "act", "layers": ("a", "b")}, "act", ()),
+           "move_padding": ({"first": "act", "second": "b"}, "act", ())}  # fmt: skip
     for name in edits:
-        made = edits[name].model_validate(given.get(name, {"start": 1, "stop": 3}))
-        assert ("act" if name in given else "1:3") in made.label and made.edit == name
-        assert made.spans == (() if name in given else (Span(1, 3),))
+        fields, words, spans = own.get(name, ({"start": 1, "stop": 3}, "1:3", (Span(1, 3),)))
+        made = edits[name].model_validate(fields)
+        assert words in made.label and made.spans == spans and made.edit == name
 
 
 def test_plans_refuse_overlap_and_unknown_fields():

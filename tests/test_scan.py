@@ -5,7 +5,7 @@ import torch
 from planted import Residual
 from torch import nn
 
-from delayer.affine import RIDGES, AffineMap, fit
+from delayer.affine import RIDGES, AffineMap, fit, num_macs_a_row
 from delayer.chain import Chain, Span
 from delayer.families import chain_of
 from delayer.observe import observe

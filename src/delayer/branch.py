@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
@@ -20,6 +21,7 @@ from delayer.errors import ModelError
 
 Tail = Literal["identity", "relu"]
 TAILS: dict[str, Callable[[Tensor], Tensor]] = {"identity": lambda z: z, "relu": torch.relu}
+RELUS = {torch.relu, torch.relu_, F.relu, F.relu_, Tensor.relu, Tensor.relu_}
 ADDITIONS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
 
 
@@ -47,13 +49,16 @@ class Run:
     rest: Tensor | None = None
     total: Tensor | None = None
     tail: Tail | None = None
+    sum: Tensor | None = None  # the very tensor whose numbers `total` holds, for as long as nothing changes it in place
+    rectified: bool = False
 
     def layer(self, path: str) -> Layer:
         return next(layer for layer in self.layers if layer.path == path)
 
 
 class _Additions(TorchFunctionMode):
-    """Notes additions that take a layer's answer, with their terms as they were before anything changed in place."""
+    """Notes additions that take a layer's answer, with their terms as they were before anything changed in place, and
+    whether a ReLU follows."""
 
     def __init__(self, runs: list[Run]):
         super().__init__()
@@ -62,12 +67,14 @@ class _Additions(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         run = self.runs[-1] if self.runs else None
         terms = None
+        if run is not None and func in RELUS and args and args[0] is run.sum:
+            run.rectified = True
         if run is not None and func in ADDITIONS and len(args) == 2 and not kwargs:
             terms = _terms(run.layers, *args)
         out = func(*args, **(kwargs or {}))
         if terms:
             run.last, run.rest = terms
-            run.total = out.clone()
+            run.total, run.sum, run.rectified = out.clone(), out, False
         return out
 
 
@@ -113,8 +120,9 @@ def running(block: nn.Module, see: Callable[[Run], None]) -> Iterator[None]:
         if run.total is None and run.layers:
             run.last, run.total = run.layers[-1], run.layers[-1].answer
         if run.total is not None and run.total.numel() == out.numel():
-            total = run.total.reshape(out.shape)
-            run.tail = next((tail for tail, act in TAILS.items() if torch.equal(act(total), out)), None)
+            # A total without a negative number looks the same behind a ReLU and without one, so the call counts as well.
+            tail = "relu" if run.rectified else "identity"
+            run.tail = tail if torch.equal(TAILS[tail](run.total.reshape(out.shape)), out) else None
         see(run)
 
     try:

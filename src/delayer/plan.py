@@ -81,7 +81,8 @@ class Plan(Record):
 
     @property
     def drops_only(self) -> bool:
-        return all(edit.edit == "drop_span" for edit in self.edits)
+        """Nothing new stands in the network: blocks leave, and those that stay keep their shapes."""
+        return all(edit.edit == "drop_span" or not edit.removed for edit in self.edits)
 
     def save(self, path: str | Path) -> None:
         write_atomically(Path(path), self.model_dump_json(indent=1))

@@ -42,13 +42,14 @@ def resolvable(chain: Chain, batch: Any) -> set[int]:
 
 
 def resolved(chain: Chain, edits: Sequence[Edit], batch: Any, *, layers: Layers = "last", ridge: float | None = None,
-             seams_only: bool = False) -> tuple[Edit, ...]:
+             sweeps: int = 1, seams_only: bool = False) -> tuple[Edit, ...]:
     """The edits of a cut, and one more for each kept block that the cut reaches: it is solved anew.
 
     A block right before removed ones takes over their part (it aims at the last of them); a block before a map, or
     further on, aims at its own total in the original. Blocks before the first cut read what they always read and stay.
     batch: a small one, to find which blocks have the form that solving needs; others stay as they are.
     layers: the last linear layer of each block, or all. ridge: chosen on held-out samples where None.
+    sweeps: how often each is solved; a second time lets go of what a ReLU hides.
     seams_only: only the blocks right before removed ones.
     Raises ModelError when no block that stays can be solved.
     """
@@ -66,7 +67,8 @@ def resolved(chain: Chain, edits: Sequence[Edit], batch: Any, *, layers: Layers 
             continue
         eligible += 1
         if block in can and (target > block or not seams_only):
-            found.append(ResolveBlock(block=block, target=target if target > block else None, layers=layers, ridge=ridge))
+            found.append(ResolveBlock(block=block, target=target if target > block else None, layers=layers, ridge=ridge,
+                                      sweeps=sweeps))
         reached = True
     if eligible and not found:
         raise ModelError(

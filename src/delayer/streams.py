@@ -4,7 +4,7 @@ Sequential fits: what a layer reads comes from the network as it is by then, wha
 that errors are mended on the way and do not compound. Nothing is kept per sample.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,14 +46,17 @@ class Streams:
             return self.moments.pair(x, y)
         return observe_pair((self.chain, x), (self.original, y), self.batches, self.rows, seed=self.seed).pair(0, 1)
 
-    def last_layer(self, block: int, target: int) -> tuple[PatchMoments, PatchMoments, Run]:
+    def last_layer(self, block: int, target: int, *, hidden_free: bool = False) -> tuple[PatchMoments, PatchMoments, Run]:
         """What a block's last layer reads, with what it should answer so that the block's total is that of `target` there.
 
         Two sets of moments, of four fifths of the samples and of the rest, and the run of one batch.
+        hidden_free: where a ReLU will hide the target, what is negative already may stay as it is.
         """
         def ends(cut: Run, first: Run) -> tuple[Tensor, Tensor]:
-            rest = 0 if cut.rest is None else cut.rest
-            return cut.last.read, first.total.reshape(cut.total.shape) - rest
+            total = first.total.reshape(cut.total.shape)
+            if hidden_free and cut.tail == "relu":
+                total = free_where_hidden(total, cut.total)
+            return cut.last.read, total if cut.rest is None else total - cut.rest
         return self._gather(block, target, ends)
 
     def inner_paths(self, block: int) -> list[str]:
@@ -66,8 +69,12 @@ class Streams:
         """The same for a layer before the last, which should answer what it answers in the original."""
         return self._gather(block, block, lambda cut, first: (cut.layer(path).read, first.layer(path).answer), path)
 
-    def span(self, span: Span, window: dict) -> tuple[PatchMoments, PatchMoments, Tail]:
-        """What enters a span, with the original's total at its end, for one convolution with a window of its own."""
+    def span(self, span: Span, window: dict, present: Callable[[Tensor], Tensor] | None = None
+             ) -> tuple[PatchMoments, PatchMoments, Tail]:
+        """What enters a span, with the original's total at its end, for one convolution with a window of its own.
+
+        present: the total that a convolution gives now; then what a ReLU hides is free.
+        """
         source = self.original if self.moments is not None else self.chain
         fit, heldout, tail = PatchMoments(window), PatchMoments(window), None
         for batch in self._read():
@@ -76,7 +83,10 @@ class Streams:
                 entering = first.before if len(span) == 1 else self._run(source, span.start, batch).before
             else:
                 entering = self._run(source, span.start, batch).before
-            self._add(batch, entering, first.total.reshape(entering.shape), fit, heldout, 1)
+            total = first.total.reshape(entering.shape)
+            if present is not None and first.tail == "relu":
+                total = free_where_hidden(total, present(entering))
+            self._add(batch, entering, total, fit, heldout, 1)
             tail = first.tail
         return fit, heldout, tail
 
@@ -141,6 +151,14 @@ class Streams:
         if not seen:
             raise DataError(f"Block {block} was never passed; is it skipped in evaluation mode?")
         return check_form(seen[0], chain.blocks[block].path)
+
+
+def free_where_hidden(wanted: Tensor, present: Tensor) -> Tensor:
+    """The total nearest to the present one among those that look the same as the wanted one behind a ReLU.
+
+    Fitting to it and taking it anew in turn can only bring what is behind the ReLU nearer (alternating projections).
+    """
+    return torch.where(wanted < 0, present.clamp(max=0), wanted)
 
 
 @contextmanager

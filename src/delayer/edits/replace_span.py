@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from delayer.affine import AffineMap, fit, num_macs_a_row, num_params
-from delayer.branch import Tail
+from delayer.branch import Tail, window_of
 from delayer.chain import Chain, Span
 from delayer.conv_map import KERNELS, ConvMap
 from delayer.conv_map import num_params as num_conv_params
@@ -39,6 +39,8 @@ class ReplaceSpan(Edit):
     """Width of the kernel, for "conv": 1, 3 or 5."""
     tail: Tail = "identity"
     """What comes behind the convolution: "relu" where the span's last block ends in one."""
+    sweeps: int = Field(1, ge=1)
+    """How often a convolution is solved; from the second time on what a ReLU hides is free, see `resolve_block`."""
     needs_stats = True
 
     @model_validator(mode="after")
@@ -110,14 +112,16 @@ class ReplaceSpan(Edit):
             return map
         if not hasattr(stats, "span"):
             raise PlanError(f"{self.label} is fitted on patches; moments of points are not enough. Give data= instead of stats=.")
-        window = {name: getattr(map.conv, name) for name in ("kernel_size", "stride", "padding", "dilation")}
-        fitted, heldout, tail = stats.span(span, window)
-        if tail != self.tail:
-            raise PlanError(f"Span {span} ends in {tail}, but its plan says {self.tail}. Write \"tail\": \"{tail}\" in it.")
-        identity = map.conv.weight.detach().flatten(1)
-        ridge = best_ridge(fitted, heldout, identity) if self.ridge is None else self.ridge
-        fitted.merge(heldout)
-        weight, bias = solve_layer(fitted, identity, ridge=ridge)
-        map.conv.weight.data = weight.reshape(map.conv.weight.shape)
-        map.conv.bias.data = bias
+        window, like = window_of(map.conv), next(chain.module(span.start).parameters())
+        for sweep in range(self.sweeps):
+            present = map.conv.to(like) if sweep else None
+            fitted, heldout, tail = stats.span(span, window, present)
+            if tail != self.tail:
+                raise PlanError(f"Span {span} ends in {tail}, but its plan says {self.tail}. Write \"tail\": \"{tail}\" in it.")
+            weight = map.conv.weight.detach().flatten(1).double()
+            ridge = best_ridge(fitted, heldout, weight) if self.ridge is None else self.ridge
+            fitted.merge(heldout)
+            weight, bias = solve_layer(fitted, weight, ridge=ridge)
+            map.double()
+            map.conv.weight.data, map.conv.bias.data = weight.reshape(map.conv.weight.shape), bias
         return map

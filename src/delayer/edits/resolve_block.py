@@ -30,6 +30,9 @@ class ResolveBlock(Edit):
     """The last linear layer, or all: those before it are first solved to answer what they answer in the original."""
     ridge: float | None = None
     """Pull towards the old weights, a share of the inputs' energy; chosen on held-out samples where not given."""
+    sweeps: int = Field(1, ge=1)
+    """How often it is solved. From the second time on, where blocks end in a ReLU, what the ReLU hides is free: a total that
+    should be negative may be any negative number, so that the layer's strength goes where it shows."""
     needs_stats = True
     follows = True
 
@@ -71,7 +74,12 @@ class ResolveBlock(Edit):
             for path in stats.inner_paths(self.block):
                 if whole(chain.module(self.block).get_submodule(path)):
                     self._solve_(chain, *stats.inner_layer(self.block, path), path)
-        self._solve_(chain, *stats.last_layer(self.block, self.block if self.target is None else self.target), "")
+        target = self.block if self.target is None else self.target
+        for sweep in range(self.sweeps):
+            fit, heldout, run = stats.last_layer(self.block, target, hidden_free=sweep > 0)
+            self._solve_(chain, fit, heldout, run, "")
+            if run.tail == "identity":
+                break
 
     def _solve_(self, chain: Chain, fit: PatchMoments, heldout: PatchMoments, run: Run, path: str) -> None:
         linear, norm, weight, _ = folded(chain.module(self.block), run, path)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,7 @@ from delayer.hashing import model_hash
 from delayer.study import Grade, Record
 from delayer.tasks import Task, evaluate, predictions
 from delayer.tasks.splits import Batch
+from delayer.tune.augment import augmented
 from delayer.tune.distillation import distance
 from delayer.tune.training import Place, Training, TuneEpoch, optimizer_for, rate_at, trained_parameters
 
@@ -50,6 +52,10 @@ class TuneOptions(Record):
     """Weight of the cross-entropy with the labels, or with the next tokens; few samples are soon learnt by heart."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of a label that is spread over all classes."""
+    flip: bool = False
+    """Whether pictures are mirrored at random; the teacher sees them as the network does."""
+    shift: int = Field(0, ge=0)
+    """Pixels by which pictures are moved at random, up and down, left and right."""
     update_norms: bool = False
     """Whether batch norms go on collecting statistics; small batches spoil them, so normally they do not."""
     checkpoint_steps: int = Field(100, gt=0)
@@ -160,6 +166,7 @@ def _mask_(trained: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None) ->
 
 def _loss(model: nn.Module, teacher: nn.Module | None, batch: Batch, task: Task, options: TuneOptions
           ) -> Tensor:
+    batch = replace(batch, inputs=augmented(batch.inputs, flip=options.flip, shift=options.shift))
     taught = output_of(call(teacher, batch.inputs)) if teacher is not None and options.teacher_weight else None
     with torch.enable_grad():
         return distance(

@@ -1,0 +1,390 @@
+"""Blocks solved anew: exact where they can be, never worse than dropping on their own rows, and back from a folder."""
+
+import os
+from copy import deepcopy
+from pathlib import Path
+
+import pictures
+import pytest
+import tiny
+import torch
+from pictures import Pictures
+from planted import BY_NAME, answer, gap
+from torch import nn
+from torch.nn import functional as F
+
+from delayer.branch import fold, running, takes_bias, unfold_
+from delayer.chain import Chain
+from delayer.edits import edit_from
+from delayer.errors import ModelError, PlanError
+from delayer.families import chain_of
+from delayer.plan import Plan, apply, apply_, plan_by_hand
+from delayer.repair import resolvable, resolved, runs_of
+from delayer.ridge import RIDGES, best_ridge, layer_error, solve_layer
+from delayer.rows import Rows
+from delayer.stats.patches import PatchMoments
+from delayer.store import load, save
+from delayer.store.proof import reload_proof
+from delayer.streams import Streams
+from delayer.tasks import task_of
+
+WINDOW = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)}
+
+
+@pytest.fixture
+def model() -> Pictures:
+    return pictures.network()
+
+
+@pytest.fixture
+def data():
+    return task_of(pictures.batches(), kind="image-classification").batches("fit")
+
+
+@pytest.fixture
+def chain(model) -> Chain:
+    return chain_of(model, pictures.batches(1, 2)[0])
+
+
+def with_edits(chain: Chain, *edits: dict) -> Plan:
+    plan = plan_by_hand(chain, [])
+    return Plan.model_validate(plan.model_dump() | {"edits": edits})
+
+
+def filled(x, y, window=WINDOW, **more) -> PatchMoments:
+    moments = PatchMoments(window, exact=True, **more)
+    moments.update(x, y)
+    return moments
+
+
+# -- moments of patches ------------------------------------------------------------------------------------------------
+
+
+def some(stride: int = 1):
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(8, 3, 7, 7, generator=generator, dtype=torch.float64) + 2
+    return x, torch.randn(8, 4, *F.conv2d(x, torch.zeros(1, 3, 3, 3).double(), stride=stride, padding=1).shape[2:],
+                          generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("ridge", [0.0, 1e-3])
+def test_a_layer_is_the_slow_least_squares_of_its_patches(stride, ridge):
+    """The literal twin: every patch cut out by hand, one row each, and torch.linalg.lstsq."""
+    x, y = some(stride)
+    padded, rows, targets = F.pad(x, (1, 1, 1, 1)), [], []
+    for n in range(len(x)):
+        for i in range(y.shape[2]):
+            for j in range(y.shape[3]):
+                patch = padded[n, :, stride * i : stride * i + 3, stride * j : stride * j + 3]
+                rows.append(patch.flatten())
+                targets.append(y[n, :, i, j])
+    a, b = torch.stack(rows), torch.stack(targets)
+    old = torch.randn(4, 27, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    centred = a - a.mean(0)
+    energy = centred.square().sum(0)
+    root = (ridge * (energy + energy.mean()) / 2).sqrt()
+    system = torch.cat([centred, torch.diag(root)])
+    right = torch.cat([b - b.mean(0) - centred @ old.T, torch.zeros(27, 4).double()])
+    expected = old + torch.linalg.lstsq(system, right).solution.T
+    weight, bias = solve_layer(filled(x, y, WINDOW | {"stride": (stride, stride)}), old, ridge=ridge)
+    assert torch.allclose(weight, expected, atol=1e-8)
+    assert torch.allclose(bias, b.mean(0) - expected @ a.mean(0), atol=1e-8)
+
+
+def test_the_error_of_a_layer_is_what_running_it_shows():
+    x, y = some()
+    weight, bias = torch.randn(4, 27).double(), torch.randn(4).double()
+    shown = (F.conv2d(x, weight.view(4, 3, 3, 3), bias, padding=1) - y).square().sum()
+    assert layer_error(filled(x, y), weight, bias) == pytest.approx(float(shown), rel=1e-10)
+
+
+def test_moments_do_not_depend_on_how_the_data_came():
+    x, y = some()
+    whole, parts, left, right = (PatchMoments(WINDOW, exact=True) for _ in range(4))
+    whole.update(x, y)
+    for k in (0, 1, 5):
+        stop = {0: 1, 1: 5, 5: 8}[k]
+        parts.update(x[k:stop], y[k:stop])
+    left.update(x[:3], y[:3])
+    right.update(x[3:], y[3:])
+    left.merge(right)
+    again = PatchMoments(WINDOW, exact=True)
+    again.load(left.state())
+    for other in (parts, left, again):
+        assert other.num_rows == whole.num_rows == 8 * 49
+        for found, expected in zip(other.about("zero"), whole.about("zero"), strict=True):
+            assert torch.allclose(found, expected, rtol=1e-10, atol=1e-8)
+
+
+def test_positions_that_do_not_count_change_nothing():
+    x, y = some()
+    keep = torch.rand(8, 49, generator=torch.Generator().manual_seed(5)) < 0.5
+    moments, spoilt = PatchMoments(WINDOW, exact=True), PatchMoments(WINDOW, exact=True)
+    moments.update(x, y, keep)
+    spoilt.update(x, torch.where(keep.view(8, 1, 7, 7), y, 1e6), keep)
+    assert moments.num_rows == int(keep.sum())
+    assert all(torch.equal(a, b) for a, b in zip(moments.about("mean"), spoilt.about("mean"), strict=True))
+
+
+# -- the structure of a block ------------------------------------------------------------------------------------------
+
+
+def test_the_last_layer_is_found_by_what_is_added(chain, data):
+    runs = runs_of(chain, data[0])
+    assert {run.last.path for run in runs} == {"conv2"} and {run.last.norm for run in runs} == {"bn2"}
+    assert all(run.tail == "relu" for run in runs)
+    for run in runs:  # also where the addition and the ReLU are done in place
+        assert torch.allclose(run.total - run.rest, run.last.answer if run is runs[4] else run.total - run.rest)
+    assert torch.equal(runs[4].rest, runs[4].before[:, :, ::2, ::2])
+
+
+@pytest.mark.parametrize(("name", "path"), [("timm-vit", "mlp.fc2"), ("llama", "mlp.down_proj")])
+def test_the_last_layer_of_a_transformer_is_its_second_mlp_layer(name, path):
+    case = BY_NAME[name]
+    chain = case.chain()
+    batch = task_of([case.inputs()], kind="image-classification" if "vit" in name else "causal-lm").batches("fit")[0]
+    runs = runs_of(chain, batch)
+    assert {run.last.path for run in runs} == {path} and {run.tail for run in runs} == {"identity"}
+    assert resolvable(chain, batch) == set(range(chain.num_blocks))
+
+
+def test_a_block_of_another_form_is_left_alone_or_refused():
+    case = BY_NAME["bert"]
+    chain = case.chain()
+    batch = task_of([case.inputs()], kind="text-classification").batches("fit")[0]
+    assert resolvable(chain, batch) == set()  # its blocks end in a layer norm
+    plan = plan_by_hand(chain, ["1"], operator="drop")
+    with pytest.raises(ModelError, match="None of the . blocks of Bert.* can be solved anew. Use --repair none"):
+        resolved(chain, plan.edits, batch)
+    plan = with_edits(chain, {"edit": "resolve_block", "block": 0})
+    with pytest.raises(ModelError, match="does not end in shortcut \\+ layer, with nothing or a ReLU behind"):
+        apply(chain, plan, data=[batch])
+
+
+# -- batch norms -------------------------------------------------------------------------------------------------------
+
+
+def a_norm(**more) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(4, **more).double().eval()
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.2, 3)
+    if norm.affine:
+        norm.weight.data.normal_()
+        norm.bias.data.normal_()
+    return norm
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("norm", [None, a_norm(), a_norm(affine=False)], ids=["bare", "norm", "norm-without-scale"])
+def test_a_batch_norm_is_folded_and_unfolded_exactly(norm, bias):
+    torch.manual_seed(1)
+    conv, norm, x = nn.Conv2d(3, 4, 3, padding=1, bias=bias).double(), deepcopy(norm), torch.randn(5, 3, 6, 6).double()
+    after = norm or nn.Identity()
+    expected = after(conv(x))
+    weight, shift = fold(conv, norm)
+    folded = F.conv2d(x, weight.view(4, 3, 3, 3), shift, padding=1)
+    assert torch.allclose(folded, expected, atol=1e-12)
+    new, move = torch.randn(4, 27).double(), torch.randn(4).double() if takes_bias(conv, norm) else torch.zeros(4).double()
+    own = F.conv2d(x, new.view(4, 3, 3, 3), padding=1)
+    unfold_(conv, norm, new, move, own.mean((0, 2, 3)), own.var((0, 2, 3), correction=0))
+    assert torch.allclose(after(conv(x)), own + move[:, None, None], atol=1e-10)
+    if norm is not None and norm.affine:  # its statistics are those of what it reads: training mode agrees
+        trained = deepcopy(norm).train()(conv(x))
+        assert torch.allclose(trained, after(conv(x)), atol=1e-6)
+
+
+def test_a_batch_norm_that_follows_each_batch_is_refused(chain, data, model):
+    plan = with_edits(chain, {"edit": "resolve_block", "block": 2})
+    model.train()
+    with pytest.raises(ModelError, match="batch norm behind conv2 normalises by each batch.*Call model.eval\\(\\)"):
+        apply(chain, plan, data=data)
+    with pytest.raises(ModelError, match="no running statistics"):
+        fold(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False).eval(), "conv2")
+
+
+def test_a_grouped_convolution_is_refused():
+    with pytest.raises(ModelError, match="Layer conv is a convolution with groups=2"):
+        fold(nn.Conv2d(4, 4, 3, groups=2), None, "conv")
+
+
+# -- solving -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_uncut_network_stays_as_it_is(chain, data):
+    edits = [{"edit": "resolve_block", "block": b, "layers": "all", "ridge": 1e-3} for b in range(7)]
+    small = apply(chain, with_edits(chain, *edits), data=data)
+    assert gap(answer(small, data[0].inputs), answer(chain.model, data[0].inputs)) < 1e-9
+
+
+def test_a_planted_block_takes_over_what_was_removed(chain, data, model):
+    """Block 2 reads what block 1 read (block 1's second convolution adds nothing), and both read the same features, so
+    block 1 can do all that block 2 did."""
+    with torch.no_grad():
+        model.blocks[1].conv2.weight.zero_()
+        model.blocks[1].bn2.bias.zero_()
+        model.blocks[1].bn2.running_mean.zero_()
+        for path in ("conv1", "bn1"):
+            model.blocks[2].get_submodule(path).load_state_dict(model.blocks[1].get_submodule(path).state_dict())
+    plan = plan_by_hand(chain, ["2"], operator="drop")
+    dropped = apply(chain, plan)
+    plan = with_edits(chain, *plan.edits, {"edit": "resolve_block", "block": 1, "target": 2, "ridge": 0.0})
+    small = apply(chain, plan, data=data)
+    expected = answer(model, data[0].inputs)
+    assert gap(answer(dropped, data[0].inputs), expected) > 1e-2
+    assert gap(answer(small, data[0].inputs), expected) < 1e-6
+    assert sum(p.numel() for p in small.parameters()) == sum(p.numel() for p in dropped.parameters())
+
+
+@pytest.mark.parametrize("layers", ["last", "all"])
+def test_resolving_brings_the_stream_back(chain, data, layers):
+    plan = plan_by_hand(chain, ["1:3"], operator="drop")
+    whole = plan.model_copy(update={"edits": resolved(chain, plan.edits, data[0], layers=layers)})
+    assert [edit.block for edit in whole.edits[1:]] == [0, 3, 4, 5, 6] and whole.edits[1].target == 2
+    fresh = pictures.batches(2, seed=9)
+    expected = [answer(chain.model, x) for x in fresh]
+
+    def missed(edits) -> float:
+        small = apply(chain, plan.model_copy(update={"edits": edits}), data=data)
+        return sum(float((answer(small, x) - y).square().mean()) for x, y in zip(fresh, expected, strict=True))
+
+    assert missed(whole.edits) < 0.7 * missed(plan.edits)
+
+
+@pytest.mark.parametrize("ridge", RIDGES)
+def test_on_its_own_rows_it_is_never_worse_than_dropping(chain, data, ridge):
+    """The block's total, against the original's behind the removed blocks, on all samples of the fit."""
+    plan = plan_by_hand(chain, ["1:3"], operator="drop")
+    small = apply(chain, with_edits(chain, *plan.edits, {"edit": "resolve_block", "block": 0, "target": 2, "ridge": ridge}),
+                  data=data)
+
+    def totals(block, call) -> torch.Tensor:
+        seen = []
+        with torch.no_grad(), running(block, lambda run: seen.append(run.total)):
+            for batch in data:
+                call(batch.inputs)
+        return torch.cat(seen)
+
+    def missed(block) -> float:
+        own = totals(block, lambda x: block(F.relu(model.stem(x))))
+        return float((totals(model.blocks[2], model) - own).square().sum())
+
+    model = chain.model
+    assert missed(small.blocks[0]) <= missed(model.blocks[0]) * (1 + 1e-9)
+
+
+def test_solving_again_towards_the_same_target_changes_nothing(chain, data):
+    """What a block reads does not change when later blocks are solved, so one pass in order is the fixed point."""
+    plan = plan_by_hand(chain, ["1:3"], operator="drop")
+    edits = resolved(chain, plan.edits, data[0], ridge=0.0)
+    copy = Chain(deepcopy(chain.model), chain.family, chain.blocks)
+    for edit in edits:
+        edit.apply_(copy, Streams(copy, chain, data))
+    once = answer(copy.model, data[0].inputs)
+    for edit in edits[1:]:
+        edit.apply_(copy, Streams(copy, chain, data))
+    assert gap(answer(copy.model, data[0].inputs), once) < 1e-8
+
+
+def test_each_further_sweep_brings_what_shows_behind_the_relu_nearer(chain, data):
+    """Alternating projections: on the rows of the fit the error behind the ReLU never grows, and falls at first."""
+    chain.model.blocks[2].bn2.bias.data -= 1  # so that the ReLU has something to hide
+    plan = plan_by_hand(chain, ["1:3"], operator="drop")
+    errors = []
+    for sweeps in (1, 2, 3, 5):
+        edit = {"edit": "resolve_block", "block": 0, "target": 2, "ridge": 1e-6, "sweeps": sweeps}
+        small = apply(chain, with_edits(chain, *plan.edits, edit), data=data)
+        with torch.no_grad():
+            errors.append(sum(float((small.blocks[0](x) - chain.model.blocks[:3](x)).square().sum())
+                              for x in (F.relu(chain.model.stem(batch.inputs)) for batch in data)))
+    assert errors == sorted(errors, reverse=True) and errors[1] < 0.99 * errors[0]
+
+
+def test_the_held_out_ridge_is_the_best_of_those_offered():
+    x, y = some()
+    old = torch.zeros(4, 27).double()
+    fit, heldout = filled(x[:5], y[:5]), filled(x[5:], y[5:])
+    errors = {r: layer_error(heldout, *solve_layer(fit, old, ridge=r)) for r in RIDGES}
+    assert best_ridge(fit, heldout, old) == min(errors, key=errors.get)
+
+
+def test_padding_and_a_share_of_positions_reach_the_fit(chain, data):
+    plan = plan_by_hand(chain, ["1"], operator="drop")
+    plan = plan.model_copy(update={"edits": resolved(chain, plan.edits, data[0]), "rows": "each:0.5"})
+    streams = Streams(chain, chain, data, Rows("each", 0.5))
+    fit, heldout, _ = streams.last_layer(0, 0)
+    assert 0.4 < (fit.num_rows + heldout.num_rows) / (60 * 81) < 0.6
+    assert torch.isfinite(answer(apply(chain, plan, data=data), data[0].inputs)).all()
+
+
+def test_dropping_a_block_of_tokens_is_mended(tmp_path):
+    torch.manual_seed(0)
+    model = tiny.network().double()
+    chain = chain_of(model, torch.randn(2, 1, 8, 8).double())
+    data = task_of([torch.randn(64, 1, 8, 8).double() for _ in range(5)], kind="image-classification").batches("fit")
+    plan = plan_by_hand(chain, ["3"], operator="drop")
+    whole = plan.model_copy(update={"edits": resolved(chain, plan.edits, data[0], layers="all")})
+    x = data[1].inputs
+    expected = answer(model, x)
+    assert gap(answer(apply(chain, whole, data=data), x), expected) < gap(answer(apply(chain, plan), x), expected)
+
+
+# -- as an edit --------------------------------------------------------------------------------------------------------
+
+
+def test_a_repaired_network_is_the_same_in_a_fresh_process(tmp_path, monkeypatch):
+    model = pictures.single()
+    x = torch.cat(pictures.batches(2)).float()
+    data = task_of([x], kind="image-classification").batches("fit")
+    chain = chain_of(model, x[:2])
+    plan = plan_by_hand(chain, ["5"], operator="conv", tail="relu")
+    drop = plan_by_hand(chain, ["1:3"], operator="drop")
+    edits = resolved(chain, [*drop.edits, *plan.edits], data[0])
+    plan = plan.model_copy(update={"edits": (*edits, edit_from({"edit": "renew_norms"}))})
+    small = apply(chain, plan, data=data)
+    monkeypatch.setenv("PYTHONPATH", str(Path(pictures.__file__).parent), prepend=os.pathsep)
+    save(small, plan, chain, tmp_path / "cut", example=x[:4], factory="pictures:single")
+    assert torch.equal(answer(load(str(tmp_path / "cut")), x), answer(small, x))
+    proof = reload_proof(small, tmp_path / "cut", x[:4])
+    assert proof.passed and proof.max_abs_difference == 0
+    assert gap(answer(load(str(tmp_path / "cut")), x), answer(apply(chain, drop), x)) > 1e-3
+
+
+def test_without_data_the_shapes_are_built_alone(chain):
+    plan = with_edits(chain, {"edit": "drop_span", "start": 1, "stop": 3}, {"edit": "resolve_block", "block": 0, "target": 2})
+    before = chain.model.blocks[0].conv2.weight.clone()
+    small = apply_(Chain(deepcopy(chain.model), chain.family, chain.blocks), plan, None)
+    assert torch.equal(small.blocks[0].conv2.weight, before)
+    with pytest.raises(PlanError, match="solved anew for block 2.*nothing to fit on"):
+        apply(chain, plan)
+
+
+def test_norms_counted_anew_are_those_of_the_cut_network(chain, data):
+    plan = with_edits(chain, {"edit": "drop_span", "start": 1, "stop": 3}, {"edit": "renew_norms"})
+    small, seen = apply(chain, plan, data=data), []
+    handle = small.blocks[-1].bn1.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    with torch.no_grad():
+        for module in small.modules():
+            module.training = isinstance(module, nn.BatchNorm2d)
+        for batch in data:
+            small(batch.inputs)
+    handle.remove()
+    assert torch.allclose(small.blocks[-1].bn1.running_mean, torch.stack([s.mean((0, 2, 3)) for s in seen]).mean(0), atol=0.05)
+    assert not chain.model.training and small.blocks[-1].bn1.momentum == 0.1
+
+
+def test_what_cannot_be_resolved_says_why(chain, data):
+    cases = [
+        ({"edit": "resolve_block", "block": 3, "target": 2}, "a block can stand for itself and for those behind it"),
+        ({"edit": "resolve_block", "block": 9}, "aims at block 9 of 7"),
+        ({"edit": "resolve_block", "block": 3, "target": 5}, "Block 3 cannot stand for block 5: it gives"),
+    ]
+    for edit, message in cases:
+        with pytest.raises(PlanError, match=message):
+            apply(chain, with_edits(chain, edit), data=data)
+    from delayer.stats import Moments
+
+    with pytest.raises(PlanError, match="resolve_block 1 is solved on the stream.*Give data= instead"):
+        apply(chain, with_edits(chain, {"edit": "resolve_block", "block": 1}), Moments([]))
+    with pytest.raises(PlanError, match="renew_norms runs the network on data"):
+        apply(chain, with_edits(chain, {"edit": "renew_norms"}), Moments([]))
