@@ -13,11 +13,12 @@ from planted import BY_NAME, answer, gap
 from torch import nn
 from torch.nn import functional as F
 
-from delayer.branch import fold, running, takes_bias, unfold_
+from delayer.branch import running
 from delayer.chain import Chain
 from delayer.edits import edit_from
 from delayer.errors import ModelError, PlanError
 from delayer.families import chain_of
+from delayer.folding import fold, takes_bias, unfold_
 from delayer.plan import Plan, apply, apply_, plan_by_hand
 from delayer.repair import resolvable, resolved, runs_of
 from delayer.ridge import RIDGES, best_ridge, layer_error, solve_layer

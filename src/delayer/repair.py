@@ -7,12 +7,13 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from delayer.branch import Run, running, whole
+from delayer.branch import Run, check_form, running
 from delayer.calling import call, evaluating
 from delayer.chain import Chain
 from delayer.edits import Edit
 from delayer.edits.resolve_block import ResolveBlock
 from delayer.errors import ModelError
+from delayer.folding import whole
 from delayer.observe import device_of
 
 Layers = Literal["last", "all"]
@@ -80,6 +81,4 @@ def resolved(chain: Chain, edits: Sequence[Edit], batch: Any, *, layers: Layers 
 
 def tail_of(chain: Chain, index: int, batch: Any) -> str:
     """What a block ends in, "identity" or "relu". Raises ModelError for anything else."""
-    from delayer.branch import check_form
-
     return check_form(runs_of(chain, batch)[index], chain.blocks[index].path).tail

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from delayer.branch import Run, Tail, check_form, running, window_of
+from delayer.branch import Run, Tail, check_form, running
 from delayer.calling import call, evaluating
 from delayer.chain import Chain, Span
 from delayer.errors import DataError, NotFiniteError, PlanError
+from delayer.folding import window_of
 from delayer.observe import device_of, observe_pair
 from delayer.rows import Rows, chosen
 from delayer.stats import Moments

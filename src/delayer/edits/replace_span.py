@@ -5,12 +5,13 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from delayer.affine import AffineMap, fit, num_macs_a_row, num_params
-from delayer.branch import Tail, window_of
+from delayer.branch import Tail
 from delayer.chain import Chain, Span
 from delayer.conv_map import KERNELS, ConvMap
 from delayer.conv_map import num_params as num_conv_params
 from delayer.edits import Edit, edit
 from delayer.errors import PlanError
+from delayer.folding import window_of
 from delayer.ridge import best_ridge, solve_layer
 from delayer.standin import StandIn
 from delayer.stats import Moments

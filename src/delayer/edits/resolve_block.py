@@ -4,10 +4,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from delayer.branch import Run, folded, takes_bias, unfold_, whole
+from delayer.branch import Run
 from delayer.chain import Chain, Span
 from delayer.edits import Edit, edit
 from delayer.errors import PlanError
+from delayer.folding import folded, takes_bias, unfold_, whole
 from delayer.ridge import best_ridge, solve_layer
 from delayer.stats.patches import PatchMoments
 

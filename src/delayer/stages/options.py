@@ -39,11 +39,16 @@ class PlanOptions(Record):
     method: str = "ours"
     """ours (searched and measured), rba (linear maps, no bias) or redtest (layers dropped), both as published."""
     operator: str | None = None
-    """Operator for spans by hand: affine, linear, diagonal, low_rank or drop; by default chosen on held-out data."""
+    """Operator for spans by hand: affine, linear, diagonal, low_rank, conv or drop; by default chosen on held-out data."""
+    kernel: int = 3
+    """Width of a convolution given by hand with --operator conv: 1, 3 or 5."""
     rank: int | None = None
     """Rank of a low_rank update given by hand."""
     refit: str = "best"
     """Maps are fitted on the original stream (independent), the cut network's (sequential), or as validation likes best."""
+    repair: str = "none"
+    """Closed-form repair of the blocks that stay: none, resolve (last layers solved anew), norms (batch norms counted
+    anew) or best; left out where validation does not like it."""
     samples: int = Field(128, gt=0)
     """Validation samples that each cut is judged on during the search; the best few are judged on all."""
     effort: int = Field(24, ge=0)

@@ -5,6 +5,7 @@ from functools import partial
 
 from delayer.budget import Budget
 from delayer.chain import Span
+from delayer.conv_map import KERNELS
 from delayer.edits import Edit
 from delayer.errors import BudgetError
 from delayer.measure import compare_latency, num_params
@@ -13,10 +14,12 @@ from delayer.methods import Method, methods
 from delayer.plan import Plan, apply, plan_by_hand, read_plan
 from delayer.planner import KEEP, Measuring, damage_of, deepest, drop_of, edit_of, plan_spans
 from delayer.processes import from_first
+from delayer.repair import tail_of
 from delayer.rows import Rows
 from delayer.scan import scan
 from delayer.stages.measuring import best_of_finalists, measuring, original_grade, write_candidates
 from delayer.stages.options import PlanOptions, ScanOptions
+from delayer.stages.repair import check_repair, repaired
 from delayer.stages.scan import operators_of, scan_stage, watched_groups
 from delayer.stages.score import score_stage
 from delayer.stages.work import Work, is_finished, mark_finished, stage_key
@@ -39,8 +42,10 @@ def plan_stage(work: Work, options: PlanOptions, scan_options: ScanOptions = Sca
         raise BudgetError(f"There is no method {options.method!r}. Use {' or '.join(('ours', *methods))}.")
     if options.refit not in ("best", "independent", "sequential"):
         raise BudgetError(f"There is no refit {options.refit!r}. Use best, independent or sequential.")
+    check_repair(options)
     plan = _plan_published(work, methods[options.method], options) if options.method != "ours" else (
         _plan_by_hand(work, options, scan_options) if options.span else _plan_searched(work, options, scan_options))
+    plan = repaired(work, plan, options)
     plan.save(path)
     mark_finished(work, "plan", key)
     return plan
@@ -73,6 +78,8 @@ def _plan_by_hand(work: Work, options: PlanOptions, scan_options: ScanOptions) -
     spans = [Span.parse(text) for text in options.span]
     for span in spans:
         work.chain.check(span)
+    if options.operator == "conv":
+        return _refitted(work, _convolutions(work, spans, options), options)
     rows = Rows("each", scan_options.share)
     groups = [work.chain.ends(span) for span in spans]
     fit, heldout = (work.moments(split, groups, rows) for split in ("fit", "validation"))
@@ -94,6 +101,15 @@ def _plan_by_hand(work: Work, options: PlanOptions, scan_options: ScanOptions) -
         chosen = list(best[0])
     write_candidates(work, tuple(chosen), measured)
     return _refitted(work, tuple(chosen), options)
+
+
+def _convolutions(work: Work, spans: Sequence[Span], options: PlanOptions) -> tuple[Edit, ...]:
+    """One convolution for each span, with the activation that the span's last block ends in."""
+    if options.kernel not in KERNELS:
+        raise BudgetError(f"A convolution {options.kernel} wide was asked for. Use --kernel 1, 3 or 5.")
+    batch = work.task.batches("fit")[0]
+    return tuple(edit for span in sorted(spans) for edit in plan_by_hand(
+        work.chain, [span], operator="conv", kernel=options.kernel, tail=tail_of(work.chain, span.stop - 1, batch)).edits)
 
 
 def _plan_searched(work: Work, options: PlanOptions, scan_options: ScanOptions) -> Plan:

@@ -1,0 +1,55 @@
+"""Stage part: closed-form repairs of a plan, each measured on validation data; the plan stays as it was where none helps."""
+
+from delayer.edits import Edit
+from delayer.edits.renew_norms import RenewNorms
+from delayer.errors import BudgetError, ModelError
+from delayer.plan import Plan, apply
+from delayer.planner import damage_of
+from delayer.processes import from_first
+from delayer.repair import resolved
+from delayer.stages.options import PlanOptions
+from delayer.stages.work import Work
+from delayer.tasks import evaluate
+
+REPAIRS = ("none", "resolve", "norms", "best")
+
+
+def check_repair(options: PlanOptions) -> None:
+    """Raises BudgetError for a repair that does not exist."""
+    if options.repair not in REPAIRS:
+        raise BudgetError(f"There is no repair {options.repair!r}. Use {', '.join(REPAIRS[:-1])} or {REPAIRS[-1]}.")
+
+
+def repaired(work: Work, plan: Plan, options: PlanOptions) -> Plan:
+    """The plan with the repair that moves the network's output on validation data least, or without any.
+
+    "resolve" tries the blocks before the cuts alone, all blocks that a cut reaches, and those solved twice; "norms" counts
+    batch norms anew; "best" tries everything. Nothing is chosen on test data.
+    Raises ModelError where no block has the form that solving needs, and nothing else was asked for.
+    """
+    if options.repair == "none":
+        return plan
+    batch = work.task.batches("fit")[0]
+    ways: dict[str, tuple[Edit, ...]] = {"no repair": plan.edits}
+    if options.repair in ("resolve", "best"):
+        try:
+            for name, more in {"seams": {"seams_only": True}, "all blocks": {}, "all blocks, twice": {"sweeps": 2}}.items():
+                edits = resolved(work.chain, plan.edits, batch, **more)
+                if edits not in ways.values():
+                    ways[name] = edits
+        except ModelError:
+            if options.repair == "resolve":
+                raise
+    if options.repair in ("norms", "best"):
+        ways["batch norms"] = (*plan.edits, RenewNorms())
+    found = {}
+    for name, edits in ways.items():
+        with work.reporter.step(f"Repair: {name}") as tick:
+            small = apply(work.chain, plan.model_copy(update={"edits": edits}), data=work.task.batches("fit"), progress=tick)
+        found[name] = evaluate(small, work.task, "validation", reference=work.reference, device=work.device, seed=work.seed)
+        work.reporter.line(f"{name}: {found[name].name} {found[name].value:.2f}{found[name].unit}, "
+                           f"divergence {damage_of(found[name]):.4g} on validation")
+    best = from_first(min(found, key=lambda name: damage_of(found[name])))
+    if best == "no repair":
+        work.notes.append("No closed-form repair brought the cut nearer to the original on validation data; none was made.")
+    return plan.model_copy(update={"edits": ways[best]})
