@@ -16,18 +16,22 @@ from torch.nn import functional as F
 from delayer.branch import running
 from delayer.chain import Chain
 from delayer.edits import edit_from
-from delayer.errors import ModelError, PlanError
+from delayer.errors import BudgetError, ModelError, PlanError
 from delayer.families import chain_of
 from delayer.folding import fold, takes_bias, unfold_
 from delayer.plan import Plan, apply, apply_, plan_by_hand
+from delayer.planner import damage_of
 from delayer.repair import resolvable, resolved, runs_of
 from delayer.ridge import RIDGES, best_ridge, layer_error, solve_layer
 from delayer.rows import Rows
+from delayer.stages.options import PlanOptions
+from delayer.stages.plan import plan_stage
+from delayer.stages.work import open_work
 from delayer.stats.patches import PatchMoments
 from delayer.store import load, save
 from delayer.store.proof import reload_proof
 from delayer.streams import Streams
-from delayer.tasks import task_of
+from delayer.tasks import TaskOptions, evaluate, task_of
 
 WINDOW = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)}
 
@@ -389,3 +393,34 @@ def test_what_cannot_be_resolved_says_why(chain, data):
         apply(chain, with_edits(chain, {"edit": "resolve_block", "block": 1}), Moments([]))
     with pytest.raises(PlanError, match="renew_norms runs the network on data"):
         apply(chain, with_edits(chain, {"edit": "renew_norms"}), Moments([]))
+
+
+# -- as a stage --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def work(tmp_path):
+    return open_work("tiny:network", ["digits"], out=tmp_path / "study",
+                     task_options=TaskOptions(num_fit=300, num_validation=200, num_test=100))
+
+
+def test_a_repair_is_kept_only_where_validation_likes_it(work):
+    """Block 2 adds nothing, so dropping it needs no repair; dropping block 4 hurts, and solving anew helps."""
+    for span, helps in (("2", False), ("4", True)):
+        plan = plan_stage(work, PlanOptions(span=(span,), operator="drop", repair="resolve"))
+        assert (len(plan.edits) > 1) == helps
+        grades = [damage_of(evaluate(apply(work.chain, plan.model_copy(update={"edits": edits}), data=work.task.batches("fit")),
+                                     work.task, reference=work.reference)) for edits in (plan.edits, plan.edits[:1])]
+        assert grades[0] < 0.8 * grades[1] if helps else grades[0] == grades[1]
+        assert any("No closed-form repair" in note for note in work.notes)
+
+
+def test_what_a_stage_refuses(work):
+    with pytest.raises(BudgetError, match="There is no repair 'magic'. Use none, resolve, norms or best"):
+        plan_stage(work, PlanOptions(span=("2",), repair="magic"))
+    with pytest.raises(BudgetError, match="A convolution 4 wide was asked for. Use --kernel 1, 3 or 5"):
+        plan_stage(work, PlanOptions(span=("2",), operator="conv", kernel=4))
+    with pytest.raises(PlanError, match="norms found no batch norm"):
+        plan_stage(work, PlanOptions(span=("2",), operator="drop", repair="norms"))
+    with pytest.raises(PlanError, match="passes no pictures .its features lie on axis -1"):
+        plan_stage(work, PlanOptions(span=("2",), operator="conv"))

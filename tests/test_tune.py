@@ -13,6 +13,7 @@ from delayer.plan import apply, apply_, plan_by_hand
 from delayer.tasks import evaluate, predictions, task_of
 from delayer.tasks.splits import Batch
 from delayer.tune import TuneOptions, tune_
+from delayer.tune.augment import augmented
 from delayer.tune.distillation import distance
 from delayer.tune.neighbourhood import neighbourhood
 from delayer.tune.training import optimizer_for, rate_at
@@ -392,3 +393,31 @@ def test_adamw_spares_vectors_and_sgd_decays_all():
     decays = [{p.ndim: group["weight_decay"] for group in optimizer_for(
         trained, kind, weight_decay=0.1, momentum=0.9).param_groups for p in group["params"]} for kind in ("adamw", "sgd")]
     assert decays == [{2: 0.1, 1: 0.0}, {2: 0.1, 1: 0.1}]
+
+
+def test_pictures_are_mirrored_and_moved_whole():
+    x = torch.arange(2 * 3 * 6 * 6, dtype=torch.float32).view(2, 3, 6, 6)
+    assert augmented(x) is x
+    torch.manual_seed(0)
+    seen = torch.cat([augmented(x[:1], flip=True) for _ in range(20)])
+    assert {bool(torch.equal(s, x[0])) for s in seen} == {True, False}
+    assert all(torch.equal(s, x[0]) or torch.equal(s, x[0].flip(2)) for s in seen)
+    padded = F.pad(x, [2] * 4, mode="reflect")
+    crops = [[padded[n, :, i : i + 6, j : j + 6] for i in range(5) for j in range(5)] for n in range(2)]
+    places = set()
+    for _ in range(30):
+        for n, moved in enumerate(augmented(x, shift=2)):
+            places.add(next(k for k, crop in enumerate(crops[n]) if torch.equal(crop, moved)))
+    assert len(places) > 15
+    torch.manual_seed(3)
+    one = augmented(x, flip=True, shift=1)
+    torch.manual_seed(3)
+    assert torch.equal(one, augmented(x, flip=True, shift=1))
+
+
+def test_what_is_no_picture_is_not_moved(data, teacher):
+    for inputs, found in ((torch.zeros(2, 5), r"\[2, 5\]"), ({"x": torch.zeros(2)}, "dict"), (torch.zeros(1, 1, 4, 4), "4, 4")):
+        with pytest.raises(DataError, match=f"larger than twice the shift .2.; found .*{found}.*Leave flip and shift out"):
+            augmented(inputs, shift=2)
+    with pytest.raises(DataError, match="Flips and shifts move pictures"):
+        tune_(deepcopy(teacher), task_of(*data), teacher, TuneOptions(epochs=1, flip=True))

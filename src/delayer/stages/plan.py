@@ -7,7 +7,7 @@ from delayer.budget import Budget
 from delayer.chain import Span
 from delayer.conv_map import KERNELS
 from delayer.edits import Edit
-from delayer.errors import BudgetError
+from delayer.errors import BudgetError, PlanError
 from delayer.measure import compare_latency, num_params
 from delayer.measure.profile import profile_blocks, saved_ms
 from delayer.methods import Method, methods
@@ -107,6 +107,9 @@ def _convolutions(work: Work, spans: Sequence[Span], options: PlanOptions) -> tu
     """One convolution for each span, with the activation that the span's last block ends in."""
     if options.kernel not in KERNELS:
         raise BudgetError(f"A convolution {options.kernel} wide was asked for. Use --kernel 1, 3 or 5.")
+    if work.chain.axis != 1:
+        raise PlanError(f"{work.name} passes no pictures (its features lie on axis {work.chain.axis}), so no convolution can "
+                        "stand in it. Use --operator affine.")
     batch = work.task.batches("fit")[0]
     return tuple(edit for span in sorted(spans) for edit in plan_by_hand(
         work.chain, [span], operator="conv", kernel=options.kernel, tail=tail_of(work.chain, span.stop - 1, batch)).edits)
