@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from delayer.branch import running
-from delayer.chain import Chain
+from delayer.chain import Chain, Span
 from delayer.edits import edit_from
 from delayer.errors import BudgetError, ModelError, PlanError
 from delayer.families import chain_of
@@ -24,9 +24,11 @@ from delayer.planner import damage_of
 from delayer.repair import resolvable, resolved, runs_of
 from delayer.ridge import RIDGES, best_ridge, layer_error, solve_layer
 from delayer.rows import Rows
+from delayer.stages.measuring import measuring
 from delayer.stages.options import PlanOptions
 from delayer.stages.plan import plan_stage
 from delayer.stages.work import open_work
+from delayer.stats import Moments
 from delayer.stats.patches import PatchMoments
 from delayer.store import load, save
 from delayer.store.proof import reload_proof
@@ -387,8 +389,6 @@ def test_what_cannot_be_resolved_says_why(chain, data):
     for edit, message in cases:
         with pytest.raises(PlanError, match=message):
             apply(chain, with_edits(chain, edit), data=data)
-    from delayer.stats import Moments
-
     with pytest.raises(PlanError, match="resolve_block 1 is solved on the stream.*Give data= instead"):
         apply(chain, with_edits(chain, {"edit": "resolve_block", "block": 1}), Moments([]))
     with pytest.raises(PlanError, match="renew_norms runs the network on data"):
@@ -413,6 +413,18 @@ def test_a_repair_is_kept_only_where_validation_likes_it(work):
                                      work.task, reference=work.reference)) for edits in (plan.edits, plan.edits[:1])]
         assert grades[0] < 0.8 * grades[1] if helps else grades[0] == grades[1]
         assert any("No closed-form repair" in note for note in work.notes)
+
+
+def test_a_search_judges_cuts_after_their_repair(work):
+    """The same cut is graded better with a repair than without, and the network in memory keeps each weight."""
+    before = {name: tensor.clone() for name, tensor in work.model.state_dict().items()}
+    cut = plan_by_hand(work.chain, ["4"], operator="drop").edits
+    moments = Moments([])
+    grades = {repair: measuring(work, moments, PlanOptions(repair=repair), [])(cut).kl for repair in ("none", "resolve")}
+    assert grades["resolve"] < 0.8 * grades["none"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in work.model.state_dict().items())
+    plan = plan_stage(work, PlanOptions(remove="blocks=1", repair="resolve", effort=2, samples=100, repair_samples=100))
+    assert [edit.spans for edit in plan.edits if edit.removed] == [(Span(2, 3),)]  # adds nothing, so it goes for nothing
 
 
 def test_what_a_stage_refuses(work):

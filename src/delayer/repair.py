@@ -64,10 +64,10 @@ def resolved(chain: Chain, edits: Sequence[Edit], batch: Any, *, layers: Layers 
         target = block
         while target + 1 in dropped and chain.blocks[target].outlet == chain.blocks[target + 1].inlet:
             target += 1
-        if not (reached or target > block):
+        if target == block and (seams_only or not reached):
             continue
         eligible += 1
-        if block in can and (target > block or not seams_only):
+        if block in can:
             found.append(ResolveBlock(block=block, target=target if target > block else None, layers=layers, ridge=ridge,
                                       sweeps=sweeps))
         reached = True

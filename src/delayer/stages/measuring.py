@@ -10,6 +10,7 @@ from delayer.plan import edit_modules_
 from delayer.planner import Cut, Measuring, damage_of, measured_record
 from delayer.progress import Tick
 from delayer.stages.options import PlanOptions
+from delayer.stages.repair import graded_after_repair
 from delayer.stages.work import Work, stage_key
 from delayer.stats import Moments
 from delayer.study import Candidates, Grade
@@ -20,11 +21,14 @@ NUM_FINALISTS = 3
 
 def measuring(work: Work, moments: Moments, options: PlanOptions, key: Sequence, *, tick: Tick | None = None,
               expected: int = 0) -> Measuring:
-    """Grades cuts on validation data; what was measured is kept in the folder, so that a killed search goes on.
+    """Grades cuts on validation data, after a quick repair where one was asked for.
+
+    What was measured is kept in the folder, so that a killed search goes on.
 
     key: what else decides the grades. tick, expected: progress, in cuts measured of about so many.
     """
-    name = stage_key(work, "measure", options.samples, *key, work.task_options)
+    quick = [options.repair_samples] if options.repair in ("resolve", "best") else []
+    name = stage_key(work, "measure", options.samples, *quick, *key, work.task_options)
     path = work.study.path(".measured.jsonl")
     known: dict[str, Grade] = {}
     if path.exists():
@@ -36,10 +40,14 @@ def measuring(work: Work, moments: Moments, options: PlanOptions, key: Sequence,
             if entry["key"] == name:
                 known[entry["cut"]] = Grade.model_validate(entry["grade"])
 
+    reference = work.reference  # of the network as it is: inside `grade` it is cut
+
     def grade(cut: Cut) -> Grade:
+        if quick and (found := graded_after_repair(work, cut, options)):
+            return found
         with work.chain.restored():
             edit_modules_(work.chain, cut, moments)
-            return evaluate(work.model, work.task, "validation", reference=work.reference, device=work.device,
+            return evaluate(work.model, work.task, "validation", reference=reference, device=work.device,
                             limit=options.samples, seed=work.seed)
 
     def remember(cut: str, found: Grade) -> None:

@@ -49,6 +49,8 @@ class PlanOptions(Record):
     repair: str = "none"
     """Closed-form repair of the blocks that stay: none, resolve (last layers solved anew), norms (batch norms counted
     anew) or best; left out where validation does not like it."""
+    repair_samples: int = Field(256, gt=0)
+    """Fit samples of the quick repair after which each cut of a search is judged, with --repair resolve or best."""
     samples: int = Field(128, gt=0)
     """Validation samples that each cut is judged on during the search; the best few are judged on all."""
     effort: int = Field(24, ge=0)
