@@ -34,6 +34,7 @@ class Streams:
 
     chain: the network cut so far. original: a copy of it as it was. batches: what both are run on.
     moments: of the original's stream, for maps that are fitted on it alone; None to fit them on the cut network's.
+    Of several processes each reads everything, so that all end up with the same.
     """
 
     def __init__(self, chain: Chain, original: Chain, batches: Sequence[Any], rows: Rows = Rows(), *, seed: int = 0,

@@ -2,6 +2,8 @@
 
 from copy import deepcopy
 
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from delayer.chain import Chain
 from delayer.edits import Edit
 from delayer.edits.renew_norms import RenewNorms
@@ -9,7 +11,7 @@ from delayer.errors import BudgetError, ModelError
 from delayer.plan import Plan, apply, fit_edits_
 from delayer.planner import Cut, damage_of
 from delayer.processes import from_first
-from delayer.repair import resolved
+from delayer.repair import resolved, runs_of
 from delayer.stages.options import PlanOptions
 from delayer.stages.work import Work
 from delayer.study import Grade
@@ -55,14 +57,18 @@ def repaired(work: Work, plan: Plan, options: PlanOptions) -> Plan:
     ways: dict[str, tuple[Edit, ...]] = {"no repair": plan.edits}
     if options.repair in ("resolve", "best"):
         try:
-            for name, more in {"seams": {"seams_only": True}, "all blocks": {}, "all blocks, twice": {"sweeps": 2}}.items():
+            kinds = {"seams": {"seams_only": True}, "all blocks": {}}
+            if any(run.tail == "relu" for run in runs_of(work.chain, batch)):
+                kinds["all blocks, twice"] = {"sweeps": 2}
+            for name, more in kinds.items():
                 edits = resolved(work.chain, plan.edits, batch, **more)
                 if edits not in ways.values():
                     ways[name] = edits
         except ModelError:
             if options.repair == "resolve":
                 raise
-    if options.repair in ("norms", "best"):
+    normed = any(isinstance(module, _BatchNorm) for module in work.model.modules())
+    if options.repair == "norms" or options.repair == "best" and normed:
         ways["batch norms"] = (*plan.edits, RenewNorms())
     found = {}
     for name, edits in ways.items():

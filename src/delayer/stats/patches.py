@@ -3,8 +3,8 @@
 A convolution is a linear map of unfolded patches, so one accumulator serves both kinds.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -88,22 +88,6 @@ class PatchMoments:
         for name in ("x", "y", "xx", "xy", "yy"):
             self._sums[name] = self._sums[name] + other._sums[name]
         self.num_rows += other.num_rows
-
-    def pool(self, add_: Callable[[Tensor], None], gather: Callable[[Any], list[Any]]) -> None:
-        """Give every process what all of them have seen."""
-        mine = (self._sums["shift_x"].cpu(), self._sums["shift_y"].cpu()) if self._sums else None
-        shift = next((s for s in gather(mine) if s is not None), None)
-        if shift is None:
-            return
-        if self._sums:
-            self._recentre(*(s.to(self._sums["x"].device) for s in shift))
-        else:
-            self._begin(*shift)
-        for name in ("x", "y", "xx", "xy", "yy"):
-            add_(self._sums[name])
-        count = torch.tensor(float(self.num_rows), dtype=torch.float64)
-        add_(count)
-        self.num_rows = int(count)
 
     def about(self, where: Literal["mean", "zero"]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Means x̄ [D] and ȳ [o], Σxxᵀ [D, D], Σxyᵀ [D, o] and Σy² [o], centred or about zero (then the means are 0)."""
