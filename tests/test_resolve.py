@@ -436,3 +436,11 @@ def test_what_a_stage_refuses(work):
         plan_stage(work, PlanOptions(span=("2",), operator="drop", repair="norms"))
     with pytest.raises(PlanError, match="passes no pictures .its features lie on axis -1"):
         plan_stage(work, PlanOptions(span=("2",), operator="conv"))
+
+
+def test_very_few_samples_still_fit(chain):
+    few = task_of([pictures.batches(1, 2)[0]], kind="image-classification").batches("fit")
+    drop = plan_by_hand(chain, ["1:3"], operator="drop")
+    conv = plan_by_hand(chain, ["5"], operator="conv", tail="relu")
+    edits = resolved(chain, (*drop.edits, *conv.edits), few[0])
+    assert torch.isfinite(answer(apply(chain, drop.model_copy(update={"edits": edits}), data=few), few[0].inputs)).all()

@@ -88,7 +88,7 @@ class Streams:
             total = first.total.reshape(entering.shape)
             if present is not None and first.tail == "relu":
                 total = free_where_hidden(total, present(entering))
-            self._add(batch, entering, total, fit, heldout, 1)
+            self._add(batch, entering, total, fit, heldout)
             tail = first.tail
         return fit, heldout, tail
 
@@ -114,10 +114,10 @@ class Streams:
                 window = window_of(self.chain.module(block).get_submodule(path or cut.last.path))
                 fit, heldout = PatchMoments(window), PatchMoments(window)
             x, y = ends(cut, first)
-            self._add(batch, x, y, fit, heldout, self.chain.axis)
+            self._add(batch, x, y, fit, heldout)
         return fit, heldout, run
 
-    def _add(self, batch: Any, x: Tensor, y: Tensor, fit: PatchMoments, heldout: PatchMoments, axis: int) -> None:
+    def _add(self, batch: Any, x: Tensor, y: Tensor, fit: PatchMoments, heldout: PatchMoments) -> None:
         num = y[0, 0].numel() if fit.window is not None else y[0].numel() // y.shape[-1]
         if not torch.isfinite(y.sum()) and not torch.isfinite(y).all():
             raise NotFiniteError("NaN or infinity in what a layer should answer. Check the weights and the data.")

@@ -16,6 +16,9 @@ from delayer.ridge import best_ridge, solve_layer
 from delayer.standin import StandIn
 from delayer.stats import Moments
 
+FEW_SAMPLES = 1e-2
+"""The ridge of a convolution where there are too few samples to choose one."""
+
 
 @edit("replace_span")
 class ReplaceSpan(Edit):
@@ -120,7 +123,8 @@ class ReplaceSpan(Edit):
             if tail != self.tail:
                 raise PlanError(f"Span {span} ends in {tail}, but its plan says {self.tail}. Write \"tail\": \"{tail}\" in it.")
             weight = map.conv.weight.detach().flatten(1).double()
-            ridge = best_ridge(fitted, heldout, weight) if self.ridge is None else self.ridge
+            both = fitted.num_rows and heldout.num_rows  # fewer than five samples leave nothing to choose by
+            ridge = self.ridge if self.ridge is not None else best_ridge(fitted, heldout, weight) if both else FEW_SAMPLES
             fitted.merge(heldout)
             weight, bias = solve_layer(fitted, weight, ridge=ridge)
             map.double()

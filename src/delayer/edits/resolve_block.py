@@ -12,6 +12,9 @@ from delayer.folding import folded, takes_bias, unfold_, whole
 from delayer.ridge import best_ridge, solve_layer
 from delayer.stats.patches import PatchMoments
 
+FEW_SAMPLES = 1e-2
+"""The ridge where there are too few samples to choose one."""
+
 
 @edit("resolve_block")
 class ResolveBlock(Edit):
@@ -87,7 +90,8 @@ class ResolveBlock(Edit):
         bias = takes_bias(linear, norm)
         ridge = self.ridge
         if ridge is None:
-            ridge = best_ridge(fit, heldout, weight, bias=bias) if heldout.num_rows else 1e-2
+            both = fit.num_rows and heldout.num_rows  # fewer than five samples leave nothing to choose by
+            ridge = best_ridge(fit, heldout, weight, bias=bias) if both else FEW_SAMPLES
         fit.merge(heldout)
         new, shift = solve_layer(fit, weight, ridge=ridge, bias=bias)
         mean_x, _, xx, _, _ = fit.about("mean")
