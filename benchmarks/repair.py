@@ -96,7 +96,8 @@ def resnet56(root: Path, given: argparse.Namespace) -> None:
     chain, example = chain_of(model, fit[0].inputs[:2]), fit[0].inputs
     answers = {split: predictions(model, task.batches(split)) for split in ("validation", "test")}
     print(f"# fitted on {fit.num_samples} images, validation {task.batches('validation').num_samples}, "
-          f"test {task.batches('test').num_samples}; rows {given.rows}", flush=True)
+          f"test {task.batches('test').num_samples}; "
+          f"rows {given.rows}, ridge {given.ridge or 'chosen on held-out samples'}", flush=True)
     print(f"{'':44} {'params M':>8} {'MACs M':>7} {'val %':>6} {'val KL':>7} {'test %':>6} {'ms, batch 100':>16} {'fit s':>6}")
 
     def line(name: str, small: nn.Module, seconds: float = 0.0) -> None:
@@ -114,6 +115,8 @@ def resnet56(root: Path, given: argparse.Namespace) -> None:
         wanted = not given.only or name.strip() in given.only
         if not wanted:
             continue
+        if given.ridge is not None:
+            edits = [e.model_copy(update={"ridge": given.ridge}) if "ridge" in type(e).model_fields else e for e in edits]
         begin = time.monotonic()
         small = apply(chain, plan_of(chain, edits, given), data=fit)
         line(name, small, time.monotonic() - begin)
@@ -181,7 +184,7 @@ def search(root: Path, given: argparse.Namespace) -> None:
             for segment in chain.segments for b in range(segment.start, segment.stop)}
 
     def grade(chosen) -> float:
-        edits = resolved(chain, cut(chain, [c.start for c in chosen]), fit[0], ridge=1e-3)
+        edits = resolved(chain, cut(chain, [c.start for c in chosen]), fit[0], ridge=1e-2)
         small = apply(chain, plan_of(chain, edits, cheap), data=fit)
         found = evaluate(small, task, reference=reference)
         print(f"# {[c.start for c in chosen]}: validation {found.value:.2f}, KL {found.kl:.4f}, "
@@ -198,7 +201,8 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--num-fit", type=int, default=2000, help="images that layers are solved on")
     parser.add_argument("--num-validation", type=int, default=2000)
-    parser.add_argument("--rows", default="each:0.5", help="share of the pixels that layers are solved on")
+    parser.add_argument("--rows", default="each", help="share of the pixels that layers are solved on")
+    parser.add_argument("--ridge", type=float, help="pull towards what stood there; chosen on held-out samples by default")
     parser.add_argument("--only", action="append", default=[], help="only the way of this name")
     parser.add_argument("--tune", type=int, default=0, help="epochs of fine-tuning behind the ways of --tune-what")
     parser.add_argument("--tune-what", action="append", default=[])

@@ -1,5 +1,6 @@
 """Blocks solved anew: exact where they can be, never worse than dropping on their own rows, and back from a folder."""
 
+import math
 import os
 from copy import deepcopy
 from pathlib import Path
@@ -307,12 +308,13 @@ def test_each_further_sweep_brings_what_shows_behind_the_relu_nearer(chain, data
     assert errors == sorted(errors, reverse=True) and errors[1] < 0.99 * errors[0]
 
 
-def test_the_held_out_ridge_is_the_best_of_those_offered():
+def test_the_held_out_ridge_is_the_largest_that_is_nearly_the_best():
     x, y = some()
     old = torch.zeros(4, 27).double()
     fit, heldout = filled(x[:5], y[:5]), filled(x[5:], y[5:])
     errors = {r: layer_error(heldout, *solve_layer(fit, old, ridge=r)) for r in RIDGES}
-    assert best_ridge(fit, heldout, old) == min(errors, key=errors.get)
+    found = best_ridge(fit, heldout, old)
+    assert errors[found] <= 1.03 * min(errors.values()) < min([e for r, e in errors.items() if r > found], default=math.inf)
 
 
 def test_padding_and_a_share_of_positions_reach_the_fit(chain, data):

@@ -18,6 +18,8 @@ from delayer.stats.patches import PatchMoments
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Shares of the inputs' energy that a held-out choice looks at."""
 
+NEARLY_BEST = 1.03
+
 
 def solve_layer(moments: PatchMoments, weight: Tensor, *, ridge: float, bias: bool = True) -> tuple[Tensor, Tensor]:
     """W [o, D] and b [o] in float64; b is zero for a layer without bias.
@@ -46,6 +48,10 @@ def layer_error(moments: PatchMoments, weight: Tensor, bias: Tensor) -> float:
 
 def best_ridge(moments: PatchMoments, heldout: PatchMoments, weight: Tensor, *, bias: bool = True,
                ridges: Sequence[float] = RIDGES) -> float:
-    """The ridge whose layer, fitted on some rows, has the least error on others; the largest of equals."""
-    return min(sorted(ridges, reverse=True),
-               key=lambda ridge: layer_error(heldout, *solve_layer(moments, weight, ridge=ridge, bias=bias)))
+    """The largest ridge whose layer, fitted on some rows, is about as good as the best on others.
+
+    About: its error is at most NEARLY_BEST times the least. The error is flat around its least, and what is nearer to the
+    old weights keeps more of what they knew of data unlike the rows (kin to the one-standard-error rule of Breiman et al.).
+    """
+    errors = {ridge: layer_error(heldout, *solve_layer(moments, weight, ridge=ridge, bias=bias)) for ridge in ridges}
+    return max(ridge for ridge, error in errors.items() if error <= NEARLY_BEST * min(errors.values()))

@@ -17,7 +17,7 @@ from delayer.stages.work import Work
 from delayer.study import Grade
 from delayer.tasks import evaluate
 
-QUICK_RIDGE = 1e-3
+QUICK_RIDGE = 1e-2
 """Held-out ridges of the real repairs lie near it, and choosing one costs more than it gives during a search."""
 REPAIRS = ("none", "resolve", "norms", "best")
 
