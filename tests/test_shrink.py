@@ -126,7 +126,7 @@ class _Killed(BaseException):
 @pytest.mark.parametrize("when", [1, 30, 51])
 def test_a_kill_at_any_moment_changes_nothing(digits, tmp_path, name, when):
     """`when`: training steps until the kill, in the first round, between checkpoints, in a later round."""
-    options = dict(schedule=name, epochs=2, fill=True)
+    options = dict(schedule=name, epochs=2, a_round=1, fill=True)
     whole, _, expected = shrunk(digits, **options)
     steps = 0
 

@@ -8,11 +8,11 @@ from delayer.cli.opening import opened
 from delayer.cli.options import with_options
 from delayer.cli.tables import print_record, say_where, try_report
 from delayer.shrink import ShrinkOptions
-from delayer.tasks import TaskOptions
+from delayer.tasks.options import TrainingTaskOptions
 
 
 @app.command("shrink")
-@with_options(load=stages.LoadOptions, task=TaskOptions, shrink=ShrinkOptions, check=stages.CheckOptions)
+@with_options(load=stages.LoadOptions, task=TrainingTaskOptions, shrink=ShrinkOptions, check=stages.CheckOptions)
 def shrink_command(model: MODEL, data: DATA = None, test: TEST = None, out: OUT = Path("study"), json_: JSON = False,
                    quiet: QUIET = False, *, load, task, shrink, check) -> None:
     """Make activations that hardly switch linear, fine-tune, and check: STUDY/model, STUDY/shrink.json, the report."""
@@ -27,7 +27,7 @@ def shrink_command(model: MODEL, data: DATA = None, test: TEST = None, out: OUT 
 
 
 @app.command("compare")
-@with_options(load=stages.LoadOptions, task=TaskOptions, compare=stages.CompareOptions)
+@with_options(load=stages.LoadOptions, task=TrainingTaskOptions, compare=stages.CompareOptions)
 def compare_command(model: MODEL, data: DATA = None, test: TEST = None, out: OUT = Path("study"), json_: JSON = False,
                     quiet: QUIET = False, *, load, task, compare) -> None:
     """Schedules that make activations linear, side by side under one protocol: table, CSV and picture."""

@@ -83,7 +83,7 @@ class _Run:
         self.masks: dict[str, Tensor] = {}
         asked = {name: str(value) for name, value in options.model_dump().items()}
         asked |= {"network": model_hash(chain.model), "data": task.hash, "seed": str(seed)}
-        self.place = _Place(asked=asked, original=original, grade=original, step=options.a_round)
+        self.place = _Place(asked=asked, original=original, grade=original, step=options.a_round or self.schedule.a_round)
         if folder and (found := read_checkpoint(folder / "shrink.safetensors", _Place)):
             self._resume_(*found)
 

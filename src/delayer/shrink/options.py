@@ -16,8 +16,8 @@ class ShrinkOptions(Record):
     """Points that the validation grade may fall below the original's (percent of it for perplexity)."""
     remove: int = Field(0, ge=0)
     """Activations to remove; 0 goes on until the tolerance is reached."""
-    a_round: int = Field(1, ge=1)
-    """Most activations that one round removes."""
+    a_round: int = Field(0, ge=0)
+    """Most activations that one round removes; 0 takes the schedule's own: 1 for published ones, 4 for ours."""
     fill: bool = False
     """Whether a round removes as many as it may, also where its schedule would take fewer; for comparisons."""
     epochs: int = Field(1, ge=0)

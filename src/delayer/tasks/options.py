@@ -49,3 +49,14 @@ class TaskOptions(BaseModel):
     """Column that holds the image; by default recognised by its name or kind."""
     label_column: str | None = None
     """Column that holds the label; by default recognised by its name."""
+
+
+class TrainingTaskOptions(TaskOptions):
+    """The same for work that trains, which wants more samples and larger batches."""
+
+    num_fit: int = Field(20_000, gt=0)
+    """Samples to train on at most; a data set too small for all three numbers is shared out 50 / 25 / 25 %."""
+    num_validation: int = Field(2_000, gt=0)
+    """Samples to choose on at most."""
+    batch_size: int = Field(128, gt=0)
+    """Samples a batch."""

@@ -23,7 +23,8 @@ class Schedule:
     """A schedule's facts and its choice.
 
     choose: from a look and the most activations that may go in this round. teacher: whether rounds learn from the
-    original's answers. retries: whether a round that was rolled back is tried again with half as many activations.
+    original's answers. retries: whether a round that was rolled back is tried again with half as many activations. a_round:
+    most activations that a round removes where nobody says.
     """
 
     name: str
@@ -31,17 +32,18 @@ class Schedule:
     choose: Callable[["Look", int], Chosen]
     teacher: bool = False
     retries: bool = False
+    a_round: int = 1
 
 
 schedules: Registry[Schedule] = Registry("schedule", "delayer.shrink.schedules")
 
 
-def schedule(name: str, *, source: str, teacher: bool = False, retries: bool = False
+def schedule(name: str, *, source: str, teacher: bool = False, retries: bool = False, a_round: int = 1
              ) -> Callable[[Callable[["Look", int], Chosen]], Callable[["Look", int], Chosen]]:
     """Register a function as a schedule."""
 
     def add(choose: Callable[["Look", int], Chosen]) -> Callable[["Look", int], Chosen]:
-        schedules.register(name)(Schedule(name, source, choose, teacher, retries))
+        schedules.register(name)(Schedule(name, source, choose, teacher, retries, a_round))
         return choose
 
     return add

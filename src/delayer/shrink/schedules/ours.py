@@ -10,7 +10,7 @@ BEAM = 3
 """How many of the best left are tried at each step."""
 
 
-@schedule("ours", source="delayer", teacher=True, retries=True)
+@schedule("ours", source="delayer", teacher=True, retries=True, a_round=4)
 def ours(look: Look, most: int) -> Chosen:
     """Grows a set one activation at a time: of those that cost least alone, the one that costs least together.
 
