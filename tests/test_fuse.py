@@ -105,7 +105,8 @@ def test_a_fresh_process_gets_the_same_outputs(tmp_path):
     )
     subprocess.run([sys.executable, "-c", code, *map(str, expected)], cwd=Path(__file__).parent, check=True)
     for folder, y in expected.items():
-        assert gap(load_file(str(folder / "y.safetensors"))["y"], y) < 1e-5  # single precision; a fresh process may add in another order
+        # Single precision, and a fresh process may add in another order.
+        assert gap(load_file(str(folder / "y.safetensors"))["y"], y) < 1e-5
 
 
 def test_lines_that_were_fitted_fold_in(tmp_path):
