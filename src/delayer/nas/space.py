@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -15,7 +16,7 @@ from delayer.errors import NasError
 from delayer.libraries import first_line
 
 
-class Space:
+class Space(ABC):
     """A search space is a small declaration: its choices and six methods. A candidate is a string in one fixed spelling.
 
     choices: the allowed values of each named choice. The three methods that draw follow from them.
@@ -23,13 +24,13 @@ class Space:
 
     choices: Mapping[str, tuple[Any, ...]]
 
+    @abstractmethod
     def encode(self, chosen: Mapping[str, Any]) -> str:
         """The candidate that makes these choices."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, candidate: str) -> dict[str, Any]:
         """The choices of a candidate. Raises NasError naming what is unknown and what is allowed."""
-        raise NotImplementedError
 
     def canonical(self, candidate: str) -> str:
         """A key that candidates share when they compute the same."""
@@ -39,13 +40,13 @@ class Space:
         """Whether no path leads from input to output."""
         return False
 
+    @abstractmethod
     def build(self, candidate: str, *, in_channels: int, num_classes: int) -> nn.Module:
         """The network, untrained."""
-        raise NotImplementedError
 
+    @abstractmethod
     def layers(self, model: nn.Module) -> list[nn.Module]:
         """The modules of such a network whose outputs are compared for redundancy."""
-        raise NotImplementedError
 
     def draw(self, rng: Random) -> str:
         """A candidate with every choice made uniformly."""
