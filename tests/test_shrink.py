@@ -313,3 +313,18 @@ def test_merging_keeps_the_function_and_only_what_is_faster(digits):
     for edit in edits:
         edit.apply_(again)
     assert torch.equal(again.model(x), chain.model(x))
+
+
+def test_tlc_without_data_takes_the_least_error_likelihood_of_the_norms(digits):
+    look = looking(digits, data_free=True)
+    [edit], why = schedules["tlc"].choose(look, 1)
+    likelihood = {}
+    for site in look.sites:
+        if site.norm:
+            norm = look.chain.model.get_submodule(site.norm)
+            mean, deviation = norm.bias.detach().double(), norm.weight.detach().double().abs()
+        else:
+            mean, deviation = look.stats[site.path].normal().mean, look.stats[site.path].normal().deviation
+        likelihood[site.path] = float(torch.distributions.Normal(0.0, 1.0).cdf(-mean.abs() / deviation).mean())
+    assert edit.site == min(likelihood, key=likelihood.get) and edit.mode == "sign"
+    assert f"{min(likelihood.values()):.3f}" in why

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -30,9 +31,11 @@ def reload_proof(model: nn.Module, folder: str | Path, inputs: Inputs, *, ordina
         probe = Path(temporary) / "probe.safetensors"
         save_file({f"input:{k}": v.detach().cpu().contiguous() for k, v in named.items()}
                   | {"expected": expected.detach().cpu().contiguous()}, str(probe))
+        # As many threads as here: more add in another order, which would hide behind what a wrong weight does.
+        threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "MKL_NUM_THREADS": str(torch.get_num_threads())}
         run = subprocess.run(
             [sys.executable, "-m", "delayer.store.proof", str(folder), str(probe), "ordinary" if ordinary else "delayer"],
-            capture_output=True, text=True, check=False, env=os.environ | {"PYTHONWARNINGS": "ignore"},
+            capture_output=True, text=True, check=False, env=os.environ | threads | {"PYTHONWARNINGS": "ignore"},
         )
     largest = float(expected.abs().max())
     if run.returncode:
