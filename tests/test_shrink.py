@@ -167,7 +167,7 @@ def test_a_network_without_activations_is_refused(digits):
 def looking(digits, **options) -> Look:
     chain, task = chain_and_task(digits)
     sites = sites_(chain, task.batches("fit")[0].inputs)
-    return Look(chain, sites, task, ShrinkOptions(**options), number=1, seed=0,
+    return Look(chain, chain, sites, task, ShrinkOptions(**options), number=1, seed=0,
                 reference=predictions(chain.model, task.batches("validation")), masks={}, tune_=lambda *_: True)
 
 
@@ -268,7 +268,7 @@ def test_folding_trains_slopes_towards_one(digits):
             optimizer.step()
         return True
 
-    look = Look(chain, sites, task, ShrinkOptions(), number=1, seed=0, reference=None, masks={}, tune_=tune)
+    look = Look(chain, chain, sites, task, ShrinkOptions(), number=1, seed=0, reference=None, masks={}, tune_=tune)
     chosen, _ = schedules["folding"].choose(look, 6)
     assert seen["at first"] == pytest.approx(0.25 * 6) and len(chosen) == 6
     assert not any(isinstance(module, Sloped) for module in chain.model.modules())

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from delayer.branch import TAILS, Tail
+from delayer.branch import Tail
 
 KERNELS = (1, 3, 5)
 
@@ -18,13 +18,10 @@ class ConvMap(nn.Module):
         self.conv = nn.Conv2d(width, width, kernel, padding=kernel // 2)
         nn.init.dirac_(self.conv.weight)
         nn.init.zeros_(self.conv.bias)
-        self.tail = tail
+        self.tail = nn.ReLU() if tail == "relu" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return TAILS[self.tail](self.conv(x))
-
-    def extra_repr(self) -> str:
-        return f"tail={self.tail}"
+        return self.tail(self.conv(x))
 
 
 def num_params(width: int, kernel: int) -> int:

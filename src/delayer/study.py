@@ -283,7 +283,7 @@ class MergeInfo(Record):
     before_ms: float | None = None
     after_ms: float | None = None
     speedup: float | None = None
-    """Of these layers alone, paired."""
+    """Of these layers alone, their norms folded in, over the one layer; paired."""
     speedup_interval: tuple[float, float] | None = None
     merged: bool = False
     note: str = ""
@@ -329,7 +329,7 @@ class Compared(Record):
     params: int
     macs: int | None
     num_merged: int = 0
-    """Pairs of layers that became one."""
+    """Linear layers and convolutions fewer than the original has, after the last round."""
     latency_ms: float | None = None
     """Median at batch 1, after the last round."""
     speedup: float | None = None

@@ -7,7 +7,7 @@ gives the one layer with its proof in float64, or says why there is none.
 
 from delayer.algebra.adding import add
 from delayer.algebra.composing import compose
-from delayer.algebra.merging import LARGEST_ERROR, Merge, difference, growth, merge
+from delayer.algebra.merging import LARGEST_ERROR, Merge, difference, folded, growth, merge
 from delayer.algebra.modules import BiasMap, BorderStrip, ConstantChannel, module_of
 from delayer.algebra.operator import Operator, diagonal, identity, regroup
 from delayer.algebra.part import Part, Step, in_a_row, num_macs, with_shortcut
@@ -15,5 +15,5 @@ from delayer.algebra.reading import is_affine, read
 from delayer.algebra.verdict import Refusal, Repair, Verdict
 
 __all__ = ["LARGEST_ERROR", "BiasMap", "BorderStrip", "ConstantChannel", "Merge", "Operator", "Part", "Refusal", "Repair",
-           "Step", "Verdict", "add", "compose", "diagonal", "difference", "growth", "identity", "in_a_row", "is_affine", "merge",
+           "Step", "Verdict", "add", "compose", "diagonal", "difference", "folded", "growth", "identity", "in_a_row", "is_affine", "merge",
            "module_of", "num_macs", "read", "regroup", "with_shortcut"]

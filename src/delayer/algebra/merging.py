@@ -1,5 +1,6 @@
 """One layer for a part, with the number that proves it, or the reason why not."""
 
+from collections import Counter
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -10,8 +11,8 @@ from delayer.algebra.adding import add
 from delayer.algebra.composing import compose
 from delayer.algebra.modules import BiasMap, module_of
 from delayer.algebra.operator import Operator, identity
-from delayer.algebra.part import Part, num_macs
-from delayer.algebra.reading import check_mode, rank_of, read
+from delayer.algebra.part import Part, in_a_row, num_macs
+from delayer.algebra.reading import check_mode, is_affine, rank_of, read
 from delayer.algebra.shortcuts import Every, MoreChannels
 from delayer.algebra.verdict import Refusal, Repair, Verdict
 
@@ -51,6 +52,20 @@ def merge(part: Part, repair: Repair = "none", shape: tuple[int, ...] | None = N
         return Merge(None, Verdict(False, reason=(
             f"the merged layer differs by {error:.1e} of the largest output in float64, and {LARGEST_ERROR:g} is allowed")))
     return Merge(merged, Verdict(True, used), error)
+
+
+def folded(part: Part) -> Part:
+    """A part with each norm, and each activation that became a line, inside the linear layer before it."""
+    layers, readers = list(part.layers), Counter(i for step in part.steps for i in step.inputs)
+    for k, step in enumerate(part.steps):
+        before = step.inputs[0] - 1
+        if (len(step.inputs) == 1 and before >= 0 and readers[before + 1] == 1 and is_affine(layers[k])
+                and rank_of(layers[k]) is None and rank_of(layers[before]) is not None):
+            merged = merge(in_a_row(layers[before], layers[k])).module
+            if merged is not None:
+                like = next(layers[before].parameters())
+                layers[before], layers[k] = nn.Identity(), merged.to(like.device, like.dtype)
+    return Part(part.steps, layers)
 
 
 def growth(part: Part, repair: Repair = "none", shape: tuple[int, ...] | None = None) -> float:

@@ -3,12 +3,13 @@
 A new file that calls `edit` has its place in plans, in the command line and in the report.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from delayer.chain import Chain, Span
 from delayer.errors import UnknownName
 from delayer.registry import Registry
+from delayer.sites import Site
 from delayer.stats import Moments
 from delayer.study import EditInfo, Record
 
@@ -59,6 +60,11 @@ class Edit(Record):
     def gone(self) -> set[int]:
         """Blocks that leave their lists for good."""
         return set()
+
+    def silenced(self, sites: Sequence[Site]) -> tuple[str, ...]:
+        """Paths of those activations, in the order in which they run, that are no longer there afterwards."""
+        inside = {block for span in self.spans for block in range(span.start, span.stop)}
+        return tuple(site.path for site in sites if site.block in inside)
 
     def check(self, chain: Chain) -> None:
         """Raises SpanError or PlanError where it does not fit the chain."""

@@ -1,5 +1,6 @@
 """Make one activation linear."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from delayer.edits import Edit, edit
 from delayer.errors import ModelError, PlanError
 from delayer.linearised import Linearised
 from delayer.separate import separate_
+from delayer.sites import Site
 from delayer.stats.normal import Normal
 from delayer.stats.switches import Switches
 
@@ -47,6 +49,9 @@ class Linearise(Edit):
     @property
     def watches(self) -> tuple[str, ...]:
         return (self.site,) if self.needs_stats else ()
+
+    def silenced(self, sites: Sequence[Site]) -> tuple[str, ...]:
+        return (self.site,)
 
     def apply_(self, chain: Chain, stats=None) -> None:
         """Change the chain. stats: anything whose `switches(site)` gives the site's statistics.

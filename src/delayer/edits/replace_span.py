@@ -1,5 +1,6 @@
 """One closed-form map where a span of blocks stood."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -13,6 +14,7 @@ from delayer.edits import Edit, edit
 from delayer.errors import PlanError
 from delayer.folding import window_of
 from delayer.ridge import best_ridge, solve_layer
+from delayer.sites import Site
 from delayer.standin import StandIn
 from delayer.stats import Moments
 
@@ -74,6 +76,11 @@ class ReplaceSpan(Edit):
     @property
     def gone(self) -> set[int]:
         return set(range(self.start + 1, self.stop))
+
+    def silenced(self, sites: Sequence[Site]) -> tuple[str, ...]:
+        """The convolution keeps the activation that the span ends in."""
+        gone = super().silenced(sites)
+        return gone[:-1] if self.tail == "relu" else gone
 
     def num_params(self, chain: Chain) -> int:
         width = chain.blocks[self.start].in_width

@@ -1,37 +1,50 @@
 """What a schedule sees when it chooses: the network as it is now, its sites, and ways to judge a choice."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from delayer.calling import call
+from delayer.calling import call, with_batch
 from delayer.chain import Chain
+from delayer.edits import Edit
 from delayer.edits.linearise import Linearise
+from delayer.edits.replace_span import ReplaceSpan
+from delayer.measure import macs_by_module
 from delayer.observe import device_of
 from delayer.planner import damage_of
+from delayer.repair import runs_of
 from delayer.shrink.options import ShrinkOptions
 from delayer.sites import Site
 from delayer.stats.switches import Switches
+from delayer.streams import Streams
 from delayer.study import Grade
 from delayer.tasks import Task, evaluate, grade_of, predictions
 from delayer.tasks.outputs import Outputs
 from delayer.watch_sites import counting_batches, observe_sites
 
+KERNEL = 3
+"""Width of the convolution that stands for a block."""
+FIT_SAMPLES, FINAL_SAMPLES = 256, 1024
+"""Samples that it is fitted on while it is one of many, and when it is there to stay."""
+
 
 class Look:
     """One round's view.
 
-    sites: activations that are still there. masks: weights that pruning keeps at zero, by parameter name; a schedule
-    may add to them. tune_: trains the network as it stands for some epochs of the round, with an optional penalty;
-    what it trains is part of the round.
+    chain, original: the network as it is now, and as it was given. sites: activations that are still there. touched: blocks
+    that lack some already. masks: weights that pruning keeps at zero, by parameter name; a schedule may add to them. tune_:
+    trains the network as it stands for some epochs of the round, with an optional penalty; what it trains is part of the
+    round.
     """
 
-    def __init__(self, chain: Chain, sites: Sequence[Site], task: Task, options: ShrinkOptions, *, number: int, seed: int,
-                 reference: Outputs, masks: dict[str, Tensor], tune_: Callable[..., None]):
-        self.chain, self.sites, self.task, self.options = chain, tuple(sites), task, options
+    def __init__(self, chain: Chain, original: Chain, sites: Sequence[Site], task: Task, options: ShrinkOptions, *,
+                 number: int, seed: int, reference: Outputs, masks: dict[str, Tensor], tune_: Callable[..., None],
+                 touched: Collection[int] = ()):
+        self.chain, self.original, self.sites, self.task, self.options = chain, original, tuple(sites), task, options
+        self.touched, self._made, self._samples = touched, {}, FIT_SAMPLES
         self.number, self.seed, self.reference, self.masks, self.tune_ = number, seed, reference, masks, tune_
         self.generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
 
@@ -61,27 +74,69 @@ class Look:
         """Those of one site, as edits ask for them."""
         return self.stats[site]
 
+    def span(self, *args) -> tuple:
+        """What a convolution in a block's place is fitted on: this network's stream against the original's."""
+        return Streams(self.chain, self.original, self.task.batches("fit").first(self._samples), seed=self.seed).span(*args)
+
     def edit(self, site: Site, mode: str) -> Linearise:
         return Linearise(site=site.path, mode=mode, num_features=site.num_features, axis=site.axis)
 
+    @cached_property
+    def convolutions(self) -> list[ReplaceSpan]:
+        """One convolution for a block of images, wherever that removes activations and saves multiply-adds.
+
+        Only for blocks with all their activations, whose width stays, and that end in a sum, a layer or a ReLU.
+        """
+        if self.chain.axis != 1:
+            return []
+        batch = self.task.batches("fit")[0]
+        macs, runs = macs_by_module(self.original.model, with_batch(batch.inputs, 1)), runs_of(self.original, batch)
+        found = []
+        for segment in self.chain.segments:
+            for block in range(segment.start, segment.stop):
+                tail = runs[block].tail
+                if block in self.touched or tail is None:
+                    continue
+                edit = ReplaceSpan(start=block, stop=block + 1, operator="conv", kernel=KERNEL, tail=tail)
+                if edit.silenced(self.sites) and edit.num_macs(self.chain) < macs.get(self.chain.blocks[block].path, 0):
+                    found.append(edit)
+        return found
+
+    def made(self, edit: Edit) -> tuple[str, nn.Module]:
+        """Where an edit puts something, and what; fitted once a round, on the network as it is now."""
+        if edit not in self._made:
+            path = edit.site if isinstance(edit, Linearise) else self.chain.blocks[edit.start].path
+            before = self.chain.model.get_submodule(path)
+            edit.apply_(self.chain, self)
+            self._made[edit] = path, self.chain.model.get_submodule(path)
+            put_(self.chain.model, path, before)
+        return self._made[edit]
+
+    def make_(self, edits: Sequence[Edit]) -> None:
+        """Make edits for good, one after another, each fitted on the network as it is by then."""
+        self._samples = FINAL_SAMPLES
+        for edit in edits:
+            edit.apply_(self.chain, self)
+
     @contextmanager
-    def edited(self, edits: Sequence[Linearise]) -> Iterator[None]:
+    def edited(self, edits: Sequence[Edit]) -> Iterator[None]:
         """Inside, some more activations are linear, untrained; afterwards the network is as it was."""
-        held = [(edit, self.chain.model.get_submodule(edit.site)) for edit in edits]
+        made = [self.made(edit) for edit in edits]
+        before = [(path, self.chain.model.get_submodule(path)) for path, _ in made]
         try:
-            for edit in edits:
-                edit.apply_(self.chain, self)
+            for path, module in made:
+                put_(self.chain.model, path, module)
             yield
         finally:
-            for edit, module in held:
-                put_(self.chain.model, edit.site, module)
+            for path, module in before:
+                put_(self.chain.model, path, module)
 
-    def measure(self, edits: Sequence[Linearise], samples: int | None = None) -> Grade:
+    def measure(self, edits: Sequence[Edit], samples: int | None = None) -> Grade:
         """The validation grade with some more activations linear, untrained."""
         with self.edited(edits):
             return self.grade(samples)
 
-    def loss(self, edits: Sequence[Linearise] = ()) -> float:
+    def loss(self, edits: Sequence[Edit] = ()) -> float:
         """Mean cross-entropy on validation data, nats; without labels the divergence from the original."""
         with self.edited(edits):
             outputs = predictions(self.chain.model, self.task.batches("validation"))

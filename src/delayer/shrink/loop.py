@@ -4,22 +4,23 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, SerializeAsAny, field_validator
 from torch import Tensor
 
 from delayer.calling import Inputs
 from delayer.chain import Chain
-from delayer.edits.linearise import Linearise
-from delayer.errors import NotFiniteError, StudyError
+from delayer.edits import Edit, edit_from
+from delayer.errors import ModelError, NotFiniteError, StudyError
 from delayer.hashing import model_hash
 from delayer.planner import drop_of
 from delayer.shrink.look import Look
 from delayer.shrink.options import ShrinkOptions
 from delayer.shrink.recipe import recipe
 from delayer.shrink.schedules import schedules
-from delayer.sites import sites_
+from delayer.sites import Site, sites_
 from delayer.study import Grade, Round, Shrunk, write_atomically
 from delayer.tasks import Task, evaluate, predictions
 from delayer.tune import tune_
@@ -32,17 +33,22 @@ class _Place(BaseModel):
     asked: dict[str, str]
     original: Grade
     grade: Grade
-    edits: list[Linearise] = []
+    edits: list[SerializeAsAny[Edit]] = []
     rounds: list[Round] = []
     step: int = 0
     """Most activations that the next round may remove; halved after a round that was rolled back."""
     note: str = ""
     """Why it is over; "" while it is not."""
 
+    @field_validator("edits", mode="before")
+    @classmethod
+    def _edits(cls, value: Any) -> list[Edit]:
+        return [edit_from(item) for item in value]
+
 
 def shrink_until(chain: Chain, task: Task, options: ShrinkOptions | None = None, *, example: Inputs,
                  folder: str | Path | None = None, seed: int = 0, on_round: Callable[[Round, Chain], None] | None = None,
-                 progress: Callable[[int, int], None] | None = None) -> tuple[Chain, tuple[Linearise, ...], Shrunk]:
+                 progress: Callable[[int, int], None] | None = None) -> tuple[Chain, tuple[Edit, ...], Shrunk]:
     """A copy of a chain whose activations were made linear, round after round, the edits, and what each round did.
 
     A round chooses by the schedule, makes the chosen activations linear, fine-tunes, and validates. It stays while the
@@ -78,7 +84,7 @@ class _Run:
         self.reference = predictions(chain.model, task.batches("validation"))
         original = evaluate(chain.model, task, "validation", reference=self.reference, seed=seed)
         self.small = Chain(deepcopy(chain.model), chain.family, chain.blocks)
-        self.sites = sites_(self.small, example)
+        self.example, self.sites = example, sites_(self.small, example)
         self.wanted = options.remove or len(self.sites)
         self.masks: dict[str, Tensor] = {}
         asked = {name: str(value) for name, value in options.model_dump().items()}
@@ -90,23 +96,25 @@ class _Run:
     def round_(self) -> Round | None:
         """One round; None, and a note, where there is nothing left to do."""
         place, small, begin = self.place, self.small, time.perf_counter()
-        gone = {edit.site for edit in place.edits}
-        left = [site for site in self.sites if site.path not in gone]
-        most = min(place.step, self.wanted - len(place.edits), len(left))
+        left = self._left()
+        num_gone = len(self.sites) - len(left)
+        most = min(place.step, self.wanted - num_gone, len(left))
         if most <= 0:
-            place.note = f"{len(place.edits)} of {len(self.sites)} activations are gone, as many as were asked for."
+            place.note = f"{num_gone} of {len(self.sites)} activations are gone, as many as were asked for."
             return None
+        still = {site.path for site in left}
+        touched = {site.block for site in self.sites if site.path not in still}
         number, before, masks = len(place.rounds) + 1, deepcopy(small.model), dict(self.masks)
         self.tuned: list[int] = []
-        look = Look(small, left, self.task, self.options, number=number, seed=self.seed, reference=self.reference,
-                    masks=self.masks, tune_=self._tune_)
+        look = Look(small, self.chain, left, self.task, self.options, number=number, seed=self.seed,
+                    reference=self.reference, masks=self.masks, tune_=self._tune_, touched=touched)
         chosen, why = self.schedule.choose(look, most)
         if not chosen and _same(self.masks, masks):
             place.note = f"{self.options.schedule} finds nothing more to remove: {why}."
             small.model = before
             return None
-        for edit in chosen:
-            edit.apply_(small, look)
+        silenced = tuple(path for edit in chosen for path in edit.silenced(left))
+        look.make_(chosen)
         try:
             joint = look.grade()
             finished = self._tune_(max(0, self.options.epochs - sum(self.tuned)))
@@ -121,13 +129,20 @@ class _Run:
         else:
             small.model, self.masks = before, masks
             if self.schedule.retries and len(chosen) > 1:
-                place.step = len(chosen) // 2
+                place.step = len(silenced) // 2
             else:
                 place.note = _why_over(place, after, self.options)
         place.rounds.append(Round(
-            number=number, sites=tuple(edit.site for edit in chosen), why=why, before=joint, after=after, kept=kept,
-            epochs=sum(self.tuned), seconds=time.perf_counter() - begin, left=len(self.sites) - len(place.edits)))
+            number=number, sites=silenced, why=why, before=joint, after=after, kept=kept,
+            epochs=sum(self.tuned), seconds=time.perf_counter() - begin, left=len(left) - len(silenced) * kept))
         return place.rounds[-1]
+
+    def _left(self) -> tuple[Site, ...]:
+        """Activations that are still there."""
+        try:
+            return sites_(self.small, self.example)
+        except ModelError:  # none
+            return ()
 
     def _tune_(self, epochs: int, penalty: Callable[[], Tensor] | None = None) -> bool:
         """Train the network as it stands; whether it came to the end."""

@@ -2,19 +2,20 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pydantic import Field
 
 from delayer.chain import Chain
 from delayer.errors import DelayerError
 from delayer.measure import compare_latency, num_macs, num_params
-from delayer.shrink import ShrinkOptions, schedules, shrink_until
+from delayer.shrink import ShrinkOptions, merge_faster_, num_kernels, schedules, shrink_until
 from delayer.stages.shrink import said
 from delayer.stages.work import Work, is_finished, mark_finished, stage_key
 from delayer.store import example_of
 from delayer.study import Compared, Comparison, Grade, Record, Round, write_atomically
-from delayer.tasks import evaluate, grade_of, predictions
+from delayer.tasks import grade_of, predictions
+from delayer.tasks.outputs import Outputs
 
 
 class CompareOptions(Record):
@@ -36,7 +37,8 @@ def compare_stage(work: Work, options: CompareOptions = CompareOptions()) -> Com
     """compare.json and compare.csv; a killed comparison goes on where it stood.
 
     Every schedule makes the same number of activations linear in the same rounds, with the same epochs; nothing is
-    rolled back. Grades are on test data, and nothing is chosen by them.
+    rolled back. After the last round what became linear is merged where that is faster, for every schedule alike. Grades
+    are on test data, and nothing is chosen by them.
     """
     names = [name.strip() for name in options.schedules.split(",") if name.strip()]
     for name in names:
@@ -51,7 +53,7 @@ def compare_stage(work: Work, options: CompareOptions = CompareOptions()) -> Com
     for seed in range(options.seeds):
         for name in names:
             with work.reporter.step(f"{name}, seed {seed}") as tick:
-                found, num_sites = _curve(work, name, seed, options, reference, tick)
+                found, num_sites = curve(work, name, seed, options, reference, tick)
             rows += found
     comparison = Comparison(original=original, num_sites=num_sites, params=num_params(work.model), macs=work.macs,
                             rows=tuple(rows))
@@ -61,8 +63,13 @@ def compare_stage(work: Work, options: CompareOptions = CompareOptions()) -> Com
     return comparison
 
 
-def _curve(work: Work, name: str, seed: int, options: CompareOptions, reference, tick) -> tuple[list[Compared], int]:
-    """The points of one schedule with one seed."""
+def curve(work: Work, name: str, seed: int, options: CompareOptions, reference: Outputs,
+          tick: Callable[[int, int], None] | None = None, see: Callable[[Compared, Outputs], None] | None = None
+          ) -> tuple[list[Compared], int]:
+    """The points of one schedule with one seed, and how many activations there were; kept in the study for a later call.
+
+    reference: the original's answers on test data. see: called after each round with its row and the network's answers.
+    """
     file = work.study.path(f".compare/{name}-{seed}.jsonl")
     asked = ShrinkOptions(schedule=name, tolerance=1e9, remove=options.remove, a_round=options.a_round, fill=True,
                           epochs=options.epochs)
@@ -72,18 +79,25 @@ def _curve(work: Work, name: str, seed: int, options: CompareOptions, reference,
         work.reporter.line(said(one))
         del rows[one.number - 1:]  # a round that was killed before it was kept is done again
         removed, epochs, seconds = (rows[-1].num_removed, rows[-1].num_epochs, rows[-1].seconds) if rows else (0, 0, 0.0)
+        outputs = predictions(small.model, work.task.batches("test"), device=work.device)
         rows.append(Compared(
             schedule=name, seed=seed, num_removed=removed + len(one.sites) * one.kept, num_epochs=epochs + one.epochs,
             seconds=seconds + one.seconds,
-            grade=evaluate(small.model, work.task, "test", reference=reference, device=work.device, seed=work.seed),
+            grade=grade_of(outputs, reference, seed=work.seed),
             params=num_params(small.model), macs=num_macs(small.model, example_of(work.example, 1))))
+        if see:
+            see(rows[-1], outputs)
         write_atomically(file, "".join(f"{row.model_dump_json()}\n" for row in rows))
 
     small, _, shrunk = shrink_until(work.chain, work.task, asked, example=work.example, seed=seed, on_round=note,
                                     folder=work.study.path(f".compare/{name}-{seed}"), progress=tick)
     if rows and rows[-1].speedup is None:
+        small.model.eval()
+        merge_faster_(small, example_of(work.example, 1), seed=seed)
         [time] = compare_latency(work.model, small.model, work.example, (1,), seconds=2.0, device=work.device, seed=seed)
-        rows[-1] = rows[-1].model_copy(update={"latency_ms": time.cut_ms, "speedup": time.speedup})
+        rows[-1] = rows[-1].model_copy(update={
+            "latency_ms": time.cut_ms, "speedup": time.speedup, "num_merged": num_kernels(work.model) - num_kernels(small.model),
+            "params": num_params(small.model), "macs": num_macs(small.model, example_of(work.example, 1))})
         write_atomically(file, "".join(f"{row.model_dump_json()}\n" for row in rows))
     if not rows:
         raise DelayerError(f"{name} removed nothing: {shrunk.note}")

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from delayer.edits.linearise import Linearise
+from delayer.edits import Edit
 from delayer.registry import Registry
 
 if TYPE_CHECKING:
     from delayer.shrink.look import Look
 
-Chosen = tuple[Sequence[Linearise], str]
+Chosen = tuple[Sequence[Edit], str]
 """The edits of a round, and what was read, in a few words; a round without an edit that pruned nothing either
 ends the shrinking."""
 
