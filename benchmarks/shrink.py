@@ -75,7 +75,7 @@ def run_all(given: argparse.Namespace, jobs: list[tuple]) -> None:
             print("#", done.result(), flush=True)
 
 
-def differences(given: argparse.Namespace, ours: list[list[Path]], other: list[list[Path]]) -> tuple[list[float], list[tuple]]:
+def differences(ours: list[list[Path]], other: list[list[Path]]) -> tuple[list[float], list[tuple]]:
     """Ours minus another, percentage points: at each point of the curve and over all, with intervals.
 
     ours, other: [seeds][points], the files of right answers.
@@ -112,8 +112,8 @@ def curve_command(given: argparse.Namespace) -> None:
     points = sorted({row.num_removed for row in comparison.rows if row.schedule == "ours"})
     print(f"\n{given.network}: {comparison.original.value:.2f} % on {comparison.original.num_samples} test images, "
           f"{comparison.num_sites} activations, {comparison.params / 1e6:.3f} M parameters, {comparison.macs / 1e6:.1f} M "
-          f"multiply-adds; {given.epochs} epochs of {len(work.task.batches('fit')) * work.task_options.batch_size} images a round, "
-          f"{given.seeds} seeds; means over seeds\n")
+          f"multiply-adds; {given.epochs} epochs of {work.task.batches('fit').num_samples} images a round, {given.seeds} seeds; "
+          "means over seeds\n")
     head = "".join(f"{f'-{point}':>8}" for point in points)
     print(f"{'schedule':12}{head}{'mean':>8}{'layers gone':>13}{'params M':>10}{'MACs M':>8}{'speed-up':>10}{'s a curve':>11}")
     for name in names:
@@ -130,9 +130,10 @@ def curve_command(given: argparse.Namespace) -> None:
     print("\nours minus another, percentage points, with 95 % intervals; the last column is the mean over the curve")
     for name in names:
         if name != "ours":
-            files = [[[hits_path(given, which, seed, p) for p in points] for seed in range(given.seeds)] for which in ("ours", name)]
-            found = differences(given, *files)
-            print(f"{name:12}" + "".join(f"{mean:+8.2f} ({low:+.2f} to {high:+.2f})" for mean, (low, high) in zip(*found, strict=True)))
+            files = [[[hits_path(given, which, seed, point) for point in points] for seed in range(given.seeds)]
+                     for which in ("ours", name)]
+            print(f"{name:12}" + "".join(f"{mean:+8.2f} ({low:+.2f} to {high:+.2f})"
+                                         for mean, (low, high) in zip(*differences(*files), strict=True)))
     print(f"\n{time.monotonic() - begin:.0f} s with {given.workers} processes; report {given.out / 'report.html'}")
 
 
@@ -143,9 +144,10 @@ def budget_command(given: argparse.Namespace) -> None:
     theirs = CompareOptions(remove=k, a_round=1, epochs=epochs)
     ours = CompareOptions(remove=k, a_round=k, epochs=epochs * k // 20)
     begin = time.monotonic()
-    run_all(given, [(name, seed, options) for seed in range(given.seeds) for name, options in (("easier", theirs), ("ours", ours))])
+    run_all(given, [(name, seed, options) for seed in range(given.seeds)
+                    for name, options in (("easier", theirs), ("ours", ours))])
     files = [[[hits_path(given, name, seed, k)] for seed in range(given.seeds)] for name in ("ours", "easier")]
-    means, intervals = differences(given, *files)
+    means, intervals = differences(*files)
     print(f"{given.network}, {k} activations: EASIER {epochs} epochs a removal, {epochs * k} in all; ours {ours.epochs} in all; "
           f"{given.seeds} seeds")
     print(f"ours minus EASIER on test images: {means[0]:+.2f} points ({intervals[0][0]:+.2f} to {intervals[0][1]:+.2f})")

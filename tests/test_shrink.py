@@ -8,11 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from delayer.algebra import folded, in_a_row
 from delayer.edits.linearise import Linearise
 from delayer.errors import ModelError, StudyError, UnknownName
 from delayer.families import chain_of
 from delayer.plan import Plan, apply_
-from delayer.shrink import ShrinkOptions, merge_faster_, schedules, shrink_until
+from delayer.shrink import ShrinkOptions, merge_faster_, num_kernels, schedules, shrink_until
 from delayer.shrink.look import Look
 from delayer.shrink.schedules.folding import Sloped
 from delayer.shrink.schedules.nepenthe import budgets, pruned
@@ -328,3 +329,87 @@ def test_tlc_without_data_takes_the_least_error_likelihood_of_the_norms(digits):
         likelihood[site.path] = float(torch.distributions.Normal(0.0, 1.0).cdf(-mean.abs() / deviation).mean())
     assert edit.site == min(likelihood, key=likelihood.get) and edit.mode == "sign"
     assert f"{min(likelihood.values()):.3f}" in why
+
+
+class PlantedBlock(nn.Module):
+    """conv, ReLU, conv, sum, ReLU; `always_on` lifts the first ReLU's input so far that it never switches."""
+
+    def __init__(self, width: int, always_on: bool):
+        super().__init__()
+        kernels = (3, 1) if always_on else (3, 3)
+        self.conv1, self.conv2 = (nn.Conv2d(width, width, kernel, padding=kernel // 2) for kernel in kernels)
+        nn.init.constant_(self.conv1.bias, 50.0 if always_on else 0.0)
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        return F.relu(x + self.conv2(self.relu(self.conv1(x))))
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Three blocks, of which the second is one 3×3 convolution in disguise, and a task whose labels are its own answers."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *(PlantedBlock(8, number == 1) for number in range(3)),
+                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 4
+        model[-1].weight *= 20
+        model[2].conv2.bias -= model[2].conv2.weight.sum((1, 2, 3)) * 200.0
+    batches = [(x, model(x).argmax(1).detach()) for x in torch.randn(300, 3, 8, 8).split(20)]
+    return model, task_of(batches[:8], batches[8:12], batches[12:])
+
+
+def in_images(model, x):
+    return chain_of(model, x, blocks="[123]", axis=1)
+
+
+def test_ours_takes_the_layer_with_the_activation(pictures):
+    """The block that is one convolution goes first, whole, and costs nothing; its last activation stays."""
+    model, task = pictures
+    x = task.batches("fit")[0].inputs
+    small, edits, done = shrink_until(in_images(model, x), task, ShrinkOptions(remove=1, epochs=0, tolerance=100), example=x)
+    [edit] = edits
+    assert (edit.edit, edit.start, edit.stop, edit.tail) == ("replace_span", 1, 2, "relu")
+    assert done.num_sites == 6 and done.num_removed == 1 and done.rounds[0].sites == ("2.relu",)
+    assert done.grade.kl < 1e-6 and num_kernels(small.model) == num_kernels(model) - 1
+    assert len(sites_(small, x)) == 5, "what the convolution ends in can go later on"
+
+
+def test_a_replaced_block_goes_on_after_a_kill_saves_and_reloads(pictures, tmp_path):
+    model, task = pictures
+    x = task.batches("fit")[0].inputs
+
+    def run(folder=None, on_round=None):
+        return shrink_until(in_images(model, x), task, ShrinkOptions(remove=6, a_round=1, epochs=1, tolerance=100),
+                            example=x, folder=folder, on_round=on_round)
+
+    def kill(one, _):
+        if one.number == 4:
+            raise _Killed
+
+    whole, edits, done = run()
+    assert done.num_removed == 6 and {edit.edit for edit in edits} == {"replace_span", "linearise"}
+    with pytest.raises(_Killed):
+        run(tmp_path / "state", kill)
+    again, found, _ = run(tmp_path / "state")
+    assert found == edits and same(again.model, whole.model)
+    plan = Plan(model="pictures", model_hash="", num_blocks=3, edits=edits)
+    whole.model.delayer_edits = plan.edits
+    rebuilt = in_images(deepcopy(model), x)
+    apply_(rebuilt, plan)
+    rebuilt.model.load_state_dict(whole.model.state_dict())
+    assert torch.equal(rebuilt.model.eval()(x), whole.model.eval()(x))
+
+
+def test_a_merge_races_the_layers_with_their_norms_folded():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)]
+    for norm in layers[1::2]:
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+        nn.init.normal_(norm.weight)
+    part = in_a_row(*layers).double().eval()
+    quick, x = folded(part), torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    assert [type(layer) for layer in quick.layers] == [nn.Identity, nn.Conv2d, nn.Identity, nn.Conv2d]
+    assert torch.allclose(quick(x), part(x), rtol=0, atol=1e-12)
