@@ -20,6 +20,7 @@ from delayer.shrink.schedules.nepenthe import budgets, pruned
 from delayer.site_metrics.easier import easier
 from delayer.sites import sites_
 from delayer.tasks import evaluate, predictions, task_of
+from delayer.tune import TuneOptions, tune_
 
 
 class Block(nn.Module):
@@ -413,3 +414,38 @@ def test_a_merge_races_the_layers_with_their_norms_folded():
     quick, x = folded(part), torch.randn(2, 3, 6, 6, dtype=torch.float64)
     assert [type(layer) for layer in quick.layers] == [nn.Identity, nn.Conv2d, nn.Identity, nn.Conv2d]
     assert torch.allclose(quick(x), part(x), rtol=0, atol=1e-12)
+
+
+def test_it_stops_at_a_speed_up(pictures):
+    """Any network is at least a thousandth as fast, so the first round is the last; none is a thousand times as fast."""
+    model, task = pictures
+    x = task.batches("fit")[0].inputs
+
+    def run(speedup):
+        return shrink_until(in_images(model, x), task, ShrinkOptions(remove=2, a_round=1, epochs=0, tolerance=100,
+                                                                     speedup=speedup), example=x)[2]
+
+    first, whole = run(1e-3), run(1e3)
+    assert first.num_removed == 1 and "times as fast as the original, and 0.001 was asked for" in first.note
+    assert whole.num_removed == 2 and all(one.speedup > 0 for one in whole.rounds)
+
+
+def test_a_warm_optimiser_begins_with_what_it_remembers(digits):
+    """The first step of SGD with momentum is rate · (momentum · remembered + gradient)."""
+    model, task = digits
+    batch = task.batches("fit")[0]
+    one = task_of([(batch.inputs, batch.labels)] * 1, [(batch.inputs, batch.labels)])
+    options = TuneOptions(epochs=1, optimizer="sgd", learning_rate=1e-3, milestones=(9,), warmup=0.0, clip=math.inf,
+                          weight_decay=0.0, label_weight=1.0)
+
+    def trained(remembered):
+        small = deepcopy(model)
+        with torch.no_grad():
+            small[4].weight.mul_(0.3)  # worse, so that the one step is an improvement and stays
+        start, warm = small[4].weight.detach().clone(), {"4.weight": {"momentum_buffer": remembered}}
+        tune_(small, one, None, options, warm=warm)
+        return start - small[4].weight.detach(), warm["4.weight"]["momentum_buffer"]
+
+    cold, gradient = trained(torch.zeros(10, 16))
+    warm, buffer = trained(gradient)
+    assert torch.allclose(warm, 1.9 * cold, rtol=1e-3, atol=1e-8) and torch.allclose(buffer, 1.9 * gradient, rtol=1e-4)

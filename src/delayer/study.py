@@ -268,6 +268,8 @@ class Round(Record):
     seconds: float
     left: int
     """Activations that are still there after it."""
+    speedup: float | None = None
+    """Original over the network as it is now, merged, paired; where a speed-up was asked for."""
 
 
 class MergeInfo(Record):

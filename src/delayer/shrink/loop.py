@@ -10,13 +10,16 @@ import torch
 from pydantic import BaseModel, SerializeAsAny, field_validator
 from torch import Tensor
 
-from delayer.calling import Inputs
+from delayer.calling import Inputs, with_batch
 from delayer.chain import Chain
 from delayer.edits import Edit, edit_from
 from delayer.errors import ModelError, NotFiniteError, StudyError
 from delayer.hashing import model_hash
+from delayer.measure import compare_latency
+from delayer.observe import device_of
 from delayer.planner import drop_of
 from delayer.shrink.look import Look
+from delayer.shrink.merging import merge_faster_
 from delayer.shrink.options import ShrinkOptions
 from delayer.shrink.recipe import recipe
 from delayer.shrink.schedules import schedules
@@ -25,6 +28,7 @@ from delayer.study import Grade, Round, Shrunk, write_atomically
 from delayer.tasks import Task, evaluate, predictions
 from delayer.tune import tune_
 from delayer.tune.checkpoint import read_checkpoint, save_checkpoint
+from delayer.tune.training import Moments
 
 
 class _Place(BaseModel):
@@ -87,6 +91,7 @@ class _Run:
         self.example, self.sites = example, sites_(self.small, example)
         self.wanted = options.remove or len(self.sites)
         self.masks: dict[str, Tensor] = {}
+        self.warm: Moments | None = {} if self.schedule.warm else None
         asked = {name: str(value) for name, value in options.model_dump().items()}
         asked |= {"network": model_hash(chain.model), "data": task.hash, "seed": str(seed)}
         self.place = _Place(asked=asked, original=original, grade=original, step=options.a_round or self.schedule.a_round)
@@ -105,6 +110,7 @@ class _Run:
         still = {site.path for site in left}
         touched = {site.block for site in self.sites if site.path not in still}
         number, before, masks = len(place.rounds) + 1, deepcopy(small.model), dict(self.masks)
+        warm = dict(self.warm) if self.warm is not None else None
         self.tuned: list[int] = []
         look = Look(small, self.chain, left, self.task, self.options, number=number, seed=self.seed,
                     reference=self.reference, masks=self.masks, tune_=self._tune_, touched=touched)
@@ -123,18 +129,23 @@ class _Run:
         except NotFiniteError as error:
             joint = after = place.grade
             kept, why = False, f"{why}; {error}"
+        speedup = None
         if kept:
             place.edits += chosen
             place.grade = after
+            if self.options.speedup and (speedup := self._speedup()) >= self.options.speedup:
+                place.note = (f"Merged, the network is {speedup:.2f} times as fast as the original, and "
+                              f"{self.options.speedup:g} was asked for.")
         else:
-            small.model, self.masks = before, masks
+            small.model, self.masks, self.warm = before, masks, warm
             if self.schedule.retries and len(chosen) > 1:
                 place.step = len(silenced) // 2
             else:
                 place.note = _why_over(place, after, self.options)
         place.rounds.append(Round(
             number=number, sites=silenced, why=why, before=joint, after=after, kept=kept,
-            epochs=sum(self.tuned), seconds=time.perf_counter() - begin, left=len(left) - len(silenced) * kept))
+            epochs=sum(self.tuned), seconds=time.perf_counter() - begin, left=len(left) - len(silenced) * kept,
+            speedup=speedup))
         return place.rounds[-1]
 
     def _left(self) -> tuple[Site, ...]:
@@ -144,6 +155,15 @@ class _Run:
         except ModelError:  # none
             return ()
 
+    def _speedup(self) -> float:
+        """Of a copy whose linear neighbours are merged, at the batch size that merges are measured at."""
+        merged, size = Chain(deepcopy(self.small.model), self.small.family, self.small.blocks), self.options.merge_batch
+        merged.model.eval()
+        merge_faster_(merged, with_batch(self.example, 1), batch_size=size, seconds=0.3, seed=self.seed)
+        [time] = compare_latency(self.chain.model, merged.model, self.example, (size,), seconds=2.0,
+                                 device=device_of(merged.model), seed=self.seed)
+        return time.speedup
+
     def _tune_(self, epochs: int, penalty: Callable[[], Tensor] | None = None) -> bool:
         """Train the network as it stands; whether it came to the end."""
         self.tuned.append(epochs)
@@ -151,6 +171,7 @@ class _Run:
         report = tune_(
             self.small.model, self.task, self.chain.model if schedule.teacher else None,
             recipe(self.small.model, self.options, epochs, teacher=schedule.teacher), masks=self.masks, penalty=penalty,
+            warm=self.warm,
             checkpoint=self.folder and self.folder / f"round-{number}-{len(self.tuned)}.safetensors",
             progress=self.progress, seed=self.seed * 1009 + number)
         return len(report.epochs) == epochs
@@ -161,6 +182,7 @@ class _Run:
             return
         tensors = {f"now {name}": tensor for name, tensor in self.small.model.state_dict().items()}
         tensors |= {f"mask {name}": mask.byte() for name, mask in self.masks.items()}
+        tensors |= {f"warm {kind} {name}": t for name, state in (self.warm or {}).items() for kind, t in state.items()}
         save_checkpoint(self.folder / "shrink.safetensors", tensors, self.place)
         write_atomically(self.folder / "rounds.jsonl", "".join(f"{one.model_dump_json()}\n" for one in self.place.rounds))
         for file in self.folder.glob("round-*.safetensors"):
@@ -176,6 +198,10 @@ class _Run:
             edit.apply_(self.small)
         self.small.model.load_state_dict({name[4:]: t for name, t in tensors.items() if name.startswith("now ")})
         self.masks = {name[5:]: t.bool() for name, t in tensors.items() if name.startswith("mask ")}
+        for key, tensor in tensors.items():
+            if key.startswith("warm "):
+                _, kind, name = key.split(" ", 2)
+                self.warm.setdefault(name, {})[kind] = tensor
 
 
 def _same(masks: dict[str, Tensor], before: dict[str, Tensor]) -> bool:

@@ -16,6 +16,8 @@ class ShrinkOptions(Record):
     """Points that the validation grade may fall below the original's (percent of it for perplexity)."""
     remove: int = Field(0, ge=0)
     """Activations to remove; 0 goes on until the tolerance is reached."""
+    speedup: float = Field(0.0, ge=0)
+    """Stop once the network, merged, is so many times as fast as the original at the merge batch, such as 1.3; 0 for never."""
     a_round: int = Field(0, ge=0)
     """Most activations that one round removes; 0 takes the schedule's own: 1 for published ones, 4 for ours."""
     fill: bool = False
@@ -29,7 +31,7 @@ class ShrinkOptions(Record):
     weight_decay: float = Field(1e-4, ge=0)
     """Decay of a round's training."""
     merge_batch: int = Field(1, ge=1)
-    """Batch size at which a merge must be faster to be made."""
+    """Batch size at which a merge must be faster to be made, and at which the speed-up is measured."""
     variant: Literal["paper", "released"] = "paper"
     """EASIER's statistics as its paper or as its released code computes them."""
     zeta: float = Field(0.25, gt=0, lt=1)

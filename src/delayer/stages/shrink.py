@@ -41,4 +41,5 @@ def said(one: Round) -> str:
     """A round in one line."""
     what = ", ".join(one.sites[:3]) + (f" and {len(one.sites) - 3} more" if len(one.sites) > 3 else "")
     return (f"Round {one.number}: {what} ({one.why}); {one.after.name} {one.before.value:.2f} → {one.after.value:.2f}"
-            f"{one.after.unit}, {'kept' if one.kept else 'rolled back'}, {one.left} left")
+            f"{one.after.unit}, {'kept' if one.kept else 'rolled back'}, {one.left} left"
+            + (f", {one.speedup:.2f} times as fast" if one.speedup else ""))

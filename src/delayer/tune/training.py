@@ -14,6 +14,9 @@ from delayer.errors import ModelError, StudyError
 from delayer.study import Grade, Record
 from delayer.tune.checkpoint import read_checkpoint, save_checkpoint
 
+Moments = dict[str, dict[str, Tensor]]
+"""What an optimiser remembers: by a parameter's name, tensors by their kind."""
+
 
 class TuneEpoch(Record):
     """One pass over the fit split."""
@@ -47,13 +50,15 @@ class Training:
     """An optimiser on some parameters of a network.
 
     trained: those parameters by name. place: where the run stands. optimizer: of `optimizer_for`.
+    warm: what an earlier run's `moments` gave; parameters that it does not know, or in another shape, begin cold.
     """
 
     def __init__(self, model: nn.Module, trained: dict[str, nn.Parameter], place: Place,
-                 optimizer: torch.optim.Optimizer):
+                 optimizer: torch.optim.Optimizer, warm: Moments | None = None):
         self.trained, self.place, self._optimizer = trained, place, optimizer
         self._live = trained | dict(model.named_buffers())
         self._best = self._copies()
+        self._warm_(warm or {})
 
     def step_(self, loss: Tensor, *, rate: float, clip: float) -> bool:
         """Go one step down the loss; False, and no step, where the loss or its gradient is not finite."""
@@ -84,12 +89,24 @@ class Training:
 
     def save(self, path: Path) -> None:
         """Write all that going on takes."""
-        names = {parameter: name for name, parameter in self.trained.items()}
         tensors = {f"now {name}": tensor for name, tensor in self._live.items()}
         tensors |= {f"best {name}": tensor for name, tensor in self._best.items()}
-        for parameter, moments in self._optimizer.state.items():
-            tensors |= {f"{kind} {names[parameter]}": t for kind, t in moments.items() if t is not None}
+        tensors |= {f"{kind} {name}": t for name, moments in self.moments().items() for kind, t in moments.items()}
         save_checkpoint(path, tensors, self.place)
+
+    def moments(self) -> Moments:
+        """What the optimiser remembers of each parameter, by the parameter's name."""
+        names = {parameter: name for name, parameter in self.trained.items()}
+        return {names[parameter]: {kind: t for kind, t in state.items() if t is not None}
+                for parameter, state in self._optimizer.state.items()}
+
+    def _warm_(self, moments: Moments) -> None:
+        for name, state in moments.items():
+            parameter = self.trained.get(name)
+            if parameter is not None and all(t.ndim == 0 or t.shape == parameter.shape for t in state.values()):
+                for kind, t in state.items():
+                    there = "cpu" if kind == "step" else parameter.device  # where AdamW keeps them
+                    self._optimizer.state[parameter][kind] = t.detach().clone().to(there)
 
     def resume_(self, path: Path) -> None:
         """Go on where `save` was called, if it was. Raises StudyError for a checkpoint of another run."""
@@ -107,11 +124,8 @@ class Training:
             by_key.setdefault(kind, {})[name] = tensor
         self.place, self._best = place, by_key.pop("best")
         self._fill_(by_key.pop("now"))
-        for kind, moments in by_key.items():
-            for name, tensor in moments.items():
-                parameter = self.trained[name]
-                there = "cpu" if kind == "step" else parameter.device  # where AdamW keeps them
-                self._optimizer.state[parameter][kind] = tensor.to(there)
+        self._warm_({name: {kind: tensors[name] for kind, tensors in by_key.items() if name in tensors}
+                     for name in self.trained})
 
     def _copies(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self._live.items()}

@@ -19,7 +19,7 @@ from delayer.tasks import Task, evaluate, predictions
 from delayer.tasks.splits import Batch
 from delayer.tune.augment import augmented
 from delayer.tune.distillation import distance
-from delayer.tune.training import Place, Training, TuneEpoch, optimizer_for, rate_at, trained_parameters
+from delayer.tune.training import Moments, Place, Training, TuneEpoch, optimizer_for, rate_at, trained_parameters
 
 PRIME = 1_000_003
 """Keeps the random numbers of one seed's steps apart from those of the next seed's."""
@@ -80,7 +80,7 @@ class TuneReport(Record):
 def tune_(
     model: nn.Module, task: Task, teacher: nn.Module | None = None, options: TuneOptions | None = None, *,
     only: Collection[str] | None = None, masks: Mapping[str, Tensor] | None = None,
-    penalty: Callable[[], Tensor] | None = None, checkpoint: str | Path | None = None,
+    penalty: Callable[[], Tensor] | None = None, warm: Moments | None = None, checkpoint: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None, device: torch.device | str | None = None,
     seed: int = 0,
 ) -> TuneReport:  # fmt: skip
@@ -94,6 +94,7 @@ def tune_(
     parameter keeps each bit, and so do the statistics of batch norms, unless `options.update_norms` is set.
     masks: by parameter name, the weights that stay zero wherever a mask is false.
     penalty: is added to the loss of every step.
+    warm: what the optimiser remembers of an earlier run, and afterwards of this one; an empty dictionary to begin with.
     checkpoint: a file to go on from if it is there, and to write as the run goes; a killed run goes on to the
     very result of an unbroken one. It stays when the run is over: delete it once the network is saved.
     progress: called with (steps done, steps in all). device: where to run; by default where the model is.
@@ -118,7 +119,7 @@ def tune_(
         trained = stack.enter_context(trained_parameters(model, only, update_norms=options.update_norms))
         stack.enter_context(torch.random.fork_rng(devices=[there] if there.type == "cuda" else []))
         run = Training(model, trained, place, optimizer_for(
-            trained, options.optimizer, weight_decay=options.weight_decay, momentum=options.momentum))
+            trained, options.optimizer, weight_decay=options.weight_decay, momentum=options.momentum), warm)
         milestones = [epoch * len(fit) for epoch in options.milestones]
         if checkpoint:
             run.resume_(Path(checkpoint))
@@ -150,6 +151,9 @@ def tune_(
                 if checkpoint and not stopped:
                     run.save(Path(checkpoint))
         run.finish_()
+        if warm is not None:
+            warm.clear()
+            warm.update(run.moments())
     place = run.place
     return TuneReport(
         before=place.before, after=place.best, best_epoch=place.best_epoch, epochs=tuple(place.epochs),

@@ -24,7 +24,8 @@ class Schedule:
 
     choose: from a look and the most activations that may go in this round. teacher: whether rounds learn from the
     original's answers. retries: whether a round that was rolled back is tried again with half as many activations. a_round:
-    most activations that a round removes where nobody says.
+    most activations that a round removes where nobody says. warm: whether the optimiser goes on in
+    each round with what it remembers of the last.
     """
 
     name: str
@@ -33,17 +34,18 @@ class Schedule:
     teacher: bool = False
     retries: bool = False
     a_round: int = 1
+    warm: bool = False
 
 
 schedules: Registry[Schedule] = Registry("schedule", "delayer.shrink.schedules")
 
 
-def schedule(name: str, *, source: str, teacher: bool = False, retries: bool = False, a_round: int = 1
-             ) -> Callable[[Callable[["Look", int], Chosen]], Callable[["Look", int], Chosen]]:
+def schedule(name: str, *, source: str, teacher: bool = False, retries: bool = False, a_round: int = 1,
+             warm: bool = False) -> Callable[[Callable[["Look", int], Chosen]], Callable[["Look", int], Chosen]]:
     """Register a function as a schedule."""
 
     def add(choose: Callable[["Look", int], Chosen]) -> Callable[["Look", int], Chosen]:
-        schedules.register(name)(Schedule(name, source, choose, teacher, retries, a_round))
+        schedules.register(name)(Schedule(name, source, choose, teacher, retries, a_round, warm))
         return choose
 
     return add

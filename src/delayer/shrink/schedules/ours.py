@@ -17,7 +17,7 @@ NOTHING = 1e-3
 """Nats that make no difference."""
 
 
-@schedule("ours", source="delayer", teacher=True, retries=True, a_round=4)
+@schedule("ours", source="delayer", teacher=True, retries=True, a_round=4, warm=True)
 def ours(look: Look, most: int) -> Chosen:
     """Grows a set one removal at a time: of those that cost least alone, the one that costs least together.
 
