@@ -13,7 +13,7 @@ LAYERS = [
     {"calling", "chain", "layers", "pair", "affine", "rows", "processes", "branch", "folding", "conv_map", "activations",
      "linearised", "separate", "uses", "algebra"},
     {"standin", "families", "stats", "ridge", "sites"},
-    {"study", "metrics", "site_metrics", "edits", "nas_records"},
+    {"study", "metrics", "site_metrics", "edits"},
     {"hashing", "observe", "watch_sites", "streams", "repair", "plan", "budget", "search", "local_search", "scan", "scoring",
      "tasks", "planner", "methods", "score_sites", "fusing"},
     {"measure", "store", "tune", "shrink", "nas"},
@@ -69,7 +69,7 @@ def test_metrics_see_statistics_and_never_models():
 
 
 def test_the_report_sees_a_study_folder_only():
-    assert imports()["report"] <= {"study", "errors", "nas_records"}
+    assert imports()["report"] <= {"study", "errors"}
 
 
 def test_edits_never_measure():

@@ -20,9 +20,8 @@ from delayer.nas.data import open_data
 from delayer.nas.proxy import assess, augmented, train_
 from delayer.nas.redundancy import redundancy
 from delayer.nas.storage import at_work
-from delayer.nas_records import NasResults, NasTrial
 from delayer.report import render_nas
-from delayer.study import read_record
+from delayer.study import NasResults, NasTrial, read_record
 
 ROOT = Path(__file__).parent.parent
 DATA: list[str] = []

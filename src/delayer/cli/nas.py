@@ -13,11 +13,10 @@ from delayer.errors import DelayerError, NasError, StudyError
 from delayer.nas.options import NasTaskOptions, ProxyOptions, SearchOptions, SpaceOptions
 from delayer.nas.strategies import StrategyOptions
 from delayer.nas.tabular import TableOptions
-from delayer.nas_records import NasResults, NasTable
 from delayer.progress import Reporter
 from delayer.report import render_nas
 from delayer.stages.work import pick_device
-from delayer.study import write_atomically
+from delayer.study import NasResults, NasTable, write_atomically
 
 
 @app.command("nas")

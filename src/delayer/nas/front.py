@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from delayer.nas_records import NasTrial
+from delayer.study import NasTrial
 
 COSTS = ("msrs", "params", "latency_ms")
 """What should be low; accuracy should be high."""

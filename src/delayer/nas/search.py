@@ -17,10 +17,9 @@ from delayer.nas.storage import Trials, at_work
 from delayer.nas.strategies import StrategyOptions, strategies
 from delayer.nas.winner import save_winner
 from delayer.nas.worker import EXHAUSTED, seen_of, weights_path
-from delayer.nas_records import NasResults, NasTrial
 from delayer.progress import Reporter
 from delayer.store.weights import fill_, read_weights
-from delayer.study import Study, read_record, write_atomically
+from delayer.study import NasResults, NasTrial, Study, read_record, write_atomically
 from delayer.tasks import evaluate
 
 IDLE_DEATHS = 2

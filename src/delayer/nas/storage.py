@@ -13,7 +13,7 @@ from typing import Any
 
 from delayer.errors import NasError
 from delayer.libraries import library
-from delayer.nas_records import NasTrial
+from delayer.study import NasTrial
 
 
 @contextmanager

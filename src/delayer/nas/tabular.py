@@ -14,8 +14,7 @@ from delayer.errors import DataError, NasError
 from delayer.nas.cells import CellSpace, cell_operations, cell_string
 from delayer.nas.space import Seen
 from delayer.nas.strategies import Strategy, StrategyOptions, strategies
-from delayer.nas_records import NasTable, Replay
-from delayer.study import Record
+from delayer.study import NasTable, Record, Replay
 
 RESAMPLES = 2000
 

@@ -20,9 +20,8 @@ from delayer.nas.proxy import PRIME, assess
 from delayer.nas.space import Seen
 from delayer.nas.storage import Trials, at_work
 from delayer.nas.strategies import strategies
-from delayer.nas_records import NasTrial
 from delayer.store.weights import distinct_weights
-from delayer.study import read_record, write_atomically
+from delayer.study import NasTrial, read_record, write_atomically
 
 EXHAUSTED = 3
 """Exit code of a worker whose space held no further candidate."""

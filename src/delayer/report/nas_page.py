@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from delayer.errors import StudyError
-from delayer.nas_records import NasResults, NasTable, NasTrial
 from delayer.report.cards import Card
 from delayer.report.figures import NEUTRAL, Figure, plain_layout, rounded
 from delayer.report.formats import MISSING, count, in_unit, milliseconds, number, percent
 from delayer.report.page import Plot, filled
 from delayer.report.tables import Table
-from delayer.study import read_record, write_atomically
+from delayer.study import NasResults, NasTable, NasTrial, read_record, write_atomically
 
 _CHOSEN, _FRONT = "#d55e00", "#0f83c9"
 _COSTS = {"redundancy (MSRS)": ("msrs", number), "parameters": ("params", count), "latency, ms": ("latency_ms", milliseconds)}

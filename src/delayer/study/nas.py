@@ -2,7 +2,8 @@
 
 from typing import Any, Literal
 
-from delayer.study import Grade, Record
+from delayer.study.grade import Grade
+from delayer.study.record import Record
 
 
 class NasTrial(Record):

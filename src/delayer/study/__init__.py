@@ -1,0 +1,23 @@
+"""The frozen records that stages exchange, a subject a file, and the study folder that holds them.
+
+Every file is written atomically (a temporary file beside it, then a rename), so a killed run leaves each stage either
+done or not begun. One process works in a folder at a time.
+"""
+
+from delayer.study.cuts import Candidates, EditInfo, Measured
+from delayer.study.files import share_, write_atomically
+from delayer.study.folder import Study
+from delayer.study.grade import Grade
+from delayer.study.nas import NasResults, NasTable, NasTrial, Replay
+from delayer.study.network import Asked, BlockInfo, ChainInfo, Provenance, StudyInfo
+from delayer.study.record import Record, read_record
+from delayer.study.results import LatencyInfo, Measures, OnnxInfo, Proof, Results
+from delayer.study.scores import Scan, Score, Scores, SpanDamage
+from delayer.study.shrinking import Compared, Comparison, MergeInfo, Round, Shrunk
+from delayer.study.sites import SiteInfo, SiteMetricInfo, Sites
+
+__all__ = ["Asked", "BlockInfo", "Candidates", "ChainInfo", "Compared", "Comparison", "EditInfo", "Grade",
+           "LatencyInfo", "Measured", "Measures", "MergeInfo", "NasResults", "NasTable", "NasTrial", "OnnxInfo",
+           "Proof", "Provenance", "Record", "Replay", "Results", "Round", "Scan", "Score", "Scores", "Shrunk",
+           "SiteInfo", "SiteMetricInfo", "Sites", "SpanDamage", "Study", "StudyInfo", "read_record", "share_",
+           "write_atomically"]

@@ -1,0 +1,40 @@
+"""Files that are written whole or not at all."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from delayer.errors import StudyError
+
+
+def share_(path: str | Path) -> None:
+    """Give a file the permissions that new files have here; temporary and safetensors files are the owner's alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(path, 0o666 & ~mask)
+
+
+def write_atomically(path: Path, text: str | bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old one or the new one and nothing between.
+
+    Raises StudyError when the disk is full or the folder cannot be written; the old file then stays as it was.
+    """
+    data = text.encode() if isinstance(text, str) else text
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            name = file.name
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        share_(name)
+        os.replace(name, path)
+    except OSError as error:
+        raise StudyError(
+            f"{path} could not be written ({error.strerror or error}); what stood there before is untouched. "
+            "Free some space or choose another --out folder."
+        ) from error
+    finally:
+        if name and os.path.exists(name):
+            os.unlink(name)

@@ -1,0 +1,105 @@
+"""shrink.json and compare.json: activations made linear, round by round, and schedules side by side."""
+
+from delayer.study.cuts import EditInfo
+from delayer.study.grade import Grade
+from delayer.study.record import Record
+
+
+class Round(Record):
+    """One round of making activations linear."""
+
+    number: int
+    """From 1."""
+    sites: tuple[str, ...]
+    """Activations that it made linear."""
+    why: str
+    """What the schedule read, in a few words."""
+    before: Grade
+    """On validation data, made linear but not yet trained."""
+    after: Grade
+    """On validation data, trained."""
+    kept: bool
+    """Whether it stayed; else the network is, bit for bit, what it was before."""
+    epochs: int
+    seconds: float
+    left: int
+    """Activations that are still there after it."""
+    speedup: float | None = None
+    """Original over the network as it is now, merged, paired; where a speed-up was asked for."""
+
+
+class MergeInfo(Record):
+    """Layers that follow one another and are linear: merged, or why not."""
+
+    path: str
+    """The module whose forward pass runs them."""
+    layers: tuple[str, ...]
+    repair: str = "none"
+    """What made the border exact: none, constant_channel, bias_map or border_strip."""
+    error: float | None = None
+    """Largest difference in float64 on whole images, border included, relative to the largest output."""
+    before_ms: float | None = None
+    after_ms: float | None = None
+    speedup: float | None = None
+    """Of these layers alone, their norms folded in, over the one layer; paired."""
+    speedup_interval: tuple[float, float] | None = None
+    merged: bool = False
+    note: str = ""
+
+
+class Shrunk(Record):
+    """shrink.json: how activations were made linear, round by round."""
+
+    schedule: str
+    original: Grade
+    """On validation data."""
+    grade: Grade
+    """Of the network as it is now, on validation data."""
+    num_sites: int
+    """Activations that there were."""
+    edits: tuple[EditInfo, ...]
+    rounds: tuple[Round, ...]
+    note: str
+    """Why it stopped, in one sentence."""
+    merges: tuple[MergeInfo, ...] = ()
+
+    @property
+    def num_removed(self) -> int:
+        return self.num_sites - self.rounds[-1].left if self.rounds else 0
+
+    @property
+    def num_epochs(self) -> int:
+        return sum(one.epochs for one in self.rounds)
+
+
+class Compared(Record):
+    """One schedule with one seed, after one of its rounds, on test data."""
+
+    schedule: str
+    seed: int
+    num_removed: int
+    """Activations that are linear ("Rem.")."""
+    num_epochs: int
+    """Of training, so far."""
+    seconds: float
+    """Of choosing and training, so far."""
+    grade: Grade
+    params: int
+    macs: int | None
+    num_merged: int = 0
+    """Linear layers and convolutions fewer than the original has, after the last round."""
+    latency_ms: float | None = None
+    """Median at batch 1, after the last round."""
+    speedup: float | None = None
+    """Original over this, paired, after the last round."""
+
+
+class Comparison(Record):
+    """compare.json: schedules under one protocol."""
+
+    original: Grade
+    """On test data."""
+    num_sites: int
+    params: int
+    macs: int | None
+    rows: tuple[Compared, ...]
