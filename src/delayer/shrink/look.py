@@ -27,6 +27,8 @@ from delayer.watch_sites import counting_batches, observe_sites
 
 KERNEL = 3
 """Width of the convolution that stands for a block."""
+WIDEST = 277
+"""Channels up to which a block is tried: a convolution of 277 channels has 2,500 inputs, whose equations take seconds."""
 FIT_SAMPLES, FINAL_SAMPLES = 256, 1024
 """Samples that it is fitted on while it is one of many, and when it is there to stay."""
 
@@ -95,7 +97,7 @@ class Look:
         for segment in self.chain.segments:
             for block in range(segment.start, segment.stop):
                 tail = runs[block].tail
-                if block in self.touched or tail is None:
+                if block in self.touched or tail is None or segment.width > WIDEST:
                     continue
                 edit = ReplaceSpan(start=block, stop=block + 1, operator="conv", kernel=KERNEL, tail=tail)
                 if edit.silenced(self.sites) and edit.num_macs(self.chain) < macs.get(self.chain.blocks[block].path, 0):

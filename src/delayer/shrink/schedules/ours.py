@@ -11,7 +11,7 @@ SAMPLES = 256
 """Validation samples for each measurement."""
 BEAM = 3
 """How many of the best left are tried at each step."""
-LAYER = 8.0
+LAYER = 2.0
 """How many times as much an activation may cost that takes a layer with it: alone it saves no time."""
 NOTHING = 1e-3
 """Nats that make no difference."""
