@@ -1,4 +1,5 @@
-"""Networks of the shared data that no library defines: the CIFAR ResNets of He et al., and MobileNetV2 with its inputs.
+"""Networks of the benchmarks: the CIFAR ResNets of He et al., which no library defines, MobileNetV2 with its inputs, and a
+small Swin.
 
     delayer run benchmarks.networks:cifar_resnet56 --weights cifar_resnet56.safetensors --data npz:cifar10_test.npz …
 """
@@ -76,3 +77,13 @@ def mobilenet_v2() -> nn.Module:
             return super().forward(torch.flip(x, (2, 3)))
 
     return TurnedMobileNetV2()
+
+
+def small_swin() -> nn.Module:
+    """timm's Swin for 32×32 images and ten classes: patches of 4×4, two blocks 64 wide and four 128 wide, windows of 4×4."""
+    from timm.models.swin_transformer import SwinTransformer
+
+    model = SwinTransformer(img_size=32, patch_size=4, num_classes=10, embed_dim=64, depths=(2, 4), num_heads=(2, 4),
+                            window_size=4, drop_path_rate=0.0)
+    model.preprocessing = CifarResNet.preprocessing
+    return model

@@ -5,6 +5,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from planted import BY_NAME, answer, gap
 from torch import nn
 from torch.nn import functional as F
 
@@ -12,6 +13,7 @@ from delayer.algebra import folded, in_a_row
 from delayer.edits.linearise import Linearise
 from delayer.errors import ModelError, StudyError, UnknownName
 from delayer.families import chain_of
+from delayer.hashing import model_hash
 from delayer.plan import Plan, apply_
 from delayer.shrink import ShrinkOptions, merge_faster_, num_kernels, schedules, shrink_until
 from delayer.shrink.look import Look
@@ -19,6 +21,8 @@ from delayer.shrink.schedules.folding import Sloped
 from delayer.shrink.schedules.nepenthe import budgets, pruned
 from delayer.site_metrics.easier import easier
 from delayer.sites import sites_
+from delayer.store import load, save
+from delayer.store.proof import reload_proof
 from delayer.tasks import evaluate, predictions, task_of
 from delayer.tune import TuneOptions, tune_
 
@@ -449,3 +453,35 @@ def test_a_warm_optimiser_begins_with_what_it_remembers(digits):
     cold, gradient = trained(torch.zeros(10, 16))
     warm, buffer = trained(gradient)
     assert torch.allclose(warm, 1.9 * cold, rtol=1e-3, atol=1e-8) and torch.allclose(buffer, 1.9 * gradient, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["timm-swin", "bert"])
+@pytest.mark.parametrize("schedule", ["ours", "tlc"])
+def test_a_transformer_goes_the_whole_road(name, schedule, tmp_path):
+    """Two MLPs become one matrix each; a fresh process loads the result and gets the same outputs."""
+    case = BY_NAME[name]
+    chain = chain_of(load(**case.write(case.build(), tmp_path)), case.inputs())
+    draw = torch.Generator().manual_seed(0)
+    batches = []
+    for _ in range(4):
+        if name == "bert":
+            mask = torch.ones(4, 7, dtype=torch.long)
+            mask[1, 5:] = 0
+            x = {"input_ids": torch.randint(1, 60, (4, 7), generator=draw) * mask, "attention_mask": mask}
+        else:
+            x = torch.randn(4, 3, 16, 16, generator=draw)
+        batches.append((x, answer(chain.model, x).argmax(-1)))
+    task = task_of(batches[:2], batches[2:3], batches[3:], model=chain.model)
+    inputs = task.batches("test")[0].inputs
+    small, edits, done = shrink_until(chain, task, ShrinkOptions(schedule=schedule, tolerance=100, remove=2, fill=True),
+                                      example=inputs)
+    linear = answer(small.model.eval(), inputs)
+    merged, found = merge_faster_(small, inputs, seconds=0.2)
+    assert done.num_removed == 2 and done.num_sites == chain.num_blocks and len(merged) == 2, found
+    for edit in merged:
+        assert small.model.get_submodule(edit.path).get_submodule(edit.layers[0]).weight.shape[0] < 32
+    assert gap(answer(small.model, inputs), linear) < 1e-5 < gap(linear, answer(chain.model, inputs))
+    plan = Plan(model=name, model_hash=model_hash(chain.model), num_blocks=chain.num_blocks, edits=(*edits, *merged))
+    save(small.model, plan, chain, tmp_path / "small", example=inputs)
+    proof = reload_proof(small.model, tmp_path / "small", inputs)
+    assert proof.passed and proof.max_abs_difference <= 1e-5, proof
