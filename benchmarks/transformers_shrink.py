@@ -6,8 +6,8 @@ The Swin is timm's, trained here; MiniLM gets a head and is fine-tuned here. Bot
 after their settings, and not trained again. Then `tlc` (a GELU has no norm before it, so it goes by empirical moments) and
 `ours` make the same number of activations linear, one a round, with the same epochs on the same samples, and what became
 linear is merged where that is faster. The original is trained on like that with nothing removed, too, to tell what training
-alone does. Test data only grade. Latencies are of one sample, paired; an MLP's and a block's are of the module alone, on what it
-reads in the network, the original's against the merged one's. Every result is saved and reloaded by a fresh process.
+alone does. Test data only grade. Latencies are of one sample, paired; an MLP's and a block's are of the module alone, on what
+it reads in the network, the original's against the merged one's. Every result is saved and reloaded by a fresh process.
 Exit code 1 when a reload differs or a merged MLP is not at least 1.5 times as fast.
 """
 
