@@ -58,7 +58,6 @@ def one_curve(given: argparse.Namespace, name: str, seed: int, options) -> str:
 
     work, begin = opened(given), time.monotonic()
     reference = predictions(work.model, work.task.batches("test"))
-    torch.save(reference.top1 == reference.truth, given.out / "original.pt")
     rows, _ = curve(work, name, seed, options, reference, see=lambda row, outputs: torch.save(
         outputs.top1 == outputs.truth, hits_path(given, name, seed, row.num_removed)))
     return (f"{name}, seed {seed}: " + ", ".join(f"{row.num_removed}: {row.grade.value:.2f}" for row in rows)

@@ -2,6 +2,7 @@
 
 import math
 from copy import deepcopy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from delayer.families import chain_of
 from delayer.fusing import fusions
 from delayer.hashing import model_hash
 from delayer.plan import Plan, apply_
-from delayer.shrink import ShrinkOptions, merge_faster_, num_kernels, schedules, shrink_until
+from delayer.shrink import ShrinkOptions, merge_faster_, merging, num_kernels, schedules, shrink_until
 from delayer.shrink.look import Look
 from delayer.shrink.schedules.folding import Sloped
 from delayer.shrink.schedules.nepenthe import budgets, pruned
@@ -419,6 +420,27 @@ def test_a_merge_races_the_layers_with_their_norms_folded():
     quick, x = folded(part), torch.randn(2, 3, 6, 6, dtype=torch.float64)
     assert [type(layer) for layer in quick.layers] == [nn.Identity, nn.Conv2d, nn.Identity, nn.Conv2d]
     assert torch.allclose(quick(x), part(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("merged_is_faster", [True, False])
+def test_a_merge_is_made_only_where_it_beats_its_folded_layers(digits, monkeypatch, merged_is_faster):
+    """A clock under which one layer for two beats them or not, and folding a norm always pays; the race is with folded norms."""
+    chain, task = chain_and_task(digits)
+    sites_(chain, task.batches("fit")[0].inputs)
+    Linearise(site="1.relu_1", mode="identity", num_features=16, axis=-1).apply_(chain)
+    x, before, raced = task.batches("test")[0].inputs, deepcopy(chain.model), []
+
+    def clock(rival, fused, *_, **__):
+        raced.append(rival)
+        speedup = 2.0 if merged_is_faster or num_kernels(rival) == 1 else 0.5
+        return [SimpleNamespace(original_ms=speedup, cut_ms=1.0, speedup=speedup, speedup_interval=(speedup, speedup))]
+
+    monkeypatch.setattr(merging, "compare_latency", clock)
+    merge_faster_(chain, x[:1])
+    assert not any(isinstance(layer, nn.BatchNorm1d) for rival in raced if num_kernels(rival) == 2 for layer in rival.layers)
+    assert num_kernels(chain.model) == num_kernels(before) - merged_is_faster
+    with torch.no_grad():
+        assert torch.allclose(chain.model(x), before(x), atol=1e-4)
 
 
 def test_it_stops_at_a_speed_up(pictures):
