@@ -22,8 +22,8 @@ def merge_faster_(chain: Chain, example: Inputs, *, batch_size: int = 1, seconds
 
     The one layer is timed against the layers as they would be run without it, their norms folded in, on the device where the
     network is, at the batch size that the user runs. It is made where the whole interval of the speed-up lies above 1; else
-    pieces that merge at no more multiply-adds (norms, at the least where a kernel would grow) race in their turn. The function does not
-    change: each merge was checked in float64 to 1e-10 of the largest output, border included.
+    pieces that merge at no more multiply-adds race in their turn: norms alone, where a kernel would have grown. The function
+    does not change: each merge was checked in float64 to 1e-10 of the largest output, border included.
     """
     edits, found = [], []
     todo, refused = fusions(chain, example)
