@@ -79,6 +79,13 @@ def mobilenet_v2() -> nn.Module:
     return TurnedMobileNetV2()
 
 
+def mobilenet_v2_at_128() -> nn.Module:
+    """The same on images of 128×128 pixels, which take a third of the time."""
+    model = mobilenet_v2()
+    model.preprocessing = {**model.preprocessing, "size": 128}
+    return model
+
+
 def small_swin() -> nn.Module:
     """timm's Swin for 32×32 images and ten classes: patches of 4×4, two blocks 64 wide and four 128 wide, windows of 4×4."""
     from timm.models.swin_transformer import SwinTransformer

@@ -24,11 +24,11 @@ NETWORKS = {
     "resnet20": dict(
         model="benchmarks.networks:cifar_resnet20", weights="weights/cifar_resnet20.safetensors",
         data="npz:{root}/images/cifar10_train20k.npz", test="npz:{root}/images/cifar10_test.npz",
-        task=dict(num_fit=2000, num_validation=500, num_test=4000, batch_size=50)),
+        classes=None, task=dict(num_fit=2000, num_validation=500, num_test=4000, batch_size=50)),
     "mobilenet_v2": dict(
-        model="benchmarks.networks:mobilenet_v2", weights="weights/mobilenet_v2_torchvision.safetensors",
+        model="benchmarks.networks:mobilenet_v2_at_128", weights="weights/mobilenet_v2_torchvision.safetensors",
         data="imagefolder:{root}/images/imagenette_train_1000", test=None,
-        task=dict(num_fit=500, num_validation=150, num_test=350, batch_size=25)),
+        classes="images/imagenet_wnids.txt", task=dict(num_fit=500, num_validation=150, num_test=350, batch_size=25)),
 }
 
 
@@ -46,7 +46,8 @@ def opened(given: argparse.Namespace):
     data, test = (facts[key] and facts[key].format(root=given.data_root) for key in ("data", "test"))
     return open_work(facts["model"], [data], out=given.out, test=test, reporter=Reporter(quiet=True),
                      load_options=LoadOptions(weights=str(given.data_root / facts["weights"])),
-                     task_options=TrainingTaskOptions(**facts["task"], seed=0))
+                     task_options=TrainingTaskOptions(**facts["task"], seed=0,
+                                                      classes=facts["classes"] and given.data_root / facts["classes"]))
 
 
 def one_curve(given: argparse.Namespace, name: str, seed: int, options) -> str:

@@ -439,6 +439,8 @@ def test_a_merge_is_made_only_where_it_beats_its_folded_layers(digits, monkeypat
     merge_faster_(chain, x[:1])
     assert not any(isinstance(layer, nn.BatchNorm1d) for rival in raced if num_kernels(rival) == 2 for layer in rival.layers)
     assert num_kernels(chain.model) == num_kernels(before) - merged_is_faster
+    assert any(isinstance(layer, nn.BatchNorm1d) for layer in before.modules())
+    assert not any(isinstance(layer, nn.BatchNorm1d) for layer in chain.model.modules()), "a norm folds, whoever won"
     with torch.no_grad():
         assert torch.allclose(chain.model(x), before(x), atol=1e-4)
 

@@ -1,12 +1,12 @@
 """What can merge in a network: edits to make, and what is refused, with the reason."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from delayer.algebra import growth, merge
-from delayer.algebra.reading import is_affine, passes
+from delayer.algebra.reading import is_affine, passes, rank_of
 from delayer.algebra.regions import Region, regions
 from delayer.algebra.surgery import check_rewritable
 from delayer.algebra.tracing import trace
@@ -32,7 +32,7 @@ class Refused:
 
 
 def fusions(chain: Chain, example: Inputs, *, repairs: Sequence[Repair] = REPAIRS, most: float = 1.5,
-            paths: Sequence[str] | None = None) -> tuple[list[Fuse], list[Refused]]:
+            kernels: int | None = None, paths: Sequence[str] | None = None) -> tuple[list[Fuse], list[Refused]]:
     """Every exact merge inside some modules, as the network stands now, and what is refused.
 
     A part is merged as a whole, with its shortcut, by the first repair that makes it exact; where none does, each run
@@ -40,11 +40,12 @@ def fusions(chain: Chain, example: Inputs, *, repairs: Sequence[Repair] = REPAIR
     With repairs=("none",) there is nothing but what merges as it is.
     example: inputs of a small batch, which tell the sizes of images.
     most: multiply-adds that a merge may take at most, as a multiple of those before; pieces never take more than before.
+    kernels: linear layers and convolutions that become one at most; 1 folds norms alone.
     Nothing is measured: whether a merge is faster is for others to say (`Fuse.forms` gives both).
     paths: modules to look into; by default the blocks, and the container of blocks that are single layers.
     """
     chosen = _owners(chain) if paths is None else list(paths)
-    looked = _Looked(chain.model, repairs, most, _shapes(chain, example, chosen))
+    looked = _Looked(chain.model, _Allowed(repairs, most, kernels), _shapes(chain, example, chosen))
     for path in chosen:
         looked.into(path)
     return looked.found, looked.refused
@@ -57,11 +58,20 @@ def _owners(chain: Chain) -> list[str]:
     return [path for path in blocks if path not in layers] + list(dict.fromkeys(path.rpartition(".")[0] for path in layers))
 
 
+@dataclass(frozen=True)
+class _Allowed:
+    """What a merge may be."""
+
+    repairs: Sequence[Repair]
+    most: float
+    kernels: int | None
+
+
 class _Looked:
     """What was found so far, in the modules looked into."""
 
-    def __init__(self, model: nn.Module, repairs: Sequence[Repair], most: float, shapes: dict[nn.Module, tuple[int, ...]]):
-        self.model, self.repairs, self.most, self.shapes = model, repairs, most, shapes
+    def __init__(self, model: nn.Module, allowed: _Allowed, shapes: dict[nn.Module, tuple[int, ...]]):
+        self.model, self.allowed, self.shapes = model, allowed, shapes
         self.found: list[Fuse] = []
         self.refused: list[Refused] = []
         self.claimed: set[nn.Module] = set()
@@ -77,7 +87,7 @@ class _Looked:
             return
         for region in regions(owner, traced):
             if not self.claimed & set(region.part.layers):
-                for one in _Tried(path, self.repairs, self.most, self.shapes).best(region):
+                for one in _Tried(path, self.allowed, self.shapes).best(region):
                     if isinstance(one, Fuse):
                         self.claimed |= {owner.get_submodule(layer) for layer in one.layers}
                         self.found.append(one)
@@ -99,15 +109,14 @@ class _Tried:
     """Tries the merges of one module's parts."""
 
     path: str
-    repairs: Sequence[Repair]
-    most: float
+    allowed: _Allowed
     shapes: dict[nn.Module, tuple[int, ...]]
 
     def best(self, region: Region) -> Iterator[Fuse | Refused]:
         """The merge of the whole part, or what can be done instead."""
         if _num_layers(region) + region.part.num_sums < 2 or not _num_layers(region):
             return
-        edit, reason = self.tried(region, self.repairs, self.most)
+        edit, reason = self.tried(region, self.allowed)
         if edit is not None:
             yield edit
             return
@@ -119,34 +128,37 @@ class _Tried:
             yield from self.pieces(region)
 
     def pieces(self, region: Region) -> Iterator[Fuse]:
-        start, num = 0, len(region.part.steps)
+        start, num, allowed = 0, len(region.part.steps), replace(self.allowed, repairs=("none",), most=1.0)
         while start < num:
             longest = None
             for stop in range(start + 1, num + 1):
                 piece = region.run(start, stop)
                 if _num_layers(piece) > 1:
-                    longest = self.tried(piece, ("none",), 1.0)[0] or longest
+                    longest = self.tried(piece, allowed)[0] or longest
             if longest is not None:
                 yield longest
             start += len(longest.layers) if longest is not None else 1
 
-    def tried(self, region: Region, repairs: Sequence[Repair], most: float) -> tuple[Fuse | None, str]:
+    def tried(self, region: Region, allowed: _Allowed) -> tuple[Fuse | None, str]:
         shape = next((self.shapes[layer] for step, layer in zip(region.part.steps, region.part.layers, strict=True)
                       if step.inputs == (0,) and layer in self.shapes), ())
+        num = sum(rank_of(layer) is not None for layer in region.part.layers)
+        if allowed.kernels is not None and num > allowed.kernels:
+            return None, f"{num} layers would become one, and {allowed.kernels} are allowed"
         reasons: dict[str, str] = {}
         try:
             if region.part.rewrites:
                 check_rewritable(region)
         except Refusal as refusal:
             return None, str(refusal)
-        for repair in repairs:
+        for repair in allowed.repairs:
             try:
                 times = growth(region.part, repair, shape or None)
             except Refusal as refusal:
                 reasons.setdefault(str(refusal), repair)
                 continue
-            if times > most:
-                much = f"the one layer would take {times:.3g} times the multiply-adds, and {most:g} are allowed"
+            if times > allowed.most:
+                much = f"the one layer would take {times:.3g} times the multiply-adds, and {allowed.most:g} are allowed"
                 reasons.setdefault(much, repair)
                 continue
             tried = merge(region.part, repair, shape or None)

@@ -61,6 +61,10 @@ class Edit(Record):
         """Blocks that leave their lists for good."""
         return set()
 
+    def place(self, chain: Chain) -> str:
+        """Path of the module in whose place it puts another."""
+        return chain.blocks[self.spans[0].start].path
+
     def silenced(self, sites: Sequence[Site]) -> tuple[str, ...]:
         """Paths of those activations, in the order in which they run, that are no longer there afterwards."""
         inside = {block for span in self.spans for block in range(span.start, span.stop)}

@@ -50,6 +50,9 @@ class Linearise(Edit):
     def watches(self) -> tuple[str, ...]:
         return (self.site,) if self.needs_stats else ()
 
+    def place(self, chain: Chain) -> str:
+        return self.site
+
     def silenced(self, sites: Sequence[Site]) -> tuple[str, ...]:
         return (self.site,)
 

@@ -107,7 +107,7 @@ class Look:
     def made(self, edit: Edit) -> tuple[str, nn.Module]:
         """Where an edit puts something, and what; fitted once a round, on the network as it is now."""
         if edit not in self._made:
-            path = edit.site if isinstance(edit, Linearise) else self.chain.blocks[edit.start].path
+            path = edit.place(self.chain)
             before = self.chain.model.get_submodule(path)
             edit.apply_(self.chain, self)
             self._made[edit] = path, self.chain.model.get_submodule(path)
