@@ -101,7 +101,7 @@ def curve_command(given: argparse.Namespace) -> None:
     from delayer.stages.work import write_study
 
     options = CompareOptions(schedules=given.schedules, remove=given.remove, a_round=given.a_round, epochs=given.epochs,
-                             seeds=given.seeds)
+                             seeds=given.seeds, rates=given.rates)
     names = given.schedules.split(",")
     begin = time.monotonic()
     run_all(given, [(name, seed, options) for seed in range(given.seeds) for name in names])
@@ -165,6 +165,7 @@ def main() -> None:
     parser.add_argument("--a-round", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=0, help="of a round, or for budget of one of EASIER's: 2, or 10")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rates", default="", help="as of `delayer compare`")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from delayer.algebra import folded, in_a_row
 from delayer.edits.linearise import Linearise
-from delayer.errors import ModelError, StudyError, UnknownName
+from delayer.errors import DelayerError, ModelError, StudyError, UnknownName
 from delayer.families import chain_of
 from delayer.fusing import fusions
 from delayer.hashing import model_hash
@@ -23,6 +23,7 @@ from delayer.shrink.schedules.folding import Sloped
 from delayer.shrink.schedules.nepenthe import budgets, pruned
 from delayer.site_metrics.easier import easier
 from delayer.sites import sites_
+from delayer.stages import CompareOptions
 from delayer.store import load, save
 from delayer.store.proof import reload_proof
 from delayer.tasks import evaluate, predictions, task_of
@@ -511,3 +512,12 @@ def test_a_transformer_goes_the_whole_road(name, tmp_path):
     save(small.model, plan, chain, tmp_path / "small", example=inputs)
     proof = reload_proof(small.model, tmp_path / "small", inputs)
     assert proof.passed and proof.max_abs_difference <= 1e-5, proof
+
+
+def test_a_comparison_takes_a_schedules_rate_and_refuses_what_is_none():
+    options = CompareOptions(schedules="easier, ours", rates="easier=0.001,")
+    assert options.rate("easier") == 1e-3 and options.rate("ours") is None
+    with pytest.raises(DelayerError, match="'easier=fast' is no rate"):
+        CompareOptions(rates="easier=fast").rate("ours")
+    with pytest.raises(DelayerError, match="names 'tlc', which is not among"):
+        CompareOptions(schedules="ours", rates="tlc=0.1").rate("ours")

@@ -203,6 +203,24 @@ def test_momentum_survives_a_kill(teacher, unlabelled, tmp_path):
         tune_(damaged(teacher), unlabelled, teacher, options.model_copy(update={"milestones": (2,)}), checkpoint=file)
 
 
+def test_a_rate_that_only_harms_is_left_also_after_a_kill(teacher, unlabelled, tmp_path):
+    harmful = QUICK.model_copy(update={"learning_rate": 30.0})
+    report = tune_(damaged(teacher), unlabelled, teacher, harmful)
+    assert not report.best_epoch and not report.retreats
+    options, unbroken = harmful.model_copy(update={"retreat": True, "epochs": 7}), damaged(teacher)
+    report = tune_(unbroken, unlabelled, teacher, options)
+    assert report.retreats == report.epochs.index(next(e for e in report.epochs if e.grade.value > report.before.value)) > 1
+    assert report.best_epoch > report.retreats and report.after.kl < report.before.kl / 1.5
+    model, file = damaged(teacher), tmp_path / "tune.safetensors"
+    for step in (18, 31):  # in the first epoch, and after a retreat
+        with pytest.raises(KeyboardInterrupt):
+            tune_(damaged(teacher), unlabelled, teacher, options, checkpoint=file, progress=stop_at(step))
+    assert tune_(model, unlabelled, teacher, options, checkpoint=file) == report and same(model, unbroken)
+    # What was left over is a run at the smaller rate.
+    rest = options.model_copy(update={"learning_rate": 30 / 3**report.retreats, "epochs": 7 - report.retreats})
+    assert tune_(damaged(teacher), unlabelled, teacher, rest).retreats == 0
+
+
 def test_a_published_recipe_is_plain_sgd_with_steps(data):
     """SGD with momentum and decay on every parameter, no warm-up, no clipping, no teacher: as a literal loop."""
     task = task_of(*data)

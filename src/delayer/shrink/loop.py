@@ -41,6 +41,8 @@ class _Place(BaseModel):
     rounds: list[Round] = []
     step: int = 0
     """Most activations that the next round may remove; halved after a round that was rolled back."""
+    retreats: int = 0
+    """How often training had to begin again at a third of the rate; later rounds begin at what was left."""
     note: str = ""
     """Why it is over; "" while it is not."""
 
@@ -168,12 +170,14 @@ class _Run:
         """Train the network as it stands; whether it came to the end."""
         self.tuned.append(epochs)
         number, schedule = len(self.place.rounds) + 1, self.schedule
+        how = recipe(self.small.model, self.options, epochs, teacher=schedule.teacher)
         report = tune_(
             self.small.model, self.task, self.chain.model if schedule.teacher else None,
-            recipe(self.small.model, self.options, epochs, teacher=schedule.teacher), masks=self.masks, penalty=penalty,
-            warm=self.warm,
+            how.model_copy(update={"learning_rate": how.learning_rate / 3**self.place.retreats}), masks=self.masks,
+            penalty=penalty, warm=self.warm,
             checkpoint=self.folder and self.folder / f"round-{number}-{len(self.tuned)}.safetensors",
             progress=self.progress, seed=self.seed * 1009 + number)
+        self.place.retreats += report.retreats
         return len(report.epochs) == epochs
 
     def keep(self) -> None:

@@ -16,7 +16,7 @@ def recipe(model: nn.Module, options: ShrinkOptions, epochs: int, *, teacher: bo
     whose statistics go on, else AdamW.
 
     teacher: whether the original's answers are learnt, as in our schedule: AdamW, and batch norms stay as they are, so that
-    a short training cannot upset what was fitted.
+    a short training cannot upset what was fitted. A rate that only does harm is left, see `TuneOptions.retreat`.
     """
     norms = any(isinstance(module, _BatchNorm) for module in model.modules())
     optimizer = options.optimizer or ("sgd" if norms and not teacher else "adamw")
@@ -24,5 +24,5 @@ def recipe(model: nn.Module, options: ShrinkOptions, epochs: int, *, teacher: bo
     return TuneOptions(
         epochs=epochs, optimizer=optimizer, learning_rate=options.learning_rate or rate, warmup=0.05,
         weight_decay=options.weight_decay, clip=5.0, teacher_weight=float(teacher), temperature=TEMPERATURE,
-        label_weight=LABELS if teacher else 1.0, update_norms=norms and not teacher,
+        label_weight=LABELS if teacher else 1.0, update_norms=norms and not teacher, retreat=teacher,
     )

@@ -31,6 +31,29 @@ class CompareOptions(Record):
     """Epochs of fine-tuning in a round, the same for all."""
     seeds: int = Field(3, ge=1)
     """Seeds of the training, 0 and up."""
+    rates: str = ""
+    """Peak learning rates of schedules whose own default does not suit the network, such as easier=0.001,tlc=0.001."""
+
+    @property
+    def names(self) -> list[str]:
+        """Of the schedules. Raises UnknownName."""
+        names = [name.strip() for name in self.schedules.split(",") if name.strip()]
+        for name in names:
+            schedules[name]
+        return names
+
+    def rate(self, name: str) -> float | None:
+        """Of a schedule; None for its own default. Raises DelayerError for what is no list of rates."""
+        found = {}
+        for item in filter(None, (part.strip() for part in self.rates.split(","))):
+            which, _, value = item.partition("=")
+            try:
+                found[which.strip()] = float(value)
+            except ValueError as error:
+                raise DelayerError(f"--rates {self.rates!r}: {item!r} is no rate. Write easier=0.001,tlc=0.001.") from error
+        if strange := sorted(found.keys() - set(self.names)):
+            raise DelayerError(f"--rates names {strange[0]!r}, which is not among the schedules {', '.join(self.names)}.")
+        return found.get(name)
 
 
 def compare_stage(work: Work, options: CompareOptions = CompareOptions()) -> Comparison:
@@ -40,9 +63,8 @@ def compare_stage(work: Work, options: CompareOptions = CompareOptions()) -> Com
     rolled back. After the last round what became linear is merged where that is faster, for every schedule alike. Grades
     are on test data, and nothing is chosen by them.
     """
-    names = [name.strip() for name in options.schedules.split(",") if name.strip()]
-    for name in names:
-        schedules[name]  # raises UnknownName before hours of work
+    for name in options.names:
+        options.rate(name)  # raises before hours of work
     key = stage_key(work, "compare", options, work.task_options)
     if work.study.has("compare") and is_finished(work, "compare", key):
         return work.study.read("compare")
@@ -51,7 +73,7 @@ def compare_stage(work: Work, options: CompareOptions = CompareOptions()) -> Com
     rows: list[Compared] = []
     num_sites = 0
     for seed in range(options.seeds):
-        for name in names:
+        for name in options.names:
             with work.reporter.step(f"{name}, seed {seed}") as tick:
                 found, num_sites = curve(work, name, seed, options, reference, tick)
             rows += found
@@ -72,7 +94,7 @@ def curve(work: Work, name: str, seed: int, options: CompareOptions, reference: 
     """
     file = work.study.path(f".compare/{name}-{seed}.jsonl")
     asked = ShrinkOptions(schedule=name, tolerance=1e9, remove=options.remove, a_round=options.a_round, fill=True,
-                          epochs=options.epochs)
+                          epochs=options.epochs, learning_rate=options.rate(name))
     rows = [Compared.model_validate_json(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def note(one: Round, small: Chain) -> None:

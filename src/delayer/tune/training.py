@@ -40,6 +40,8 @@ class Place(BaseModel):
     """Of the epoch that is under way."""
     epochs: list[TuneEpoch] = []
     best_epoch: int = 0
+    retreats: int = 0
+    """How often it began again; an epoch went before each."""
 
     @property
     def best(self) -> Grade:
@@ -55,10 +57,10 @@ class Training:
 
     def __init__(self, model: nn.Module, trained: dict[str, nn.Parameter], place: Place,
                  optimizer: torch.optim.Optimizer, warm: Moments | None = None):
-        self.trained, self.place, self._optimizer = trained, place, optimizer
+        self.trained, self.place, self._optimizer, self._warm = trained, place, optimizer, warm or {}
         self._live = trained | dict(model.named_buffers())
         self._best = self._copies()
-        self._warm_(warm or {})
+        self._warm_(self._warm)
 
     def step_(self, loss: Tensor, *, rate: float, clip: float) -> bool:
         """Go one step down the loss; False, and no step, where the loss or its gradient is not finite."""
@@ -82,6 +84,13 @@ class Training:
         place.loss_sum = 0.0
         if better:
             place.best_epoch, self._best = epoch.epoch, self._copies()
+
+    def retreat_(self) -> None:
+        """Begin again from the best weights, as the optimiser was then."""
+        self._fill_(self._best)
+        self._optimizer.state.clear()
+        self._warm_(self._warm)
+        self.place.retreats += 1
 
     def finish_(self) -> None:
         """Put the best weights, and the buffers that went with them, into the network."""

@@ -56,6 +56,9 @@ class TuneOptions(Record):
     """Whether pictures are mirrored at random; the teacher sees them as the network does."""
     shift: int = Field(0, ge=0)
     """Pixels by which pictures are moved at random, up and down, left and right."""
+    retreat: bool = False
+    """Whether training begins again, at a third of the rate, after each epoch until one is better on validation data than
+    what it began with; for rates that nobody tried on this network."""
     update_norms: bool = False
     """Whether batch norms go on collecting statistics; small batches spoil them, so normally they do not."""
     checkpoint_steps: int = Field(100, gt=0)
@@ -69,6 +72,8 @@ class TuneReport(Record):
     after: Grade
     best_epoch: int
     """The epoch whose weights the network has now; 0 where none was better than what it began with."""
+    retreats: int
+    """How often training began again at a third of the rate."""
     epochs: tuple[TuneEpoch, ...]
     num_steps: int
     num_params: int
@@ -127,10 +132,10 @@ def tune_(
             shuffle = torch.Generator().manual_seed(seed * PRIME + epoch)
             order = torch.randperm(len(fit), generator=shuffle).tolist()
             for batch in fit.read(order[run.place.step - epoch * len(fit) :]):
-                step = run.place.step
+                step, since = run.place.step, run.place.retreats * len(fit)
                 torch.manual_seed(seed * PRIME + step)  # a resumed run meets the same dropout
-                rate = rate_at(step, num_steps, peak=options.learning_rate, warmup=options.warmup,
-                               milestones=milestones)
+                rate = rate_at(step - since, num_steps - since, peak=options.learning_rate / 3**run.place.retreats,
+                               warmup=options.warmup, milestones=milestones)
                 loss = _loss(model, teacher, batch.to(there), task, options)
                 if penalty is not None:
                     with torch.enable_grad():
@@ -146,6 +151,8 @@ def tune_(
             else:
                 try:
                     run.end_epoch(evaluate(model, task, reference=reference, device=there), len(fit))
+                    if options.retreat and not run.place.best_epoch:
+                        run.retreat_()
                 except NotFiniteError:
                     stopped = f"the outputs were not finite after epoch {epoch + 1} of {options.epochs}"
                 if checkpoint and not stopped:
@@ -156,7 +163,7 @@ def tune_(
             warm.update(run.moments())
     place = run.place
     return TuneReport(
-        before=place.before, after=place.best, best_epoch=place.best_epoch, epochs=tuple(place.epochs),
+        before=place.before, after=place.best, best_epoch=place.best_epoch, retreats=place.retreats, epochs=tuple(place.epochs),
         num_steps=place.step, num_params=sum(p.numel() for p in trained.values()),
         note=_note(place, options, stopped),
     )  # fmt: skip
