@@ -27,11 +27,15 @@ ADDITIONS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__
 
 @dataclass(eq=False)
 class Layer:
-    """A linear layer that ran in a block: its path there, what it read, and what it answered behind its batch norm."""
+    """A linear layer that ran in a block: its path there, what it read, and what it answered behind its batch norm.
+
+    answer: the very tensor, into which the block may have written since. said: the numbers that it held.
+    """
 
     path: str
     read: Tensor
     answer: Tensor
+    said: Tensor
     norm: str = ""
 
 
@@ -54,6 +58,11 @@ class Run:
 
     def layer(self, path: str) -> Layer:
         return next(layer for layer in self.layers if layer.path == path)
+
+    def rectifies(self, layer: Layer) -> bool:
+        """Whether the layer that ran next read what this one said behind a ReLU."""
+        following = self.layers[self.layers.index(layer) + 1:]
+        return bool(following) and following[0].read.shape == layer.said.shape and torch.equal(following[0].read, layer.said.relu())
 
 
 class _Additions(TorchFunctionMode):
@@ -104,14 +113,14 @@ def running(block: nn.Module, see: Callable[[Run], None]) -> Iterator[None]:
     def layer_ran(path):
         def note(module, args, output):
             if runs and args and isinstance(output, Tensor):
-                runs[-1].layers.append(Layer(path, args[0], output))
+                runs[-1].layers.append(Layer(path, args[0], output, output.clone()))
         return note
 
     def norm_ran(path):
         def note(module, args, output):
             for layer in runs[-1].layers if runs else ():
                 if args and args[0] is layer.answer:
-                    layer.answer, layer.norm = output, path
+                    layer.answer, layer.said, layer.norm = output, output.clone(), path
         return note
 
     def leave(module, args, output):

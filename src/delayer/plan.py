@@ -159,8 +159,11 @@ def fit_edits_(chain: Chain, edits: Sequence[Edit], data: Sequence[Any], rows: R
     progress: called with (edits done, edits in all).
     """
     original = original or Chain(deepcopy(chain.model), chain.family, chain.blocks)
+    streams = Streams(chain, original, data, rows, seed=seed, moments=moments)
     for done, edit in enumerate(sorted(edits, key=lambda edit: (not edit.spans, edit.spans))):
-        edit.apply_(chain, Streams(chain, original, data, rows, seed=seed, moments=moments))
+        if edit.spans:
+            streams.begin_at(edit.spans[0].start)
+        edit.apply_(chain, streams)
         if progress:
             progress(done + 1, len(edits))
 

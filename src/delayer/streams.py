@@ -5,7 +5,7 @@ that errors are mended on the way and do not compound. Nothing is kept per sampl
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from delayer.chain import Chain, Span
 from delayer.errors import DataError, NotFiniteError, PlanError
 from delayer.folding import window_of
 from delayer.observe import device_of, observe_pair
+from delayer.prefix import Prefix
 from delayer.rows import Rows, chosen
 from delayer.stats import Moments
 from delayer.stats.patches import PatchMoments
@@ -43,6 +44,14 @@ class Streams:
                  moments: Moments | None = None):
         self.chain, self.original, self.batches, self.rows, self.seed = chain, original, batches, rows, seed
         self.moments = moments
+        self._prefixes = {each: Prefix(each) for each in (chain, original)}
+        self._checked = dict.fromkeys(self._prefixes, 0)
+
+    def begin_at(self, block: int) -> None:
+        """Blocks before this one change no more: passes to it or further begin there, as far as memory allows."""
+        for chain, prefix in self._prefixes.items():
+            if prefix.largest and len({chain.module(index) for index in range(chain.num_blocks)}) == chain.num_blocks:
+                prefix.start = block
 
     def pair(self, x: int, y: int):
         """Moments of point x of the network cut so far and point y of the original (of both in it, where `moments` are)."""
@@ -73,9 +82,12 @@ class Streams:
         paths = [layer.path for layer in run.layers]
         return paths[: paths.index(run.last.path)]
 
-    def inner_layer(self, block: int, path: str) -> tuple[PatchMoments, PatchMoments, Run]:
+    def inner_layer(self, block: int, path: str, *, hidden_free: bool = False) -> tuple[PatchMoments, PatchMoments, Run]:
         """The same for a layer before the last, which should answer what it answers in the original."""
-        return self._gather(block, block, lambda cut, first: (cut.layer(path).read, first.layer(path).answer), path)
+        def ends(cut: Run, first: Run) -> tuple[Tensor, Tensor]:
+            layer, wanted = cut.layer(path), first.layer(path).said
+            return layer.read, free_where_hidden(wanted, layer.said) if hidden_free and cut.rectifies(layer) else wanted
+        return self._gather(block, block, ends, path)
 
     def span(self, span: Span, window: dict, present: Callable[[Tensor], Tensor] | None = None
              ) -> tuple[PatchMoments, PatchMoments, Tail]:
@@ -93,7 +105,8 @@ class Streams:
                 entering = self._run(source, span.start, batch).before
             total = first.total.reshape(entering.shape)
             if present is not None and first.tail == "relu":
-                total = free_where_hidden(total, present(entering))
+                with torch.no_grad():
+                    total = free_where_hidden(total, present(entering))
             self._add(batch, entering, total, fit, heldout)
             tail = first.tail
         return fit, heldout, tail
@@ -148,13 +161,28 @@ class Streams:
 
     def _run(self, chain: Chain, block: int, batch: Any) -> Run:
         """What one block of a network shows on a batch."""
+        prefix = self._prefixes[chain]
+        if block < prefix.start:
+            raise ValueError(f"Block {block} is asked for, but passes begin at {prefix.start}.")
+        known = prefix.knows(batch)
+        run = self._pass(chain, block, batch, prefix.passing(batch))
+        if known and self._checked[chain] != prefix.start:
+            # Nothing but its blocks should tell a network what its blocks read; where something does, it shows here.
+            self._checked[chain] = prefix.start
+            whole = self._pass(chain, block, batch, nullcontext())
+            if not torch.equal(run.before, whole.before):
+                prefix.forget()
+                return whole
+        return run
+
+    def _pass(self, chain: Chain, block: int, batch: Any, beginning: AbstractContextManager) -> Run:
         seen: list[Run] = []
 
         def see(run: Run) -> None:
             seen.append(run)
             raise _Enough
 
-        with evaluating(chain.model), _ended(), running(chain.module(block), see):
+        with evaluating(chain.model), beginning, _ended(), running(chain.module(block), see):
             call(chain.model, batch.inputs)
         if not seen:
             raise DataError(f"Block {block} was never passed; is it skipped in evaluation mode?")

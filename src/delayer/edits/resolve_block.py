@@ -36,8 +36,8 @@ class ResolveBlock(Edit):
     ridge: float | None = None
     """Pull towards the old weights, a share of the inputs' energy; chosen on held-out samples where not given."""
     sweeps: int = Field(1, ge=1)
-    """How often it is solved. From the second time on, where blocks end in a ReLU, what the ReLU hides is free: a total that
-    should be negative may be any negative number, so that the layer's strength goes where it shows."""
+    """How often a layer is solved. From the second time on what a ReLU hides is free: what should be negative may be any
+    negative number, so that the layer's strength goes where it shows."""
     needs_stats = True
     follows = True
 
@@ -78,7 +78,8 @@ class ResolveBlock(Edit):
         if self.layers == "all":
             for path in stats.inner_paths(self.block):
                 if whole(chain.module(self.block).get_submodule(path)):
-                    self._solve_(chain, *stats.inner_layer(self.block, path), path)
+                    for sweep in range(self.sweeps):
+                        self._solve_(chain, *stats.inner_layer(self.block, path, hidden_free=sweep > 0), path)
         target = self.block if self.target is None else self.target
         for sweep in range(self.sweeps):
             fit, heldout, run = stats.last_layer(self.block, target, hidden_free=sweep > 0)
