@@ -84,7 +84,8 @@ def ways(chain: Chain, batch) -> dict[str, Sequence[Edit]]:
         "  our blocks, batch norms counted anew": [*ours, RenewNorms()],
         "  our blocks, every kept one solved anew": resolved(chain, ours, batch),
         "  our blocks, a convolution, every kept one": resolved(chain, ours_mixed, batch),
-        "  our blocks, a convolution, every kept one twice": resolved(chain, cut(chain, OURS, OUR_CONVOLUTIONS, 2), batch, sweeps=2),
+        "  our blocks, a convolution, every kept one twice":
+            resolved(chain, cut(chain, OURS, OUR_CONVOLUTIONS, 2), batch, sweeps=2),
         "  our blocks, a convolution, every layer twice":
             resolved(chain, cut(chain, OURS, OUR_CONVOLUTIONS, 2), batch, layers="all", sweeps=2),
     }

@@ -4,17 +4,19 @@ import math
 import os
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pictures
 import pytest
 import tiny
 import torch
 from pictures import Pictures
-from planted import BY_NAME, answer, gap
+from planted import BY_NAME, CASES, answer, gap
 from torch import nn
 from torch.nn import functional as F
 
 from delayer.branch import running
+from delayer.calling import call, evaluating, output_of
 from delayer.chain import Chain, Span
 from delayer.edits import edit_from
 from delayer.errors import BudgetError, ModelError, PlanError
@@ -22,6 +24,7 @@ from delayer.families import chain_of
 from delayer.folding import fold, takes_bias, unfold_
 from delayer.plan import Plan, apply, apply_, plan_by_hand
 from delayer.planner import damage_of
+from delayer.prefix import Prefix
 from delayer.repair import resolvable, resolved, runs_of
 from delayer.ridge import RIDGES, best_ridge, layer_error, solve_layer
 from delayer.rows import Rows
@@ -143,7 +146,7 @@ def test_the_last_layer_is_found_by_what_is_added(chain, data):
     assert {run.last.path for run in runs} == {"conv2"} and {run.last.norm for run in runs} == {"bn2"}
     assert all(run.tail == "relu" for run in runs)
     for run in runs:  # also where the addition and the ReLU are done in place
-        assert torch.allclose(run.total - run.rest, run.last.answer if run is runs[4] else run.total - run.rest)
+        assert torch.allclose(run.total - run.rest, run.last.said)
     assert torch.equal(runs[4].rest, runs[4].before[:, :, ::2, ::2])
 
 
@@ -306,6 +309,81 @@ def test_each_further_sweep_brings_what_shows_behind_the_relu_nearer(chain, data
             errors.append(sum(float((small.blocks[0](x) - chain.model.blocks[:3](x)).square().sum())
                               for x in (F.relu(chain.model.stem(batch.inputs)) for batch in data)))
     assert errors == sorted(errors, reverse=True) and errors[1] < 0.99 * errors[0]
+
+
+def test_each_further_sweep_brings_what_shows_inside_the_block_nearer(chain, data):
+    """The same law for a layer before the last, whose answer the next one reads behind a ReLU."""
+    dropped = plan_by_hand(chain, ["1:3"], operator="drop").edits
+    errors = []
+    for sweeps in (1, 2, 3, 5):
+        edit = {"edit": "resolve_block", "block": 3, "layers": "all", "ridge": 1e-6, "sweeps": sweeps}
+        small = apply(chain, with_edits(chain, *dropped, edit), data=data)
+        block, first = small.blocks[3], chain.model.blocks[3]
+        with torch.no_grad():
+            errors.append(sum(float((F.relu(block.bn1(block.conv1(small.blocks[:3](x))))
+                                     - F.relu(first.bn1(first.conv1(chain.model.blocks[:3](x))))).square().sum())
+                              for x in (F.relu(chain.model.stem(batch.inputs)) for batch in data)))
+    assert errors == sorted(errors, reverse=True) and errors[1] < 0.99 * errors[0]
+
+
+def test_a_relu_in_place_spoils_no_target(chain, data, monkeypatch):
+    plan = plan_by_hand(chain, ["1:3"], operator="drop")
+    plan = plan.model_copy(update={"edits": resolved(chain, plan.edits, data[0], layers="all", sweeps=2)})
+    expected = answer(apply(chain, plan, data=data), data[0].inputs)
+
+    def forward(self, x):
+        inner = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(inner)).add_(x), inplace=True)
+
+    monkeypatch.setattr(pictures.PictureBlock, "forward", forward)
+    assert torch.equal(answer(apply(chain, plan, data=data), data[0].inputs), expected)
+
+
+class Far(Pictures):
+    """The last block is told what the first one gave, behind the blocks' backs."""
+
+    def forward(self, x):
+        first = x = self.blocks[0](F.relu(self.stem(x)))
+        for i in range(1, len(self.blocks)):
+            x = self.blocks[i](x + first.mean() if i == len(self.blocks) - 1 else x)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_pass_that_begins_in_the_middle_gives_the_same_bits(case):
+    """And does no work in the blocks before, from the second time on."""
+    chain, x, ran = case.chain(), case.inputs(), []
+    batch, prefix = SimpleNamespace(start=0), Prefix(chain)
+    for index in range(chain.num_blocks):
+        for module in chain.module(index).modules():
+            module.register_forward_hook(lambda *_, index=index: ran.append(index))
+    with evaluating(chain.model):
+        expected = output_of(call(chain.model, x))
+        for start in range(chain.num_blocks):
+            prefix.start = start - start % 2  # sometimes by two at once
+            for _ in range(2):
+                ran.clear()
+                with prefix.passing(batch):
+                    assert torch.equal(output_of(call(chain.model, x)), expected)
+            inside = [index for index in ran if index < prefix.start]
+            assert len(inside) == len(set(inside))  # the block is called, nothing in it
+    assert prefix.knows(batch)
+
+
+def test_what_finds_no_room_or_tells_blocks_more_than_they_see_runs_in_full(data, monkeypatch):
+    for small_memory, kind in ((True, Pictures), (False, Far)):
+        model = pictures.network()
+        model.__class__ = kind
+        chain = chain_of(model, pictures.batches(1, 2)[0])
+        plan = plan_by_hand(chain, ["1:3"], operator="drop")
+        plan = plan.model_copy(update={"edits": resolved(chain, plan.edits, data[0], layers="all")})
+        with monkeypatch.context() as patch:
+            patch.setattr(Streams, "begin_at", lambda *_: None)
+            expected = answer(apply(chain, plan, data=data), data[0].inputs)
+        with monkeypatch.context() as patch:
+            if small_memory:  # of six batches two find room
+                patch.setattr(Prefix.__init__, "__defaults__", (2 * 10 * 6 * 81 * 8,))
+            assert torch.equal(answer(apply(chain, plan, data=data), data[0].inputs), expected)
 
 
 def test_the_held_out_ridge_is_the_largest_that_is_nearly_the_best():

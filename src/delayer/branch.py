@@ -62,7 +62,7 @@ class Run:
     def rectifies(self, layer: Layer) -> bool:
         """Whether the layer that ran next read what this one said behind a ReLU."""
         following = self.layers[self.layers.index(layer) + 1:]
-        return bool(following) and following[0].read.shape == layer.said.shape and torch.equal(following[0].read, layer.said.relu())
+        return bool(following) and torch.equal(following[0].read, layer.said.relu())
 
 
 class _Additions(TorchFunctionMode):

@@ -1,7 +1,7 @@
 """Statistics between the stream of a network cut so far and the original's, gathered when an edit asks for them.
 
 Sequential fits: what a layer reads comes from the network as it is by then, what it should answer from the original, so
-that errors are mended on the way and do not compound. Nothing is kept per sample.
+that errors are mended on the way and do not compound. Of the samples nothing is kept but what enters the block under way.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -47,8 +47,8 @@ def graded_after_repair(work: Work, cut: Cut, options: PlanOptions) -> Grade | N
 def repaired(work: Work, plan: Plan, options: PlanOptions) -> Plan:
     """The plan with the repair that moves the network's output on validation data least, or without any.
 
-    "resolve" tries the blocks before the cuts alone, all blocks that a cut reaches, and those solved twice; "norms" counts
-    batch norms anew; "best" tries everything. Nothing is chosen on test data.
+    "resolve" tries the blocks before the cuts alone, all blocks that a cut reaches, and each of their layers twice; "norms"
+    counts batch norms anew; "best" tries everything. Nothing is chosen on test data.
     Raises ModelError where no block has the form that solving needs, and nothing else was asked for.
     """
     if options.repair == "none":
@@ -59,7 +59,7 @@ def repaired(work: Work, plan: Plan, options: PlanOptions) -> Plan:
         try:
             kinds = {"seams": {"seams_only": True}, "all blocks": {}}
             if any(run.tail == "relu" for run in runs_of(work.chain, batch)):
-                kinds["all blocks, twice"] = {"sweeps": 2}
+                kinds["every layer, twice"] = {"layers": "all", "sweeps": 2}
             for name, more in kinds.items():
                 edits = resolved(work.chain, plan.edits, batch, **more)
                 if edits not in ways.values():
