@@ -1,6 +1,6 @@
 """RedTest's cut of ResNet-56 without the loss: what closed-form repair and a short fine-tune give back.
 
-    python benchmarks/repair.py --data-root DIR [--num-fit 2000] [--only NAME ...] [--tune 5] [--transfer]
+    python benchmarks/repair.py --data-root DIR [--num-fit 2000] [--only NAME ...] [--tune 5] [--transfer | --search 40 | --prefixes]
 
 One line a way: parameters, multiply-adds, validation (a part of the training images, which the original knows by heart) and
 test (all test images, read once a way; nothing is chosen on them), latency before and after. --transfer adds DeiT-tiny and
@@ -171,6 +171,30 @@ def transfer(root: Path, given: argparse.Namespace) -> None:
                   flush=True)
 
 
+def prefixes(root: Path, given: argparse.Namespace) -> None:
+    """Seconds that solving every layer takes when passes begin at the block under way, and when each runs from the start."""
+    from unittest.mock import patch
+
+    from delayer.prefix import Prefix
+
+    model = delayer.load("benchmarks.networks:cifar_resnet56", weights=root / "weights" / "cifar_resnet56.safetensors")
+    task = open_task(f"npz:{root}/images/cifar10_train20k.npz", model,
+                     TaskOptions(num_fit=given.num_fit, num_validation=16, num_test=16, batch_size=100, seed=given.seed))
+    fit = task.batches("fit")
+    chain = chain_of(model, fit[0].inputs[:2])
+    plan = plan_of(chain, ways(chain, fit[0])["  our blocks, a convolution, every layer twice"], given)
+    seconds, outputs = [], []
+    for largest in (0, *Prefix.__init__.__defaults__):  # bytes that may be kept: none, then as many as usual
+        with patch.object(Prefix.__init__, "__defaults__", (largest,)):
+            begin = time.monotonic()
+            small = apply(chain, plan, data=fit)
+        seconds.append(time.monotonic() - begin)
+        outputs.append(small(fit[0].inputs))
+    print(f"every layer of ResNet-56 solved twice on {fit.num_samples} images: {seconds[0]:.1f} s with whole passes, "
+          f"{seconds[1]:.1f} s with passes that begin at the block under way ({seconds[0] / seconds[1]:.2f}×); the same bits: "
+          f"{torch.equal(*outputs)}")
+
+
 def search(root: Path, given: argparse.Namespace) -> None:
     """Which blocks to remove within RedTest's parameters: sets swapped block by block, each measured after its repair."""
     from delayer.local_search import refine
@@ -213,6 +237,7 @@ def main() -> None:
     parser.add_argument("--tune-what", action="append", default=[])
     parser.add_argument("--checkpoint", type=Path, help="file to go on from when fine-tuning was killed")
     parser.add_argument("--transfer", action="store_true", help="DeiT-tiny and MobileNetV2 instead")
+    parser.add_argument("--prefixes", action="store_true", help="time passes that begin in the middle instead")
     parser.add_argument("--search", type=int, default=0, help="search for blocks instead, with so many sets measured")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -222,7 +247,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print("#", json.dumps(provenance(given.seed, "timm", "torchvision")), flush=True)
     root = given.data_root.resolve()
-    (transfer if given.transfer else search if given.search else resnet56)(root, given)
+    (transfer if given.transfer else search if given.search else prefixes if given.prefixes else resnet56)(root, given)
 
 
 if __name__ == "__main__":
