@@ -16,6 +16,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -61,6 +63,15 @@ def with_interval(how, *columns: list[float]) -> str:
     return f"{how(*columns):+.2f} ({low:+.2f} to {high:+.2f}){'' if low <= 0 <= high else ' *'}"
 
 
+def finally_(data: str, space: SpaceOptions, task: NasTaskOptions, proxy: ProxyOptions, epochs: int, slot: int,
+             candidate: str) -> float:
+    """Validation accuracy (%) of a candidate trained anew, in a process of its own with one thread."""
+    torch.set_num_threads(1)
+    opened = open_data(data, space.open(), task)
+    return assess(space.open(), candidate, opened, opened.fit(1.0, SEED), proxy, seed=PRIME * (SEED + 1) + slot,
+                  epochs=epochs)[0]["accuracy"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     root = os.environ.get("DELAYER_DATA")
@@ -102,14 +113,11 @@ def main() -> None:
     trained = [t for t in results.trials if t.state == "trained"]
     print(f"resumed and finished: {len(trained)} trained, {sum(t.state == 'dead' for t in results.trials)} dead, "
           f"{results.num_failed} failed, {searched:.0f} s in all")
-    torch.set_num_threads(os.cpu_count() or 1)
-    opened = open_data(data, space.open(), task, test=test)
-    fit = opened.fit(1.0, SEED)
     finalists = sorted(trained, key=lambda t: -t.accuracy)[: given.finalists]
-    final = {}
-    for t in finalists:
-        final[t.slot] = assess(space.open(), t.candidate, opened, fit, proxy, seed=PRIME * (SEED + 1) + t.slot,
-                               epochs=given.final_epochs)[0]["accuracy"]
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        jobs = {t.slot: pool.submit(finally_, data, space, task, proxy, given.final_epochs, t.slot, t.candidate)
+                for t in finalists}
+    final = {slot: job.result() for slot, job in jobs.items()}
     print(f"\n{'slot':>4} {'short %':>8} {'final %':>8} {'MSRS':>7} {'share':>6} {'parameters':>10} {'ms':>6}  cell")
     for t in finalists:
         marks = "*" * (t.slot == results.winner) + "+" * (t.slot in results.front)

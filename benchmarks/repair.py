@@ -1,6 +1,7 @@
 """RedTest's cut of ResNet-56 without the loss: what closed-form repair and a short fine-tune give back.
 
-    python benchmarks/repair.py --data-root DIR [--num-fit 2000] [--only NAME ...] [--tune 5] [--transfer | --search 40 | --prefixes]
+    python benchmarks/repair.py --data-root DIR [--num-fit 2000] [--only NAME ...] [--tune 5]
+    python benchmarks/repair.py --data-root DIR --transfer | --search 40 | --prefixes
 
 One line a way: parameters, multiply-adds, validation (a part of the training images, which the original knows by heart) and
 test (all test images, read once a way; nothing is chosen on them), latency before and after. --transfer adds DeiT-tiny and
