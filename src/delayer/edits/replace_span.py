@@ -123,7 +123,7 @@ class ReplaceSpan(Edit):
             return map
         if not hasattr(stats, "span"):
             raise PlanError(f"{self.label} is fitted on patches; moments of points are not enough. Give data= instead of stats=.")
-        window, like = window_of(map.conv), next(chain.module(span.start).parameters())
+        window, like, ridge = window_of(map.conv), next(chain.module(span.start).parameters()), self.ridge
         for sweep in range(self.sweeps):
             present = map.conv.to(like) if sweep else None
             fitted, heldout, tail = stats.span(span, window, present)
@@ -131,7 +131,8 @@ class ReplaceSpan(Edit):
                 raise PlanError(f"Span {span} ends in {tail}, but its plan says {self.tail}. Write \"tail\": \"{tail}\" in it.")
             weight = map.conv.weight.detach().flatten(1).double()
             both = fitted.num_rows and heldout.num_rows  # fewer than five samples leave nothing to choose by
-            ridge = self.ridge if self.ridge is not None else best_ridge(fitted, heldout, weight) if both else FEW_SAMPLES
+            if ridge is None:
+                ridge = best_ridge(fitted, heldout, weight) if both else FEW_SAMPLES
             fitted.merge(heldout)
             weight, bias = solve_layer(fitted, weight, ridge=ridge)
             map.double()

@@ -78,19 +78,20 @@ class ResolveBlock(Edit):
         if self.layers == "all":
             for path in stats.inner_paths(self.block):
                 if whole(chain.module(self.block).get_submodule(path)):
+                    ridge = self.ridge
                     for sweep in range(self.sweeps):
-                        self._solve_(chain, *stats.inner_layer(self.block, path, hidden_free=sweep > 0), path)
-        target = self.block if self.target is None else self.target
+                        ridge = self._solve_(chain, *stats.inner_layer(self.block, path, hidden_free=sweep > 0), path, ridge)
+        target, ridge = self.block if self.target is None else self.target, self.ridge
         for sweep in range(self.sweeps):
             fit, heldout, run = stats.last_layer(self.block, target, hidden_free=sweep > 0)
-            self._solve_(chain, fit, heldout, run, "")
+            ridge = self._solve_(chain, fit, heldout, run, "", ridge)
             if run.tail == "identity":
                 break
 
-    def _solve_(self, chain: Chain, fit: PatchMoments, heldout: PatchMoments, run: Run, path: str) -> None:
+    def _solve_(self, chain: Chain, fit: PatchMoments, heldout: PatchMoments, run: Run, path: str, ridge: float | None) -> float:
+        """Solve one layer, and get the ridge: further sweeps keep it, since targets made of present answers say nothing of it."""
         linear, norm, weight, _ = folded(chain.module(self.block), run, path)
         bias = takes_bias(linear, norm)
-        ridge = self.ridge
         if ridge is None:
             both = fit.num_rows and heldout.num_rows  # fewer than five samples leave nothing to choose by
             ridge = best_ridge(fit, heldout, weight, bias=bias) if both else FEW_SAMPLES
@@ -98,3 +99,4 @@ class ResolveBlock(Edit):
         new, shift = solve_layer(fit, weight, ridge=ridge, bias=bias)
         mean_x, _, xx, _, _ = fit.about("mean")
         unfold_(linear, norm, new, shift, new @ mean_x, (new @ xx * new).sum(1) / fit.num_rows)
+        return ridge
