@@ -177,7 +177,8 @@ class _Run:
             penalty=penalty, warm=self.warm,
             checkpoint=self.folder and self.folder / f"round-{number}-{len(self.tuned)}.safetensors",
             progress=self.progress, seed=self.seed * 1009 + number)
-        self.place.retreats += report.retreats
+        if report.best_epoch:  # else there may have been nothing to gain
+            self.place.retreats += report.retreats
         return len(report.epochs) == epochs
 
     def keep(self) -> None:
