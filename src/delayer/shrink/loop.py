@@ -30,6 +30,9 @@ from delayer.tune import tune_
 from delayer.tune.checkpoint import read_checkpoint, save_checkpoint
 from delayer.tune.training import Moments
 
+MOST_RETREATS = 2
+"""Later rounds begin at a ninth of the rate at least: where training helped nothing, there may have been nothing to gain."""
+
 
 class _Place(BaseModel):
     """Where a shrinking stands between two rounds."""
@@ -177,8 +180,7 @@ class _Run:
             penalty=penalty, warm=self.warm,
             checkpoint=self.folder and self.folder / f"round-{number}-{len(self.tuned)}.safetensors",
             progress=self.progress, seed=self.seed * 1009 + number)
-        if report.best_epoch:  # else there may have been nothing to gain
-            self.place.retreats += report.retreats
+        self.place.retreats = min(self.place.retreats + report.retreats, MOST_RETREATS)
         return len(report.epochs) == epochs
 
     def keep(self) -> None:
