@@ -4,8 +4,8 @@
     python benchmarks/repair.py --data-root DIR --transfer | --search 40 | --prefixes
 
 One line a way: parameters, multiply-adds, validation (a part of the training images, which the original knows by heart) and
-test (all test images, read once a way; nothing is chosen on them), latency before and after. --transfer adds DeiT-tiny and
-MobileNetV2, judged on validation images. Prints seed, versions and machine.
+test (all test images, read once a way; nothing is chosen on them), latency before and after. --transfer: DeiT-tiny and
+MobileNetV2 instead. Prints seed, versions and machine.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 import delayer
+from delayer.budget import Budget
 from delayer.chain import Chain
 from delayer.edits import Edit
 from delayer.edits.drop_span import DropSpan
@@ -26,6 +27,7 @@ from delayer.edits.renew_norms import RenewNorms
 from delayer.edits.replace_span import ReplaceSpan
 from delayer.families import chain_of
 from delayer.measure import compare_latency, num_macs, num_params
+from delayer.methods.redtest import redtest_spans
 from delayer.plan import Plan, apply, plan_by_hand
 from delayer.planner import damage_of
 from delayer.repair import resolved
@@ -144,32 +146,38 @@ def plan_of(chain: Chain, edits: Sequence[Edit], given: argparse.Namespace) -> P
 
 
 def transfer(root: Path, given: argparse.Namespace) -> None:
-    """Drop against repair on two larger networks: the choice is validation's, and may be to leave the cut as it is."""
+    """RedTest's choice of one, two and three blocks on two larger networks: dropped against repaired.
+
+    Validation chooses the repair, and may leave the cut as it is; both are then graded on test images.
+    """
     networks = {
-        "DeiT-tiny": ("timm:deit_tiny_patch16_224", "deit_tiny_patch16_224.safetensors",
-                      [(4,), (9,), (3, 4)]),
-        "MobileNetV2": ("benchmarks.networks:mobilenet_v2", "mobilenet_v2_torchvision.safetensors",
-                        [(9,), (15,), (9, 15)]),
+        "DeiT-tiny": ("timm:deit_tiny_patch16_224", "deit_tiny_patch16_224.safetensors"),
+        "MobileNetV2": ("benchmarks.networks:mobilenet_v2", "mobilenet_v2_torchvision.safetensors"),
     }
-    for title, (name, weights, cuts) in networks.items():
+    for title, (name, weights) in networks.items():
         model = delayer.load(name, weights=root / "weights" / weights)
         task = open_task(f"imagefolder:{root}/images/imagenet_train_1000", model,
-                         TaskOptions(num_fit=240, num_validation=240, num_test=200, batch_size=24, seed=given.seed))
+                         TaskOptions(num_fit=240, num_validation=240, num_test=500, batch_size=24, seed=given.seed))
         fit = task.batches("fit")
         chain = chain_of(model, fit[0].inputs[:2])
-        reference = predictions(model, task.batches("validation"))
-        print(f"# {title}: {fit.num_samples} images to fit, validation {task.batches('validation').num_samples}, original "
-              f"{evaluate(model, task, reference=reference).value:.2f}; top-1 % / KL on validation", flush=True)
-        for removed in cuts:
-            drop = cut(chain, removed)
-            tried = {"drop": drop, "seams": resolved(chain, drop, fit[0], seams_only=True),
-                     "all": resolved(chain, drop, fit[0])}
-            grades = {way: evaluate(apply(chain, plan_of(chain, edits, given), data=fit), task, reference=reference)
-                      for way, edits in tried.items()}
+        answers = {split: predictions(model, task.batches(split)) for split in ("validation", "test")}
+        [similarity] = delayer.score(chain, fit, ["adjacent_similarity"])
+        originals = "/".join(f"{grade_of(a, a).value:.1f}" for a in answers.values())
+        print(f"# {title}: {fit.num_samples} images to fit, validation {answers['validation'].num_samples}, test "
+              f"{answers['test'].num_samples}, original {originals} %; top-1 % / KL", flush=True)
+
+        def graded(edits: Sequence[Edit], split: str, chain=chain, task=task, fit=fit, answers=answers):
+            return evaluate(apply(chain, plan_of(chain, edits, given), data=fit), task, split, reference=answers[split])
+
+        for num in (1, 2, 3):
+            drop = redtest_spans(chain, similarity, Budget.parse(f"blocks={num}"))
+            tried = {"drop": drop, "seams": resolved(chain, drop, fit[0], seams_only=True), "all": resolved(chain, drop, fit[0])}
+            grades = {way: graded(edits, "validation") for way, edits in tried.items()}
             chosen = min(grades, key=lambda way: damage_of(grades[way]))
-            print(f"{title} without {', '.join(map(str, removed)):10} "
-                  + "  ".join(f"{way} {g.value:.2f} / {g.kl:.3f}" for way, g in grades.items()) + f"  chosen: {chosen}",
-                  flush=True)
+            test = {way: graded(tried[way], "test") for way in dict.fromkeys(("drop", chosen))}
+            print(f"{title} without {', '.join(str(span) for edit in drop for span in edit.spans):12} validation: "
+                  + "  ".join(f"{way} {g.value:.1f} / {g.kl:.3f}" for way, g in grades.items())
+                  + "   test: " + "  ".join(f"{way} {g.value:.1f} / {g.kl:.3f}" for way, g in test.items()), flush=True)
 
 
 def prefixes(root: Path, given: argparse.Namespace) -> None:
