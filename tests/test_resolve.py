@@ -370,6 +370,13 @@ def test_a_pass_that_begins_in_the_middle_gives_the_same_bits(case):
     assert prefix.knows(batch)
 
 
+def test_blocks_before_the_beginning_are_not_asked_for(chain, data):
+    streams = Streams(chain, chain, data)
+    streams.begin_at(3)
+    with pytest.raises(ValueError, match="Block 1 is asked for, but passes begin at 3"):
+        streams.last_layer(1, 1)
+
+
 def test_what_finds_no_room_or_tells_blocks_more_than_they_see_runs_in_full(data, monkeypatch):
     for small_memory, kind in ((True, Pictures), (False, Far)):
         model = pictures.network()

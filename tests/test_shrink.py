@@ -17,7 +17,7 @@ from delayer.families import chain_of
 from delayer.fusing import fusions
 from delayer.hashing import model_hash
 from delayer.plan import Plan, apply_
-from delayer.shrink import ShrinkOptions, merge_faster_, merging, num_kernels, schedules, shrink_until
+from delayer.shrink import ShrinkOptions, loop, merge_faster_, merging, num_kernels, schedules, shrink_until
 from delayer.shrink.look import Look
 from delayer.shrink.schedules.folding import Sloped
 from delayer.shrink.schedules.nepenthe import budgets, pruned
@@ -512,6 +512,21 @@ def test_a_transformer_goes_the_whole_road(name, tmp_path):
     save(small.model, plan, chain, tmp_path / "small", example=inputs)
     proof = reload_proof(small.model, tmp_path / "small", inputs)
     assert proof.passed and proof.max_abs_difference <= 1e-5, proof
+
+
+def test_later_rounds_begin_at_the_rate_that_was_left(digits, monkeypatch):
+    """Three harmful epochs take the rate to a 27th; the next round begins at a ninth, as there may have been nothing to gain."""
+    model, task = digits
+    x, rates = task.batches("test")[0].inputs, []
+
+    def tune(small, task, teacher, options, **more):
+        rates.append(options.learning_rate)
+        return tune_(small, task, teacher, options, **more)
+
+    monkeypatch.setattr(loop, "tune_", tune)
+    shrink_until(chain_of(model, x), task, ShrinkOptions(schedule="ours", tolerance=1e9, remove=2, a_round=1, epochs=3,
+                                                         learning_rate=1e3), example=x)
+    assert rates == pytest.approx([1e3, 1e3 / 9])
 
 
 def test_a_comparison_takes_a_schedules_rate_and_refuses_what_is_none():

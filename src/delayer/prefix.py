@@ -39,7 +39,8 @@ class Prefix:
         modules = [self.chain.module(index) for index in range(self.start)]
 
         def note(index: int) -> Callable:
-            return lambda module, args, output: seen.__setitem__(index, _each(output, Tensor.clone))
+            kept_as = Tensor.clone if index == self.start - 1 else _shape
+            return lambda module, args, output: seen.__setitem__(index, _each(output, kept_as))
 
         def give(output: Any) -> Callable:
             return lambda *args, **kwargs: _each(output, lambda tensor: _fresh(tensor, there))
@@ -58,7 +59,7 @@ class Prefix:
             for handle in handles:
                 handle.remove()
         if seen and len(seen) == self.start - len(kept):
-            self._keep(batch.start, [*kept, *(seen[index] for index in sorted(seen))])
+            self._keep(batch.start, [*(_each(output, _shape) for output in kept), *(seen[index] for index in sorted(seen))])
 
     def forget(self) -> None:
         """Run in full from here on."""
@@ -70,8 +71,12 @@ class Prefix:
         sizes: list[int] = []
         _each(outputs[-1], lambda tensor: sizes.append(tensor.nbytes))
         if sum(self._bytes.values()) + sum(sizes) <= self.largest:
-            self._kept[key] = [*(_each(output, lambda tensor: tensor.to("meta")) for output in outputs[:-1]), outputs[-1]]
-            self._bytes[key] = sum(sizes)
+            self._kept[key], self._bytes[key] = outputs, sum(sizes)
+
+
+def _shape(tensor: Tensor) -> Tensor:
+    """What takes no memory."""
+    return tensor.to("meta")
 
 
 def _fresh(tensor: Tensor, device: torch.device) -> Tensor:

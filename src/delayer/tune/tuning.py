@@ -72,7 +72,7 @@ class TuneReport(Record):
     after: Grade
     best_epoch: int
     """The epoch whose weights the network has now; 0 where none was better than what it began with."""
-    retreats: int
+    retreats: int = 0
     """How often training began again at a third of the rate."""
     epochs: tuple[TuneEpoch, ...]
     num_steps: int
@@ -135,7 +135,7 @@ def tune_(
                 step, since = run.place.step, run.place.retreats * len(fit)
                 torch.manual_seed(seed * PRIME + step)  # a resumed run meets the same dropout
                 rate = rate_at(step - since, num_steps - since, peak=options.learning_rate / 3**run.place.retreats,
-                               warmup=options.warmup, milestones=milestones)
+                               warmup=options.warmup, milestones=[milestone - since for milestone in milestones])
                 loss = _loss(model, teacher, batch.to(there), task, options)
                 if penalty is not None:
                     with torch.enable_grad():
