@@ -218,20 +218,32 @@ def search(root: Path, given: argparse.Namespace) -> None:
     total = num_params(model)
     target = total - 469_000
     cheap = argparse.Namespace(rows="each:0.25", seed=given.seed)
-    pool = {b: Candidate(b, b + 1, "drop", num_params(chain.module(b)) / total, float(num_params(chain.module(b))))
-            for segment in chain.segments for b in range(segment.start, segment.stop)}
 
-    def grade(chosen) -> float:
-        edits = resolved(chain, cut(chain, [c.start for c in chosen]), fit[0], ridge=1e-2)
-        small = apply(chain, plan_of(chain, edits, cheap), data=fit)
+    def candidate(start: int, stop: int, kernel: int = 0) -> Candidate:
+        own = sum(num_params(chain.module(b)) for b in range(start, stop))
+        saved = own - (kernel**2 * chain.blocks[start].in_width * chain.blocks[start].out_width + chain.blocks[start].out_width
+                       if kernel else 0)
+        return Candidate(start, stop, f"conv{kernel}" if kernel else "drop", own / total / (2 if kernel else 1), float(saved))
+
+    inner = [(b, segment.stop) for segment in chain.segments for b in range(segment.start, segment.stop)]
+    pool = [candidate(b, b + 1) for b, _ in inner]
+    pool += [candidate(b, b + k, 3) for k in (1, 2) for b, stop in inner if b + k <= stop]
+
+    def edits_of(chosen: Sequence[Candidate]) -> list[Edit]:
+        return [edit for c in chosen
+                for edit in cut(chain, range(c.start, c.stop), int(c.operator[4:]) if c.operator != "drop" else None)]
+
+    def grade(chosen: Sequence[Candidate]) -> float:
+        small = apply(chain, plan_of(chain, resolved(chain, edits_of(chosen), fit[0], ridge=1e-2), cheap), data=fit)
         found = evaluate(small, task, reference=reference)
-        print(f"# {[c.start for c in chosen]}: validation {found.value:.2f}, KL {found.kl:.4f}, "
-              f"{(total - sum(c.saved for c in chosen)) / 1e6:.4f} M", flush=True)
+        print(f"# {' '.join(f'{c.start}:{c.stop}{c.operator[:1]}' for c in chosen)}: validation {found.value:.2f}, "
+              f"KL {found.kl:.4f}, {num_params(small) / 1e6:.4f} M", flush=True)
         return damage_of(found)
 
-    starts = [[pool[b] for b in REDTEST if b in pool], [pool[b] for b in OURS]]
-    best, _ = refine(starts, list(pool.values()), target, grade, effort=given.search)
-    print(f"# chosen: {[c.start for c in best]}", flush=True)
+    ours = [candidate(b, b + 1) for b in OURS if b < 25]
+    starts = [[candidate(b, b + 1) for b in REDTEST], [*ours, candidate(25, 27, 3)]]
+    best, _ = refine(starts, pool, target, grade, effort=given.search)
+    print(f"# chosen: {' '.join(f'{c.start}:{c.stop} {c.operator}' for c in best)}", flush=True)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,7 +16,8 @@ from delayer.tasks.splits import Batch
 from delayer.tune import TuneOptions, tune_
 from delayer.tune.augment import augmented
 from delayer.tune.distillation import distance
-from delayer.tune.neighbourhood import neighbourhood
+from delayer.tune.hidden import comparing
+from delayer.tune.neighbourhood import counterparts, neighbourhood
 from delayer.tune.training import optimizer_for, rate_at
 
 WIDTH = 24
@@ -313,6 +315,62 @@ def test_a_neighbourhood_is_the_maps_and_one_block_on_either_side(spans, operato
     assert wide == {name for name in all_names if name.startswith("blocks.")}
 
 
+@pytest.mark.parametrize("spans, operator, expected", [
+    (["3:5"], "drop", {0: 0, 1: 1, 2: 4, 3: 5, 4: 6, 5: 7}),
+    (["3:5"], "affine", {0: 0, 1: 1, 2: 2, 3: 4, 4: 5, 5: 6, 6: 7}),
+    (["0", "7"], "drop", {0: 1, 1: 2, 2: 3, 3: 4, 4: 5, 5: 7}),
+])  # fmt: skip
+def test_counterparts_stand_behind_all_that_a_block_stands_for(spans, operator, expected):
+    chain = chain_of(vit())
+    plan = plan_by_hand(chain, spans, operator=operator)
+    assert counterparts(chain, plan) == {f"blocks.{mine}": f"blocks.{theirs}" for mine, theirs in expected.items()}
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_hidden_states_are_compared_where_both_networks_have_them(padded):
+    torch.manual_seed(0)
+    model, teacher = (nn.Sequential(*[nn.Linear(6, 6) for _ in range(3)]) for _ in range(2))
+    x, mask = torch.randn(4, 5, 6), torch.arange(5) < torch.tensor([[5], [2], [3], [1]])
+    with comparing(model, teacher, {"0": "0", "1": "2"}) as apart:
+        teacher(x), model(x)
+        found = apart(mask if padded else None)
+    rows = [(0, t) for t in range(5)] + [(1, 0), (1, 1), (2, 0), (2, 1), (2, 2), (3, 0)] if padded else list(np.ndindex(4, 5))
+    expected = 0.0
+    for mine, theirs in ((model[:1], teacher[:1]), (model[:2], teacher)):
+        pairs = [(mine(x)[row], theirs(x)[row]) for row in rows]
+        expected += sum((a - b).norm() ** 2 for a, b in pairs) / sum(b.norm() ** 2 for _, b in pairs) / 2
+    assert found.requires_grad and float(found) == pytest.approx(float(expected), rel=1e-5)
+    assert not any(module._forward_hooks for network in (model, teacher) for module in network.modules())
+
+
+def test_hidden_states_come_closer_the_more_they_count(teacher, unlabelled, data):
+    distances, pairs = [], {str(block): str(block) for block in range(1, 5)}
+    for weight in (0.0, 10.0):
+        model = damaged(teacher)
+        tune_(model, unlabelled, teacher, QUICK.model_copy(update={"hidden_weight": weight}), counterparts=pairs)
+        with comparing(model, teacher, pairs) as apart, torch.no_grad():
+            for network in (teacher, model):
+                network.eval()(data[1][0][0])
+            distances.append(float(apart()))
+    assert distances[1] < distances[0] / 1.5
+
+
+def test_a_relative_rate_moves_every_tensor_by_the_same_share(teacher, unlabelled):
+    """The first step of Adam is the rate, whatever the gradient; so each tensor moves by that share of its size."""
+    model, options = damaged(teacher), QUICK.model_copy(update={"epochs": 1, "learning_rate": 0.01, "relative": True, "warmup": 0,
+                                                              "weight_decay": 0})
+    before, moved = {name: p.detach().clone() for name, p in model.named_parameters()}, {}
+
+    def after_first(done, _):
+        if done == 1:
+            moved.update({name: float((p - before[name]).abs().max()) for name, p in model.named_parameters()})
+
+    tune_(model, unlabelled, teacher, options, progress=after_first)
+    for name, tensor in before.items():
+        size = max(float(tensor.square().mean().sqrt()), 1e-3)
+        assert moved[name] == pytest.approx(0.01 * size, rel=1e-2), name
+
+
 def test_what_cannot_be_done_is_said(teacher, unlabelled, data):
     with pytest.raises(DataError, match="to learn from: no teacher of weight 1, no labels of weight 0.3. Pass"):
         tune_(damaged(teacher), unlabelled)
@@ -326,6 +384,17 @@ def test_what_cannot_be_done_is_said(teacher, unlabelled, data):
         tune_(damaged(teacher), unlabelled, teacher, only={"1.linear.weight", "blocks.9"})
     with pytest.raises(ModelError, match="found none"):
         tune_(damaged(teacher), unlabelled, teacher, only=set())
+    hidden = TuneOptions(hidden_weight=1)
+    with pytest.raises(DataError, match="there is no pair of them. Pass"):
+        tune_(damaged(teacher), unlabelled, teacher, hidden)
+    with pytest.raises(DataError, match="there is no teacher. Pass"):
+        tune_(damaged(teacher), task_of(*data), None, hidden, counterparts={"1": "1"})
+    with pytest.raises(ModelError, match="There is no module 1.blocks in Sequential"):
+        tune_(damaged(teacher), unlabelled, teacher, hidden, counterparts={"1": "1.blocks"})
+    with pytest.raises(ModelError, match=r"of 1 has shape \(25, 24\), the teacher's \(25, 10\)"):
+        tune_(damaged(teacher), unlabelled, teacher, hidden, counterparts={"1": "5"})
+    with pytest.raises(ValueError, match="relative rates go with adamw"):
+        TuneOptions(relative=True, optimizer="sgd")
 
 
 def test_the_loss_of_classes_equals_a_slow_twin():

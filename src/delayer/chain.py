@@ -5,7 +5,7 @@ the inlet of the next; where the parent does something between them (a patch mer
 Blocks keep their original numbers for ever, also while a cut is under way.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -178,6 +178,12 @@ class Chain:
             for start in range(segment.start, segment.stop):
                 for stop in range(start + 1, segment.stop + 1):
                     yield Span(start, stop)
+
+    def reach(self, index: int, gone: Collection[int]) -> int:
+        """The last of the blocks in `gone` that follow a block without anything in between, or the block itself."""
+        while index + 1 in gone and self.blocks[index].outlet == self.blocks[index + 1].inlet:
+            index += 1
+        return index
 
     def ends(self, span: Span) -> tuple[int, int]:
         """The points that a span takes one to the other."""

@@ -61,9 +61,7 @@ def resolved(chain: Chain, edits: Sequence[Edit], batch: Any, *, layers: Layers 
         if block in touched:
             reached = True
             continue
-        target = block
-        while target + 1 in dropped and chain.blocks[target].outlet == chain.blocks[target + 1].inlet:
-            target += 1
+        target = chain.reach(block, dropped)
         if target == block and (seams_only or not reached):
             continue
         eligible += 1

@@ -8,7 +8,7 @@ from delayer.stages.work import Work, is_finished, mark_finished, stage_key
 from delayer.store import load, save
 from delayer.study import write_atomically
 from delayer.tune import TuneOptions, TuneReport, tune_
-from delayer.tune.neighbourhood import neighbourhood
+from delayer.tune.neighbourhood import counterparts, neighbourhood
 
 
 def tune_stage(work: Work, small: nn.Module, plan: Plan, options: TuneOptions = TuneOptions(), *,
@@ -26,6 +26,7 @@ def tune_stage(work: Work, small: nn.Module, plan: Plan, options: TuneOptions = 
     checkpoint = work.study.path(".tune.safetensors")
     with work.reporter.step("Fine-tuning") as tick:
         report = tune_(small, work.task, work.model, options, checkpoint=checkpoint, progress=tick, device=work.device,
+                       counterparts=counterparts(work.chain, plan) if options.hidden_weight else None,
                        only=neighbourhood(work.chain, plan) if only == "neighbourhood" else None, seed=work.seed)
     save(small, plan, work.chain, folder, example=work.example)
     write_atomically(path, report.model_dump_json(indent=1))

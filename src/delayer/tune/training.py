@@ -70,7 +70,7 @@ class Training:
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             return False
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("size", 1.0)
         self._optimizer.step()
         self.place.step += 1
         self.place.loss_sum += loss.item()
@@ -149,12 +149,19 @@ def _merit(grade: Grade) -> tuple[float, float]:
     return grade.value if grade.higher_is_better else -grade.value, -(grade.kl or 0.0)
 
 
-def optimizer_for(trained: dict[str, nn.Parameter], kind: str, *, weight_decay: float, momentum: float
-                  ) -> torch.optim.Optimizer:
-    """AdamW or SGD with momentum; `Training` sets the rate of each step."""
+def optimizer_for(trained: dict[str, nn.Parameter], kind: str, *, weight_decay: float, momentum: float,
+                  relative: bool = False) -> torch.optim.Optimizer:
+    """AdamW or SGD with momentum; `Training` sets the rate of each step.
+
+    relative: AdamW's rate of each tensor is a share of the tensor's root mean square as it is now, at least of 0.001.
+    Source: Shazeer and Stern 2018 (Adafactor), arXiv 1804.04235, section 8. Fidelity: theirs follows the tensor as it changes.
+    """
     if kind == "sgd":
         return torch.optim.SGD(trained.values(), momentum=momentum, weight_decay=weight_decay)
     # Scales and biases are not decayed, nor are diagonal maps, whose rest is one and not zero.
+    if relative:
+        return torch.optim.AdamW([{"params": [p], "weight_decay": weight_decay * (p.ndim > 1),
+                                   "size": max(p.detach().square().mean().sqrt().item(), 1e-3)} for p in trained.values()])
     kinds = [p for p in trained.values() if p.ndim > 1], [p for p in trained.values() if p.ndim <= 1]
     return torch.optim.AdamW([
         {"params": params, "weight_decay": decay}

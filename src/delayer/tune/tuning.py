@@ -1,6 +1,6 @@
 """A short fine-tune of a cut network with the original as teacher: everything, or the cut's neighbourhood."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from hashlib import sha256
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from delayer.calling import call, output_of, ready
@@ -19,6 +19,7 @@ from delayer.tasks import Task, evaluate, predictions
 from delayer.tasks.splits import Batch
 from delayer.tune.augment import augmented
 from delayer.tune.distillation import distance
+from delayer.tune.hidden import comparing
 from delayer.tune.training import Moments, Place, Training, TuneEpoch, optimizer_for, rate_at, trained_parameters
 
 PRIME = 1_000_003
@@ -34,6 +35,9 @@ class TuneOptions(Record):
     """adamw, or sgd with momentum, which decays every parameter as published recipes do."""
     learning_rate: float = Field(5e-5, gt=0)
     """Peak rate, between a linear warm-up and a cosine; convolutional networks take twenty times as much."""
+    relative: bool = False
+    """Whether the rate is a share of each tensor's size (its root mean square at the beginning), for adamw: layers that were
+    solved anew, merged with norms or trained long ago differ in scale; a hundredth suits convolutional networks."""
     milestones: tuple[int, ...] = ()
     """An epoch after which the rate is divided by ten, instead of the cosine; may be repeated."""
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -50,6 +54,8 @@ class TuneOptions(Record):
     """Softens both distributions before they are compared."""
     label_weight: float = Field(0.3, ge=0)
     """Weight of the cross-entropy with the labels, or with the next tokens; few samples are soon learnt by heart."""
+    hidden_weight: float = Field(0.0, ge=0)
+    """Weight of the distance from the teacher's hidden states behind each block."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of a label that is spread over all classes."""
     flip: bool = False
@@ -63,6 +69,12 @@ class TuneOptions(Record):
     """Whether batch norms go on collecting statistics; small batches spoil them, so normally they do not."""
     checkpoint_steps: int = Field(100, gt=0)
     """Steps between checkpoints; there is one after each epoch too."""
+
+    @model_validator(mode="after")
+    def _relative_to_what(self) -> "TuneOptions":
+        if self.relative and self.optimizer != "adamw":
+            raise ValueError("relative rates go with adamw, whose steps do not depend on the loss's scale; leave one of the two")
+        return self
 
 
 class TuneReport(Record):
@@ -84,7 +96,7 @@ class TuneReport(Record):
 
 def tune_(
     model: nn.Module, task: Task, teacher: nn.Module | None = None, options: TuneOptions | None = None, *,
-    only: Collection[str] | None = None, masks: Mapping[str, Tensor] | None = None,
+    counterparts: Mapping[str, str] | None = None, only: Collection[str] | None = None, masks: Mapping[str, Tensor] | None = None,
     penalty: Callable[[], Tensor] | None = None, warm: Moments | None = None, checkpoint: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None, device: torch.device | str | None = None,
     seed: int = 0,
@@ -95,6 +107,8 @@ def tune_(
     if none was better. A loss or an output that is not finite ends the run there. The test split is not read.
     Modes, places and `requires_grad` are left as they were.
     teacher: the original network, whose answers are imitated; None to learn from labels alone.
+    counterparts: by path of a module, that of the teacher's whose hidden state it should give (`counterparts(chain, plan)`);
+    `options.hidden_weight` says how much that counts.
     only: names of the parameters to train, such as `neighbourhood(chain, plan)`; None for all. Every other
     parameter keeps each bit, and so do the statistics of batch norms, unless `options.update_norms` is set.
     masks: by parameter name, the weights that stay zero wherever a mask is false.
@@ -111,8 +125,8 @@ def tune_(
     """
     options = options or TuneOptions()
     fit = task.batches("fit")
-    _check(model, task, teacher, options)
-    asked = _asked(model, task, teacher, options, only, seed)
+    _check(model, task, teacher, options, counterparts)
+    asked = _asked(model, task, teacher, options, counterparts, only, seed)
     num_steps, stopped = options.epochs * len(fit), ""
     with ExitStack() as stack:
         there = stack.enter_context(ready(model, torch.empty(0), device)).device
@@ -122,9 +136,11 @@ def tune_(
             reference = predictions(teacher, task.batches("validation"), device=there)
         place = Place(asked=asked, before=evaluate(model, task, reference=reference, device=there))
         trained = stack.enter_context(trained_parameters(model, only, update_norms=options.update_norms))
+        apart = stack.enter_context(comparing(model, teacher, counterparts)) if options.hidden_weight else None
         stack.enter_context(torch.random.fork_rng(devices=[there] if there.type == "cuda" else []))
         run = Training(model, trained, place, optimizer_for(
-            trained, options.optimizer, weight_decay=options.weight_decay, momentum=options.momentum), warm)
+            trained, options.optimizer, weight_decay=options.weight_decay, momentum=options.momentum,
+            relative=options.relative), warm)
         milestones = [epoch * len(fit) for epoch in options.milestones]
         if checkpoint:
             run.resume_(Path(checkpoint))
@@ -136,7 +152,11 @@ def tune_(
                 torch.manual_seed(seed * PRIME + step)  # a resumed run meets the same dropout
                 rate = rate_at(step - since, num_steps - since, peak=options.learning_rate / 3**run.place.retreats,
                                warmup=options.warmup, milestones=[milestone - since for milestone in milestones])
-                loss = _loss(model, teacher, batch.to(there), task, options)
+                batch = batch.to(there)
+                loss = _loss(model, teacher, batch, task, options)
+                if apart is not None:
+                    with torch.enable_grad():
+                        loss = loss + options.hidden_weight * apart(batch.mask)
                 if penalty is not None:
                     with torch.enable_grad():
                         loss = loss + penalty()
@@ -178,7 +198,8 @@ def _mask_(trained: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None) ->
 def _loss(model: nn.Module, teacher: nn.Module | None, batch: Batch, task: Task, options: TuneOptions
           ) -> Tensor:
     batch = replace(batch, inputs=augmented(batch.inputs, flip=options.flip, shift=options.shift))
-    taught = output_of(call(teacher, batch.inputs)) if teacher is not None and options.teacher_weight else None
+    asks = teacher is not None and (options.teacher_weight or options.hidden_weight)
+    taught = output_of(call(teacher, batch.inputs)) if asks else None
     with torch.enable_grad():
         return distance(
             output_of(call(model, batch.inputs)), taught, batch, task.kind, temperature=options.temperature,
@@ -187,12 +208,19 @@ def _loss(model: nn.Module, teacher: nn.Module | None, batch: Batch, task: Task,
         )  # fmt: skip
 
 
-def _check(model: nn.Module, task: Task, teacher: nn.Module | None, options: TuneOptions) -> None:
+def _check(model: nn.Module, task: Task, teacher: nn.Module | None, options: TuneOptions,
+           counterparts: Mapping[str, str] | None) -> None:
     """Raises DataError when nothing teaches, ModelError when the network would teach itself."""
     if teacher is model:
         raise ModelError("A network cannot be its own teacher. Pass a copy made before it was cut.")
+    if options.hidden_weight and not (teacher and counterparts):
+        raise DataError(
+            f"hidden_weight={options.hidden_weight:g} compares hidden states with a teacher's, but there is no "
+            f"{'pair of them' if teacher else 'teacher'}. Pass teacher=ORIGINAL and counterparts=counterparts(chain, plan)."
+        )
     labelled = task.kind == "causal-lm" or task.has_labels and task.kind != "embedding"
-    if not (teacher is not None and options.teacher_weight or labelled and options.label_weight):
+    taught = teacher is not None and (options.teacher_weight or options.hidden_weight)
+    if not (taught or labelled and options.label_weight):
         raise DataError(
             f"Fine-tuning has nothing to learn from: {'no' if teacher is None else 'a'} teacher of weight "
             f"{options.teacher_weight:g}, {'labels' if labelled else 'no labels'} of weight "
@@ -201,13 +229,16 @@ def _check(model: nn.Module, task: Task, teacher: nn.Module | None, options: Tun
 
 
 def _asked(model: nn.Module, task: Task, teacher: nn.Module | None, options: TuneOptions,
-           only: Collection[str] | None, seed: int) -> dict[str, str]:
+           counterparts: Mapping[str, str] | None, only: Collection[str] | None, seed: int) -> dict[str, str]:
     """All that decides the result, as short texts."""
-    chosen = "all" if only is None else sha256(" ".join(sorted(only)).encode()).hexdigest()[:16]
+    def short(texts: Iterable[str]) -> str:
+        return sha256(" ".join(sorted(texts)).encode()).hexdigest()[:16]
+
     settings = options.model_dump(exclude={"checkpoint_steps"})
     return {name: str(value) for name, value in settings.items()} | {
         "network": model_hash(model), "teacher": "" if teacher is None else model_hash(teacher),
-        "data": task.hash, "parameters": chosen, "seed": str(seed),
+        "data": task.hash, "parameters": "all" if only is None else short(only), "seed": str(seed),
+        "counterparts": short(f"{mine} {theirs}" for mine, theirs in (counterparts or {}).items()),
     }  # fmt: skip
 
 

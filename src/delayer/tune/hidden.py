@@ -1,0 +1,55 @@
+"""The hidden states of a cut network beside its teacher's."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from delayer.calling import hidden_out
+from delayer.errors import ModelError
+
+
+@contextmanager
+def comparing(model: nn.Module, teacher: nn.Module, pairs: Mapping[str, str]) -> Iterator[Callable[[Tensor | None], Tensor]]:
+    """Inside: a function that tells how far apart the hidden states were when both networks last saw a batch.
+
+    That is the mean over the pairs of ‖network − teacher‖² / ‖teacher‖². pairs: by path of a module in the network, the path
+    of the teacher's whose hidden state it should give (`counterparts`). The function takes the batch's mask [samples,
+    tokens] or None; padding counts for nothing.
+    Raises ModelError for a path that is not there, and where a pair's hidden states differ in shape.
+    Source: Romero et al. 2015 (FitNets), arXiv 1412.6550. Fidelity: theirs learns a map between two widths first; a cut
+    keeps the widths, and a closed-form fit has brought the hidden states together.
+    """
+    seen: dict[tuple[nn.Module, str], Tensor] = {}
+
+    def note(network: nn.Module, path: str) -> Callable:
+        return lambda module, args, output: seen.__setitem__((network, path), hidden_out(output))
+
+    def distance(mask: Tensor | None = None) -> Tensor:
+        return torch.stack([_distance(path, seen.pop((model, path)), seen[teacher, other], mask)
+                            for path, other in pairs.items()]).mean()
+
+    handles = []
+    try:
+        for network, paths in ((model, pairs), (teacher, set(pairs.values()))):
+            for path in paths:
+                try:
+                    handles.append(network.get_submodule(path).register_forward_hook(note(network, path)))
+                except AttributeError as error:
+                    raise ModelError(f"There is no module {path} in {type(network).__name__}, whose hidden state should be "
+                                     "compared. Name modules as model.named_modules() does.") from error
+        yield distance
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _distance(path: str, mine: Tensor, theirs: Tensor, mask: Tensor | None) -> Tensor:
+    if mine.shape != theirs.shape:
+        raise ModelError(f"The hidden state of {path} has shape {tuple(mine.shape)}, the teacher's {tuple(theirs.shape)}; only "
+                         "equal shapes can be compared.")
+    mine, theirs = mine.float(), theirs.detach().float()
+    if mask is not None and mine.ndim == 3 and mask.shape == mine.shape[:2]:
+        mine, theirs = mine[mask.bool()], theirs[mask.bool()]
+    return (mine - theirs).square().sum() / theirs.square().sum().clamp_min(1e-12)
