@@ -32,7 +32,7 @@ from delayer.plan import Plan, apply, plan_by_hand
 from delayer.planner import damage_of
 from delayer.repair import resolved
 from delayer.tasks import TaskOptions, evaluate, grade_of, open_task, predictions
-from delayer.tune import TuneOptions, tune_
+from delayer.tune import TuneOptions, counterparts, tune_
 
 HERE = Path(__file__).parent
 REDTEST = (3, 5, 8, *range(10, 18), 19, 20, 21)
@@ -91,6 +91,8 @@ def ways(chain: Chain, batch) -> dict[str, Sequence[Edit]]:
             resolved(chain, cut(chain, OURS, OUR_CONVOLUTIONS, 2), batch, sweeps=2),
         "  our blocks, a convolution, every layer twice":
             resolved(chain, cut(chain, OURS, OUR_CONVOLUTIONS, 2), batch, layers="all", sweeps=2),
+        "  our blocks, a convolution, every layer four times":
+            resolved(chain, cut(chain, OURS, OUR_CONVOLUTIONS, 4), batch, layers="all", sweeps=4),
     }
 
 
@@ -126,18 +128,20 @@ def resnet56(root: Path, given: argparse.Namespace) -> None:
         if given.ridge is not None:
             edits = [e.model_copy(update={"ridge": given.ridge}) if "ridge" in type(e).model_fields else e for e in edits]
         begin = time.monotonic()
-        small = apply(chain, plan_of(chain, edits, given), data=fit)
+        plan = plan_of(chain, edits, given)
+        small = apply(chain, plan, data=fit)
         line(name, small, time.monotonic() - begin)
         if given.tune and name.strip() in given.tune_what:
             begin, settings = time.monotonic(), tuning(given)
-            report = tune_(small, task, model, settings, seed=given.seed, checkpoint=given.checkpoint)
+            report = tune_(small, task, model, settings, counterparts=counterparts(chain, plan), seed=given.seed,
+                           checkpoint=given.checkpoint)
             line(f"  ... and {given.tune} epochs of fine-tuning", small, time.monotonic() - begin)
             print(f"# {report.note} {settings.model_dump_json()}", flush=True)
 
 
 def tuning(given: argparse.Namespace) -> TuneOptions:
-    return TuneOptions(epochs=given.tune, learning_rate=1e-3, warmup=0.05, weight_decay=0.01, clip=5.0, temperature=3.0,
-                       teacher_weight=1.0, label_weight=0.1, flip=True, shift=4)
+    return TuneOptions(epochs=given.tune, learning_rate=1e-2, relative=True, warmup=0.05, weight_decay=0.01, clip=5.0,
+                       temperature=3.0, teacher_weight=1.0, label_weight=0.1, hidden_weight=50, flip=True, shift=4)
 
 
 def plan_of(chain: Chain, edits: Sequence[Edit], given: argparse.Namespace) -> Plan:
