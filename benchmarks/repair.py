@@ -159,6 +159,8 @@ def transfer(root: Path, given: argparse.Namespace) -> None:
         "MobileNetV2": ("benchmarks.networks:mobilenet_v2", "mobilenet_v2_torchvision.safetensors"),
     }
     for title, (name, weights) in networks.items():
+        if given.only and title not in given.only:
+            continue
         model = delayer.load(name, weights=root / "weights" / weights)
         task = open_task(f"imagefolder:{root}/images/imagenet_train_1000", model,
                          TaskOptions(num_fit=240, num_validation=240, num_test=500, batch_size=24, seed=given.seed))
@@ -257,7 +259,7 @@ def main() -> None:
     parser.add_argument("--num-validation", type=int, default=2000)
     parser.add_argument("--rows", default="each", help="share of the pixels that layers are solved on")
     parser.add_argument("--ridge", type=float, help="pull towards what stood there; chosen on held-out samples by default")
-    parser.add_argument("--only", action="append", default=[], help="only the way of this name")
+    parser.add_argument("--only", action="append", default=[], help="only the way (or network) of this name")
     parser.add_argument("--tune", type=int, default=0, help="epochs of fine-tuning behind the ways of --tune-what")
     parser.add_argument("--tune-what", action="append", default=[])
     parser.add_argument("--checkpoint", type=Path, help="file to go on from when fine-tuning was killed")
