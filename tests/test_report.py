@@ -21,7 +21,14 @@ from delayer.report.figures import limits_of, points_of, score_figure
 from delayer.report.measured_figures import front
 from delayer.report.page import context
 from delayer.report.scan_figures import error_maps
-from delayer.report.shrinking import comparison_figure, comparison_table, merges_table, rounds_figure, rounds_table
+from delayer.report.shrinking import (
+    comparison_figure,
+    comparison_headline,
+    comparison_table,
+    merges_table,
+    rounds_figure,
+    rounds_table,
+)
 from delayer.study import EditInfo, Measured, Score, Study
 
 STUDIES = {"vit": planted_studies.vit, "resnet": planted_studies.resnet, "long": planted_studies.long}
@@ -233,6 +240,8 @@ def test_schedules_are_means_over_seeds_best_first(tmp_path):
     assert ours["error_y"]["array"] == pytest.approx([0, 0.5, 0.5])
     assert [(row[0], row[1], row[2], row[4]) for row in comparison_table(comparison).rows] == [
         ("ours", "2", "4", "2.00"), ("easier", "2", "4", "2.00")]
+    assert comparison_headline(comparison) == (
+        "Without 4 of 24 activations ours has 72.8 %, easier has 66.8 %; the original has 75.3 % (top-1 accuracy, test).")
 
 
 def test_cards_do_not_flatter(tmp_path):

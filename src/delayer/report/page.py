@@ -18,7 +18,14 @@ from delayer.report.measured_figures import candidate_figures, latency_figure
 from delayer.report.measured_tables import candidates_table, latency_table, measures_table, proofs_table
 from delayer.report.networks import grouped, networks_figure, networks_table
 from delayer.report.scan_figures import error_maps, length_figure
-from delayer.report.shrinking import comparison_figure, comparison_table, merges_table, rounds_figure, rounds_table
+from delayer.report.shrinking import (
+    comparison_figure,
+    comparison_headline,
+    comparison_table,
+    merges_table,
+    rounds_figure,
+    rounds_table,
+)
 from delayer.report.sites import sites_figures, sites_table
 from delayer.report.tables import Table, correlation_table, cuts_table, ranking_table, spans_table
 from delayer.study import Provenance, Score, Study, StudyInfo, write_atomically
@@ -81,7 +88,7 @@ def context(records: SimpleNamespace) -> dict[str, Any]:
     return {
         **vars(records),
         "choice": choice,
-        "headline": headline(study, scores, candidates, results),
+        "headline": headline(records),
         "cards": cards_of(study, scores, candidates, results),
         "drawings": drawings(study, choice) if study else {},
         "score_rows": score_plots(scores.scores, choice) if scores else [],
@@ -175,10 +182,12 @@ def network_parts(networks: tuple[Score, ...], study: StudyInfo | None
         yield scores[0], plot, networks_table(scores), tuple(dict.fromkeys(texts))
 
 
-def headline(study: StudyInfo | None, scores, candidates, results) -> str:
+def headline(records: SimpleNamespace) -> str:
     """What was asked and what came out, numbers not torn from their units; else how far the study got."""
-    if results:
-        return re.sub(r"(?<=\d) (?=%|×|[kMGT]\b|ms\b)", "\u00a0", results.headline)
+    study, scores, candidates = records.study, records.scores, records.candidates
+    if records.results or records.compare:
+        came_out = records.results.headline if records.results else comparison_headline(records.compare)
+        return re.sub(r"(?<=\d) (?=%|×|[kMGT]\b|ms\b)", "\u00a0", came_out)
     done = [f"scored by {len({s.name for s in scores.scores})} metrics"] if scores else []
     done += [f"{len(candidates.measured):,} cuts measured"] if candidates else []
     network = f"{study.asked.model} has {len(study.chain.blocks)} blocks" if study else "An unfinished study"

@@ -85,6 +85,16 @@ def comparison_figure(comparison: Comparison) -> Figure:
     return {"data": data, "layout": layout}
 
 
+def comparison_headline(comparison: Comparison) -> str:
+    """What the best schedules have left where the most is gone."""
+    rows = comparison_table(comparison).rows
+    most = max(int(removed) for _, _, removed, *_ in rows)
+    best = [(schedule, grade) for schedule, _, removed, grade, *_ in rows if int(removed) == most][:3]
+    grade = comparison.original
+    return (f"Without {most} of {comparison.num_sites} activations {', '.join(f'{name} has {left}' for name, left in best)}; "
+            f"the original has {in_unit(grade.value, grade.unit)} ({grade.name}, test).")
+
+
 def comparison_table(comparison: Comparison) -> Table:
     """The last point of each schedule, means over seeds, best grade first."""
     rows = []
