@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from delayer.calling import call, output_of, ready
@@ -70,11 +70,12 @@ class TuneOptions(Record):
     checkpoint_steps: int = Field(100, gt=0)
     """Steps between checkpoints; there is one after each epoch too."""
 
-    @model_validator(mode="after")
-    def _relative_to_what(self) -> "TuneOptions":
-        if self.relative and self.optimizer != "adamw":
-            raise ValueError("relative rates go with adamw, whose steps do not depend on the loss's scale; leave one of the two")
-        return self
+    @field_validator("relative")
+    @classmethod
+    def _adamw_alone(cls, relative: bool, info: ValidationInfo) -> bool:
+        if relative and info.data.get("optimizer") != "adamw":
+            raise ValueError("relative rates go with adamw, whose steps do not depend on the loss's scale")
+        return relative
 
 
 class TuneReport(Record):
