@@ -525,8 +525,8 @@ def test_later_rounds_begin_at_the_rate_that_was_left(digits, monkeypatch):
 
     monkeypatch.setattr(loop, "tune_", tune)
     shrink_until(chain_of(model, x), task, ShrinkOptions(schedule="ours", tolerance=1e9, remove=2, a_round=1, epochs=3,
-                                                         learning_rate=1e3), example=x)
-    assert rates == pytest.approx([1e3, 1e3 / 9])
+                                                         learning_rate=1.0), example=x)
+    assert rates == pytest.approx([1, 1 / 9])
 
 
 def test_a_comparison_takes_a_schedules_rate_and_refuses_what_is_none():
