@@ -13,7 +13,7 @@ from delayer.families import chain_of
 from delayer.plan import apply, apply_, plan_by_hand
 from delayer.tasks import evaluate, predictions, task_of
 from delayer.tasks.splits import Batch
-from delayer.tune import TuneOptions, tune_
+from delayer.tune import TuneOptions, tune_, tuning
 from delayer.tune.augment import augmented
 from delayer.tune.distillation import distance
 from delayer.tune.hidden import comparing
@@ -221,6 +221,20 @@ def test_a_rate_that_only_harms_is_left_also_after_a_kill(teacher, unlabelled, t
     # What was left over is a run at the smaller rate.
     rest = options.model_copy(update={"learning_rate": 30 / 3**report.retreats, "epochs": 7 - report.retreats})
     assert tune_(damaged(teacher), unlabelled, teacher, rest).retreats == 0
+
+
+def test_milestones_stay_at_their_epochs_after_a_retreat(teacher, unlabelled, monkeypatch):
+    """What is left of the run shrinks with each retreat, and so does the way to the milestone: both end where they did."""
+    asked = []
+
+    def spy(step, num_steps, **how):
+        asked.append((num_steps, how["milestones"][0]))
+        return rate_at(step, num_steps, **how)
+
+    monkeypatch.setattr(tuning, "rate_at", spy)
+    options = QUICK.model_copy(update={"learning_rate": 30.0, "retreat": True, "milestones": (3,)})
+    assert tune_(damaged(teacher), unlabelled, teacher, options).retreats > 1
+    assert len(set(asked)) > 1 and {num_steps - milestone for num_steps, milestone in asked} == {20}
 
 
 def test_a_published_recipe_is_plain_sgd_with_steps(data):
