@@ -1,12 +1,15 @@
 """Laws of calling: every way a library takes inputs and answers gives the one tensor that matters."""
 
+import random
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from delayer.calling import call, each_tensor, evaluating, first_tensor, output_of, ready, with_batch
+from delayer.calling import call, each_tensor, evaluating, first_tensor, output_of, ready, seeded, with_batch
 from delayer.errors import DataError, ModelError
 
 X = torch.arange(6.0).reshape(3, 2)
@@ -35,6 +38,11 @@ def test_other_inputs_are_refused_with_advice(inputs, found):
         (X, X + 1),
         [None, X],
         {"out": X, "aux": X + 1},
+        {"loss": X.sum(), "logits": X},
+        {"loss": X + 1, "heat": X},
+        {"aux": X + 1, "logits": X},
+        (X.sum(), X),
+        [X.mean(), None, X, X + 1],
         SimpleNamespace(loss=X.sum(), logits=X, hidden_states=(X + 1,)),
         SimpleNamespace(last_hidden_state=X, pooler_output=X + 1),
         SimpleNamespace(logits=None, last_hidden_state=X),
@@ -49,6 +57,15 @@ def test_output_of_says_what_it_found():
         output_of("cat")
     with pytest.raises(ModelError, match="found tuple"):
         output_of((1, None))
+
+
+@pytest.mark.parametrize(("raw", "found"), [
+    (X.sum(), "a single number"), ((X.sum(),), "tuple"), ({"loss": X.sum()}, "dict"),
+    ({"loss": X.sum(), "logits": X.sum()}, "dict"),
+])  # fmt: skip
+def test_a_loss_is_no_answer(raw, found):
+    with pytest.raises(ModelError, match=f"a loss, which is a single number, is none.*found {found}"):
+        output_of(raw)
 
 
 def test_output_of_reads_hugging_face_records():
@@ -72,6 +89,29 @@ def test_evaluating_restores_each_modules_own_mode_even_after_an_error():
         raise ZeroDivisionError
     assert [module.training for module in model.modules()] == [True, True, False]
     assert torch.is_grad_enabled()
+
+
+def draws() -> list[float]:
+    return [torch.rand(1).item(), random.random(), float(np.random.rand()), float(F.dropout(torch.ones(50)).sum())]
+
+
+def test_seeded_gives_the_same_numbers_and_leaves_the_generators_where_they_were():
+    torch.manual_seed(3)
+    random.seed(3)
+    np.random.seed(3)
+    first = draws()
+    with seeded(7):
+        inside = draws()
+    after = draws()
+    torch.manual_seed(3)
+    random.seed(3)
+    np.random.seed(3)
+    assert (draws(), draws()) == (first, after)
+    with pytest.raises(ZeroDivisionError), seeded(7):
+        assert draws() == inside and first != inside
+        raise ZeroDivisionError
+    with seeded(8):
+        assert draws() != inside
 
 
 class Traveller(nn.Linear):

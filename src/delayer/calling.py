@@ -4,6 +4,8 @@ Libraries disagree: torchvision takes and returns a tensor, Hugging Face takes k
 record, others return tuples. Everything that runs a network goes through these functions.
 """
 
+import random
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -35,23 +37,26 @@ def _by_name(inputs: Any) -> Mapping[str, Tensor]:
 
 
 def output_of(raw: Any) -> Tensor:
-    """The main tensor of an answer: itself, its logits, its last hidden state, or its first tensor.
+    """The main tensor of an answer: itself, its logits, its last hidden state, or its first tensor that is no loss.
 
-    Raises ModelError when the answer holds no tensor.
+    A loss is a tensor without dimensions, or one of that name. Raises ModelError when the answer holds nothing else.
     """
-    if isinstance(raw, Tensor):
+    if isinstance(raw, Tensor) and raw.ndim:
         return raw
-    # A Hugging Face record may begin with a loss, so its names come before its order.
+    named = raw if isinstance(raw, Mapping) else {}
+    # A record may begin with a loss, so names come before its order.
     for name in ("logits", "last_hidden_state"):
-        if isinstance(named := getattr(raw, name, None), Tensor):
-            return named
-    items = raw.values() if isinstance(raw, Mapping) else raw if isinstance(raw, tuple | list) else ()
+        found = named.get(name, getattr(raw, name, None))
+        if isinstance(found, Tensor) and found.ndim:
+            return found
+    items = [x for name, x in named.items() if name != "loss"] or (raw if isinstance(raw, tuple | list) else ())
     for item in items:
-        if isinstance(item, Tensor):
+        if isinstance(item, Tensor) and item.ndim:
             return item
+    found = "a single number" if isinstance(raw, Tensor) else type(raw).__name__
     raise ModelError(
-        f"A network should answer with a tensor, or with a record or tuple that holds one; "
-        f"found {type(raw).__name__}. Wrap it in a module whose forward returns the tensor that matters."
+        f"A network should answer with a tensor, or with a record or tuple that holds one (a loss, which is a single "
+        f"number, is none); found {found}. Wrap it in a module whose forward returns the tensor that matters."
     )
 
 
@@ -101,6 +106,36 @@ def evaluating(model: Callable) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    """Inside: random numbers of torch, numpy and Python follow from the seed. After: they go on where they were.
+
+    Networks are compared with the same seed around each batch (`batch.start`), so that one whose forward is random meets
+    the same numbers, whatever ran before.
+    """
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    device = torch.get_device_module(accelerator.type) if accelerator else None
+    if not (hasattr(device, "get_rng_state_all") and device.is_initialized()):
+        device = None
+    numpy = sys.modules.get("numpy")  # which nothing draws from before it is imported
+    before = random.getstate(), torch.get_rng_state(), numpy and numpy.random.get_state(), device and device.get_rng_state_all()
+    try:
+        random.seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed also writes down the stack for each idle accelerator
+        if numpy:
+            numpy.random.seed(seed % 2**32)
+        if device:
+            device.manual_seed_all(seed)
+        yield
+    finally:
+        random.setstate(before[0])
+        torch.set_rng_state(before[1])
+        if numpy:
+            numpy.random.set_state(before[2])
+        if device:
+            device.set_rng_state_all(before[3])
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from delayer.calling import call, evaluating, hidden_in, hidden_out
+from delayer.calling import call, evaluating, hidden_in, hidden_out, seeded
 from delayer.chain import Chain, Place
 from delayer.errors import DataError, MemoryLimitError, NotFiniteError
 from delayer.processes import add_, gather, num_processes, shard
@@ -90,7 +90,7 @@ def rows_of(chain: Chain, wants: Mapping[Rows, set[Place]], batch: Any, seed: in
                 kept[policy, num] = None if index is None else index.to(hidden.device)
             rows[policy][point] = take(hidden, policy, mask, kept.get((policy, num)))
 
-    with evaluating(chain.model), watching(chain, wanted, see):
+    with evaluating(chain.model), seeded(batch.start), watching(chain, wanted, see):
         call(chain.model, batch.inputs)
     missing = wanted.difference(*rows.values())
     if missing:

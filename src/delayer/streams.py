@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from delayer.branch import Run, Tail, check_form, running
-from delayer.calling import call, evaluating
+from delayer.calling import call, evaluating, seeded
 from delayer.chain import Chain, Span
 from delayer.errors import DataError, NotFiniteError, PlanError
 from delayer.folding import window_of
@@ -182,7 +182,7 @@ class Streams:
             seen.append(run)
             raise _Enough
 
-        with evaluating(chain.model), beginning, _ended(), running(chain.module(block), see):
+        with evaluating(chain.model), seeded(batch.start), beginning, _ended(), running(chain.module(block), see):
             call(chain.model, batch.inputs)
         if not seen:
             raise DataError(f"Block {block} was never passed; is it skipped in evaluation mode?")

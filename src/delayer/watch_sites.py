@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from delayer.calling import call, evaluating, with_batch
+from delayer.calling import call, evaluating, seeded, with_batch
 from delayer.chain import Chain
 from delayer.errors import DataError, ModelError, NotFiniteError, PlanError
 from delayer.observe import device_of
@@ -61,7 +61,7 @@ def observe_sites(chain: Chain, sites: Sequence[Site], batches: Sequence[Any], *
     reading = batches.read(mine) if hasattr(batches, "read") else (batches[number] for number in mine)
     for done, batch in enumerate(reading):
         batch = batch.to(device_of(chain.model))
-        with evaluating(chain.model), watching_sites(chain, sites, seeing(stats, batch)):
+        with evaluating(chain.model), seeded(batch.start), watching_sites(chain, sites, seeing(stats, batch)):
             call(chain.model, batch.inputs)
         if progress:
             progress(done + 1, len(mine))

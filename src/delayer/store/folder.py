@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from delayer.calling import Inputs, call, evaluating, output_of, ready
+from delayer.calling import Inputs, call, evaluating, output_of, ready, seeded
 from delayer.chain import Chain
 from delayer.errors import ModelError, StudyError
 from delayer.hashing import check_finite
@@ -157,9 +157,9 @@ def _write_weights(model: nn.Module, plan: Plan, chain: Chain, source: Source, f
     if loader:
         try:
             again = load_ordinary(folder, source)
-            with ready(model, example) as inputs:
+            with ready(model, example) as inputs, seeded():
                 expected = output_of(call(model, inputs)).cpu()
-            with evaluating(again):
+            with evaluating(again), seeded():
                 found = output_of(call(again, example))
             gap, largest = float((expected - found).abs().max()), float(expected.abs().max())
             if gap <= 1e-5 * max(1.0, largest):

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from delayer.calling import Inputs, call, evaluating, output_of
+from delayer.calling import Inputs, call, evaluating, output_of, seeded
 from delayer.study import Proof
 
 TOLERANCE = 1e-5
@@ -24,7 +24,7 @@ def reload_proof(model: nn.Module, folder: str | Path, inputs: Inputs, *, ordina
     Passed when the difference is at most 1e-5 of the largest output (1e-5 where outputs are smaller than 1).
     """
     named = {"": inputs} if isinstance(inputs, Tensor) else inputs
-    with evaluating(model):
+    with evaluating(model), seeded():
         expected = output_of(call(model, inputs))
     loader = "the library's own loader" if ordinary else "delayer.load"
     with tempfile.TemporaryDirectory() as temporary:
@@ -54,7 +54,7 @@ def _main(folder: str, probe: str, kind: str) -> None:
     tensors = load_file(probe)
     expected = tensors.pop("expected")
     inputs = {name.removeprefix("input:"): value for name, value in tensors.items()}
-    with evaluating(model):
+    with evaluating(model), seeded():
         found = output_of(call(model, inputs[""] if "" in inputs else inputs))
     print(json.dumps({"max_abs_difference": float((found - expected).abs().max())}))
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from delayer.calling import call, output_of, ready
+from delayer.calling import call, output_of, ready, seeded
 from delayer.errors import DataError, NotFiniteError
 from delayer.tasks.kinds import token_ids
 from delayer.tasks.options import Kind
@@ -55,7 +55,9 @@ def predictions(
     with ready(model, torch.empty(0), device) as spot:
         for number, batch in enumerate(split):
             batch = batch.to(spot.device)
-            gather.add(output_of(call(model, batch.inputs)), batch, number)
+            with seeded(batch.start):
+                output = output_of(call(model, batch.inputs))
+            gather.add(output, batch, number)
             if progress:
                 progress(number + 1, len(split))
     return gather.outputs()

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from delayer.calling import call, output_of, ready, with_batch
+from delayer.calling import call, output_of, ready, seeded, with_batch
 from delayer.errors import DataError, ModelError, NotFiniteError
 from delayer.study import Grade, Record
 from delayer.tasks import Task, grade_of
@@ -144,7 +144,8 @@ def _features(model: nn.Module, path: str, device: torch.device | str | None
 
     def features(batch: Batch) -> Tensor:
         batch = batch.to(spot.device)
-        answer = output_of(call(model, batch.inputs))
+        with seeded(batch.start):
+            answer = output_of(call(model, batch.inputs))
         found = caught.pop() if path else _pooled(answer, batch.mask)
         caught.clear()
         return found.float().cpu()
