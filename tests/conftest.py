@@ -1,18 +1,50 @@
-"""What all tests share: the folder of real weights and data, and Hugging Face kept off the network."""
+"""What all tests share: the folder of real weights and data, Hugging Face kept off the network, and the order of a run."""
 
+import fcntl
 import os
 from pathlib import Path
-
-import pytest
-import torch
+from types import SimpleNamespace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-torch.set_num_threads(1)  # networks here are tiny: more threads only wait for one another
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks here are tiny: more threads only wait for one another
+
+import fresh  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+# The files that take longest, longest first: workers begin with them, so that none is left with one at the end.
+LONGEST = ()
 
 
 def pytest_addoption(parser):
     parser.addoption("--data-root", default=os.environ.get("DELAYER_DATA"),
                      help="folder with real weights and data; by default DELAYER_DATA")
+
+
+def pytest_collection_modifyitems(items):
+    """Longest files first, the rest in their order; within a file nothing moves."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    """Tests run side by side, in as many processes as there are workers; one marked serial runs while all others wait.
+
+    All pass a door (one at a time) into a room (many at a time); a serial test holds the door until it has the room to
+    itself. The wait is no part of a test's time.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    alone = item.get_closest_marker("serial") is not None
+    with open(__file__) as door, open(fresh.__file__) as room:  # locks need files, and these are there
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        if not alone:
+            fcntl.flock(door, fcntl.LOCK_UN)
+        return (yield)
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +54,9 @@ def data_root(request) -> Path:
     if not given or not Path(given).is_dir():
         pytest.skip("no folder of real data: give --data-root or DELAYER_DATA")
     return Path(given).resolve()
+
+
+@pytest.fixture(autouse=True)
+def warm_processes(monkeypatch):
+    """Reload proofs get their new process from the warm server: a tenth of a second instead of four (see fresh.py)."""
+    monkeypatch.setattr("delayer.store.proof.subprocess", SimpleNamespace(run=fresh.run))

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import fresh
 import numpy as np
 import pytest
 import torch
@@ -47,11 +48,14 @@ def command(monkeypatch, capsys):
     return run
 
 
-def elsewhere(*words, **more) -> subprocess.Popen:
-    """The command line in a process of its own."""
+def elsewhere(*words, **more) -> fresh.Process | subprocess.Popen:
+    """The command line in a process of its own; where `subprocess` is told more about it, a wholly new one."""
     paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen([sys.executable, "-m", "delayer.cli", *map(str, words)], cwd=ROOT, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": paths}, **more)
+    command = [sys.executable, "-m", "delayer.cli", *map(str, words)]
+    where = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": paths}}
+    if not more:
+        return fresh.Process(command, **where)
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **where, **more)
 
 
 def test_the_main_job(command, tmp_path):
@@ -345,7 +349,7 @@ def test_two_processes_cannot_share_a_study(command, tmp_path):
     assert command("score", NETWORK, "--data", "digits", "--out", out, *QUICK[:6])[0] == 0
 
 
-def _until(path: Path, lines: int, process: subprocess.Popen) -> None:
+def _until(path: Path, lines: int, process: fresh.Process) -> None:
     """Wait until a file has so many lines."""
     for _ in range(1200):
         if path.exists() and len(path.read_text().splitlines()) >= lines:
@@ -360,8 +364,7 @@ def test_a_killed_run_goes_on_where_it_stood(command, tmp_path, kind, code):
     """The plan is the one of an unbroken run, and what was measured before the kill is not measured again."""
     words = ["run", NETWORK, "--data", "digits", "--remove", "blocks=2", *QUICK, "--effort", "30"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    # A shell that starts its jobs in the background lets them ignore Ctrl-C; a terminal does not.
-    first = elsewhere(*words, "--out", killed, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    first = elsewhere(*words, "--out", killed)
     _until(killed / ".measured.jsonl", 5, first)
     first.send_signal(kind)
     _, err = first.communicate(timeout=60)

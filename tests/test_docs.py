@@ -3,10 +3,10 @@
 import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
+import fresh
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -32,8 +32,7 @@ def place(tmp_path_factory) -> Path:
 
 def run(command: list[str], place: Path) -> None:
     paths = os.pathsep.join([str(ROOT / "src"), str(place), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False,
-                          env=os.environ | {"PYTHONPATH": paths})
+    done = fresh.run(command, cwd=place, env=os.environ | {"PYTHONPATH": paths})
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
 
 

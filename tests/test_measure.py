@@ -201,6 +201,7 @@ def deep(num):
     return nn.Sequential(*(nn.Linear(128, 128) for _ in range(num)))
 
 
+@pytest.mark.serial
 def test_double_work_is_slower_on_the_real_clock():
     threads = torch.get_num_threads()
     models = {"original": deep(24), "cut": deep(12)}
@@ -209,6 +210,7 @@ def test_double_work_is_slower_on_the_real_clock():
     assert torch.get_num_threads() == threads and models["cut"].training
 
 
+@pytest.mark.serial
 def test_a_network_beside_itself_is_as_fast_on_the_real_clock():
     model = deep(12)
     record = latency({"a": model, "b": model}, torch.randn(32, 128), rounds=100, threads=1)["b"]

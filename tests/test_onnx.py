@@ -197,6 +197,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     assert 'missing: onnxscript. Install them with: pip install "delayer[onnx]"' in str(caught.value)
 
 
+@pytest.mark.serial
 def test_latency_of_exported_networks():
     torch.manual_seed(0)
 

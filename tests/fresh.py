@@ -1,0 +1,97 @@
+"""Python processes that have seen nothing of the tests, without the seconds that importing PyTorch costs each of them.
+
+A server (`multiprocessing`'s) imports torch and delayer once and forks for each question: a process of its own, with the
+folder, environment, arguments, import path and output that the command asks for, and no network of the caller's in it.
+`run` and `Process` take the commands that `subprocess` takes; test_fresh.py holds the two side by side.
+"""
+
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import types
+import warnings
+from pathlib import Path
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["torch", "torch._dynamo", "delayer.cli", "delayer.store.proof"])
+
+
+class Process:
+    """What `subprocess.Popen` is for `python -m MODULE …` and `python -c CODE …`, with both outputs captured as text."""
+
+    def __init__(self, command, *, cwd=None, env=None):
+        python, kind, what, *arguments = map(str, command)
+        assert python == sys.executable and kind in ("-m", "-c"), command
+        self.args = list(command)
+        self._said = tempfile.TemporaryDirectory(prefix="fresh")
+        files = [str(Path(self._said.name) / name) for name in ("out", "err")]
+        self._process = _context.Process(
+            target=_begin, args=(kind, what, arguments, str(cwd or os.getcwd()), dict(os.environ if env is None else env), files))
+        self._process.start()
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    poll = returncode.fget
+
+    def send_signal(self, kind: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, kind)
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self.returncode is None:
+            self.send_signal(signal.SIGKILL)
+            self._process.join()
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Standard output and standard error, once it is over."""
+        self.wait(timeout)
+        paths = [Path(self._said.name) / name for name in ("out", "err")]
+        return tuple(path.read_text() if path.exists() else "" for path in paths)
+
+
+def run(command, *, cwd=None, env=None, timeout=None, check=False, capture_output=True, text=True) -> subprocess.CompletedProcess:
+    """What `subprocess.run` gives."""
+    process = Process(command, cwd=cwd, env=env)
+    out, err = process.communicate(timeout)
+    if check and process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, out, err)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def _begin(kind: str, what: str, arguments: list[str], folder: str, environment: dict[str, str], files: list[str]) -> None:
+    """In the new process: become what the command line would have made of it."""
+    for number, path in enumerate(files, 1):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, number)
+        os.close(file)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    installed = [path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))]
+    asked = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:] = [folder if kind == "-m" else "", *asked, *installed]
+    import numpy
+    import torch
+
+    torch.seed()  # a new process draws its own; a fork draws what its server would have drawn
+    numpy.random.seed()
+    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS") or os.cpu_count()))
+    if kind == "-c":
+        sys.argv = ["-c", *arguments]
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(what, "<string>", "exec"), main.__dict__)
+    else:
+        sys.argv = [what, *arguments]
+        warnings.filterwarnings("ignore", message=".*found in sys.modules after import of package", category=RuntimeWarning)
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
