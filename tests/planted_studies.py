@@ -67,7 +67,7 @@ def resnet(folder: Path, **more) -> Study:
     blocks = tuple(
         BlockInfo(
             index=i,
-            path=f"layer{w // 16}.{i % 9}",
+            path=f"layer{w // 16}.{i % 10}",
             kind="BasicBlock",
             params=18 * w * w,
             macs=4_700_000,

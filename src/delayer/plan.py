@@ -1,12 +1,13 @@
 """A plan: an ordered set of edits for one model, as a JSON file that can be edited and replayed."""
 
+import os
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import SerializeAsAny, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from torch import nn
 
 from delayer.chain import Chain, Span
@@ -18,7 +19,7 @@ from delayer.rows import Rows
 from delayer.stats import Moments
 from delayer.stats.switches import Switches
 from delayer.streams import Streams
-from delayer.study import Record, read_record, write_atomically
+from delayer.study import Record, Seed, read_record, write_atomically
 from delayer.watch_sites import switches_of
 
 
@@ -32,18 +33,26 @@ class Plan(Record):
     """Fingerprint of the weights that the plan was made for; "" takes any network of the same shape."""
     data_hash: str = ""
     """Fingerprint of the data that the plan was made on."""
-    num_blocks: int
-    edits: tuple[SerializeAsAny[Edit], ...]
+    num_blocks: int = Field(ge=1, lt=100_000)
+    edits: tuple[SerializeAsAny[Edit], ...] = Field(max_length=100_000)
     refit: Literal["independent", "sequential"] = "independent"
     """Whether maps are fitted on the original stream, or on the stream of the network cut so far."""
     rows: str = "each"
     """The rows that maps are fitted on."""
-    seed: int = 0
+    seed: Seed = 0
 
     @field_validator("edits", mode="before")
     @classmethod
     def _edits(cls, value: Any) -> tuple[Edit, ...]:
+        if not isinstance(value, list | tuple):
+            raise ValueError("the edits of a plan are a list")
         return tuple(edit_from(item) for item in value)
+
+    @field_validator("rows")
+    @classmethod
+    def _rows(cls, rows: str) -> str:
+        parse_rows(rows)
+        return rows
 
     @model_validator(mode="after")
     def _disjoint(self) -> "Plan":
@@ -89,7 +98,7 @@ class Plan(Record):
 def read_plan(path: str | Path) -> Plan:
     """The plan in a file. Raises PlanError that names what is wrong with it."""
     path = Path(path)
-    if not path.exists():
+    if not os.path.lexists(path):
         raise PlanError(f"There is no plan {path}. Make one with `delayer plan`, or give --span.")
     return read_record(path, Plan, PlanError)
 

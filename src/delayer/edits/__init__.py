@@ -3,15 +3,18 @@
 A new file that calls `edit` has its place in plans, in the command line and in the report.
 """
 
+import json
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
+
+from pydantic import model_validator
 
 from delayer.chain import Chain, Span
 from delayer.errors import UnknownName
 from delayer.registry import Registry
 from delayer.sites import Site
 from delayer.stats import Moments
-from delayer.study import EditInfo, Record
+from delayer.study import EditInfo, Index, Record, shortened
 
 
 class Edit(Record):
@@ -93,6 +96,19 @@ class Edit(Record):
                         operator=self.stands_there)
 
 
+class SpanEdit(Edit):
+    """An edit of blocks start .. stop-1."""
+
+    start: Index
+    stop: Index
+
+    @model_validator(mode="after")
+    def _is_a_span(self) -> Self:
+        if self.start >= self.stop:
+            raise ValueError(f"span {self.start}:{self.stop} is empty; a span is START:STOP with STOP excluded")
+        return self
+
+
 edits: Registry[type[Edit]] = Registry("edit", "delayer.edits")
 E_ = TypeVar("E_", bound=type[Edit])
 
@@ -111,5 +127,5 @@ def edit_from(data: Any) -> Edit:
     try:
         kind = edits[data["edit"]]
     except UnknownName as error:
-        raise ValueError(str(error)) from error
-    return kind.model_validate(data)
+        raise ValueError(shortened(str(error))) from error
+    return kind.model_validate_json(json.dumps(data), strict=True)  # also out of Python a number is a number

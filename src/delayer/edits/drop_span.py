@@ -3,13 +3,13 @@
 from typing import Literal
 
 from delayer.chain import Chain, Span
-from delayer.edits import Edit, edit
+from delayer.edits import SpanEdit, edit
 from delayer.standin import StandIn
 from delayer.stats import Moments
 
 
 @edit("drop_span")
-class DropSpan(Edit):
+class DropSpan(SpanEdit):
     """Blocks start .. stop-1 leave their list; the hidden state passes.
 
     Source: ShortGPT (Men et al., arXiv 2403.03853), RedTest (Lu et al., arXiv 2411.10507) and others.
@@ -17,8 +17,6 @@ class DropSpan(Edit):
 
     edit: Literal["drop_span"] = "drop_span"
     reshapes = False
-    start: int
-    stop: int
 
     @property
     def spans(self) -> tuple[Span, ...]:

@@ -1,8 +1,10 @@
 """Make one layer of linear neighbours."""
 
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
+from pydantic import Field, field_validator
 from torch import nn
 
 from delayer.algebra import Part, merge
@@ -12,6 +14,10 @@ from delayer.algebra.verdict import Refusal, Repair
 from delayer.chain import Chain
 from delayer.edits import Edit, edit
 from delayer.errors import PlanError
+from delayer.study import Index, Size
+
+MOST_NUMBERS = 100_000_000
+"""In one input that a merge is checked on."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +52,19 @@ class Fuse(Edit):
     """The module whose forward pass runs the layers: a block, or a container."""
     layers: tuple[str, ...]
     """Paths of the layers inside it, in the order in which they run; those that pass (dropouts) are named too."""
-    sums: int = 0
+    sums: Index = 0
     """How many sums with a shortcut lie among them."""
     repair: Repair = "none"
     """none, constant_channel, bias_map (one size of image) or border_strip."""
-    shape: tuple[int, ...] = ()
+    shape: tuple[Size, ...] = Field((), max_length=8)
     """Of one input to the first layer, without the batch; the merge is checked on it."""
+
+    @field_validator("shape")
+    @classmethod
+    def _can_be_held(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if prod(shape) > MOST_NUMBERS:
+            raise ValueError(f"an input of shape {list(shape)} holds {prod(shape):,} numbers, and {MOST_NUMBERS:,} are allowed")
+        return shape
 
     @property
     def label(self) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from delayer.chain import Chain
@@ -30,8 +31,8 @@ class Linearise(Edit):
     site: str
     """Path of the activation, as `delayer sites` names it."""
     mode: Literal["identity", "sign", "affine"] = "identity"
-    num_features: int
-    axis: int = 1
+    num_features: int = Field(ge=1, le=10_000_000)
+    axis: int = Field(1, ge=-8, le=8)
     """Where the features are."""
 
     @property

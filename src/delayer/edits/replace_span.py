@@ -10,7 +10,7 @@ from delayer.branch import Tail
 from delayer.chain import Chain, Span
 from delayer.conv_map import KERNELS, ConvMap
 from delayer.conv_map import num_params as num_conv_params
-from delayer.edits import Edit, edit
+from delayer.edits import SpanEdit, edit
 from delayer.errors import PlanError
 from delayer.folding import window_of
 from delayer.ridge import best_ridge, solve_layer
@@ -21,9 +21,12 @@ from delayer.stats import Moments
 FEW_SAMPLES = 1e-2
 """The ridge of a convolution where there are too few samples to choose one."""
 
+MOST_TIMES, FEW_PARAMS = 4, 2**24
+"""A map of more parameters than so many original networks, and these, is refused before it is built."""
+
 
 @edit("replace_span")
-class ReplaceSpan(Edit):
+class ReplaceSpan(SpanEdit):
     """Blocks start .. stop-1 become one map from the span's first point to its last.
 
     operator: "linear" (RBA as published: least squares without bias and ridge), "affine", "diagonal", "low_rank"
@@ -33,19 +36,17 @@ class ReplaceSpan(Edit):
     """
 
     edit: Literal["replace_span"] = "replace_span"
-    start: int
-    stop: int
     operator: Literal["linear", "affine", "diagonal", "low_rank", "conv"] = "affine"
-    ridge: float | None = None
+    ridge: float | None = Field(None, ge=0)
     """Share of the mean eigenvalue of Sxx; none for "linear". For "conv" a share of the inputs' energy, by default chosen
     on held-out samples."""
-    rank: int | None = None
-    """Rank of the update, for "low_rank"."""
+    rank: int | None = Field(None, ge=1, le=1_000_000)
+    """Rank of the update, for "low_rank": less than the width."""
     kernel: int | None = None
     """Width of the kernel, for "conv": 1, 3 or 5."""
     tail: Tail = "identity"
     """What comes behind the convolution: "relu" where the span's last block ends in one."""
-    sweeps: int = Field(1, ge=1)
+    sweeps: int = Field(1, ge=1, le=100)
     """How often a convolution is solved; from the second time on what a ReLU hides is free, see `resolve_block`."""
     needs_stats = True
 
@@ -54,6 +55,8 @@ class ReplaceSpan(Edit):
         if (self.operator == "conv") != (self.kernel is not None) or self.kernel not in (None, *KERNELS):
             raise ValueError(f"operator {self.operator} with kernel={self.kernel}; conv takes a kernel of 1, 3 or 5, "
                              "the others take none")
+        if (self.operator == "low_rank") != (self.rank is not None):
+            raise ValueError(f"operator {self.operator} with rank={self.rank}; low_rank takes a rank, the others take none")
         return self
 
     @property
@@ -91,11 +94,21 @@ class ReplaceSpan(Edit):
         row = block.in_width**2 * self.kernel**2 if self.kernel else num_macs_a_row(self.operator, block.in_width, self.rank)
         return block.positions * row
 
+    def check(self, chain: Chain) -> None:
+        width = chain.check(Span(self.start, self.stop)).width
+        if self.rank is not None and self.rank >= width:
+            raise PlanError(f"{self.label} was asked for where the width is {width}. Use a rank between 1 and {width - 1}.")
+        most = MOST_TIMES * sum(p.numel() for p in chain.model.parameters()) + FEW_PARAMS
+        if self.num_params(chain) > most:
+            raise PlanError(f"{self.label} would have {self.num_params(chain):,} parameters for a width of {width}, more than "
+                            f"{MOST_TIMES} whole networks. The file that says so is damaged: restore it, or cut anew.")
+
     def needs(self, chain: Chain) -> tuple[tuple[int, int], ...]:
         return () if self.kernel else (chain.ends(Span(self.start, self.stop)),)
 
     def apply_(self, chain: Chain, stats: Moments | None = None) -> None:
         span = Span(self.start, self.stop)
+        self.check(chain)
         width = chain.check(span).width
         if self.kernel:
             map = self._convolution(chain, span, width, stats)

@@ -11,6 +11,7 @@ from delayer.errors import PlanError
 from delayer.folding import folded, takes_bias, unfold_, whole
 from delayer.ridge import best_ridge, solve_layer
 from delayer.stats.patches import PatchMoments
+from delayer.study import Index
 
 FEW_SAMPLES = 1e-2
 """The ridge where there are too few samples to choose one."""
@@ -28,14 +29,14 @@ class ResolveBlock(Edit):
 
     edit: Literal["resolve_block"] = "resolve_block"
     reshapes = False
-    block: int = Field(ge=0)
-    target: int | None = None
+    block: Index
+    target: Index | None = None
     """The block of the original whose total it aims at; itself where not given."""
     layers: Literal["last", "all"] = "last"
     """The last linear layer, or all: those before it are first solved to answer what they answer in the original."""
-    ridge: float | None = None
+    ridge: float | None = Field(None, ge=0)
     """Pull towards the old weights, a share of the inputs' energy; chosen on held-out samples where not given."""
-    sweeps: int = Field(1, ge=1)
+    sweeps: int = Field(1, ge=1, le=100)
     """How often a layer is solved. From the second time on what a ReLU hides is free: what should be negative may be any
     negative number, so that the layer's strength goes where it shows."""
     needs_stats = True

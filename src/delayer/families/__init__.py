@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from delayer.calling import Inputs, each_tensor
-from delayer.chain import Block, Chain, Family
+from delayer.chain import Chain, Family
 from delayer.errors import ModelError
+from delayer.families._facts import facts_of
 from delayer.families._probe import BY_HAND, blocks_from, probe
 from delayer.registry import Registry
 
@@ -69,19 +70,18 @@ def chain_of(model: nn.Module, example: Inputs | None = None, *, blocks: str | N
 def chain_from_facts(model: nn.Module, facts: dict[str, Any]) -> Chain:
     """The chain that `Chain.facts` described, over another copy of the same network.
 
-    Raises ModelError where the copy has its blocks elsewhere.
+    Raises ModelError for facts that are damaged, and where the copy has its blocks elsewhere.
     """
-    paths = {path for path, _ in model.named_modules()}
-    if away := next((block["path"] for block in facts["blocks"] if block["path"] not in paths), None):
+    stated, paths = facts_of(facts), {path for path, _ in model.named_modules()}
+    if (away := next((block.path for block in stated.blocks if block.path not in paths), None)) is not None:
         raise ModelError(
             f"This {type(model).__name__} has no module {away}, where a block was when it was saved. "
             "Its library may have renamed it since: install the version that saved it, or cut it anew."
         )
     family = family_of(model)
-    if family is None or family.name != facts["family"]:
-        family = Family(name=facts["family"], classes=(), blocks="", axis=None, rows=facts["rows"], shortens=False)
-    family = replace(family, axis=facts["axis"])
-    return Chain(model, family, tuple(Block(**block) for block in facts["blocks"]))
+    if family is None or family.name != stated.family:
+        family = Family(name=stated.family, classes=(), blocks="", axis=None, rows=stated.rows, shortens=False)
+    return Chain(model, replace(family, axis=stated.axis), stated.blocks)
 
 
 def _check_paths(model: nn.Module, paths: list[str], pattern: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, SerializeAsAny, field_validator
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator
 from torch import Tensor
 
 from delayer.calling import Inputs, with_batch
@@ -24,10 +24,10 @@ from delayer.shrink.options import ShrinkOptions
 from delayer.shrink.recipe import recipe
 from delayer.shrink.schedules import schedules
 from delayer.sites import Site, sites_
-from delayer.study import Grade, Round, Shrunk, write_atomically
+from delayer.study import Grade, Index, Round, Shrunk, write_atomically
 from delayer.tasks import Task, evaluate, predictions
 from delayer.tune import tune_
-from delayer.tune.checkpoint import read_checkpoint, save_checkpoint
+from delayer.tune.checkpoint import put_back_, read_checkpoint, save_checkpoint
 from delayer.tune.training import Moments
 
 MOST_RETREATS = 2
@@ -37,14 +37,16 @@ MOST_RETREATS = 2
 class _Place(BaseModel):
     """Where a shrinking stands between two rounds."""
 
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
     asked: dict[str, str]
     original: Grade
     grade: Grade
     edits: list[SerializeAsAny[Edit]] = []
     rounds: list[Round] = []
-    step: int = 0
+    step: Index = 0
     """Most activations that the next round may remove; halved after a round that was rolled back."""
-    retreats: int = 0
+    retreats: Index = 0
     """How often training had to begin again at a third of the rate; later rounds begin at what was left."""
     note: str = ""
     """Why it is over; "" while it is not."""
@@ -52,6 +54,8 @@ class _Place(BaseModel):
     @field_validator("edits", mode="before")
     @classmethod
     def _edits(cls, value: Any) -> list[Edit]:
+        if not isinstance(value, list | tuple):
+            raise ValueError("the edits are a list")
         return [edit_from(item) for item in value]
 
 
@@ -200,13 +204,15 @@ class _Run:
         if other := sorted(name for name, value in self.place.asked.items() if place.asked.get(name) != value):
             raise StudyError(
                 f"{self.folder} holds another shrinking: its {', '.join(other)} differ. Choose another folder.")
-        self.place = place
+        path = self.folder / "shrink.safetensors"
         for edit in place.edits:
             edit.apply_(self.small)
-        self.small.model.load_state_dict({name[4:]: t for name, t in tensors.items() if name.startswith("now ")})
+        now = {name[4:]: t for name, t in tensors.items() if name.startswith("now ")}
+        put_back_({name: t for name, t in self.small.model.state_dict().items() if isinstance(t, Tensor)}, now, path)
+        self.place = place
         self.masks = {name[5:]: t.bool() for name, t in tensors.items() if name.startswith("mask ")}
         for key, tensor in tensors.items():
-            if key.startswith("warm "):
+            if key.startswith("warm ") and self.warm is not None:
                 _, kind, name = key.split(" ", 2)
                 self.warm.setdefault(name, {})[kind] = tensor
 

@@ -10,14 +10,16 @@ from delayer.study.folder import Study
 from delayer.study.grade import Grade
 from delayer.study.nas import NasResults, NasTable, NasTrial, Replay
 from delayer.study.network import Asked, BlockInfo, ChainInfo, Provenance, StudyInfo
-from delayer.study.record import Record, read_record
+from delayer.study.reading import as_lines, parsed, read_bytes, read_json, shortened, whole_lines
+from delayer.study.record import Count, Index, Measurement, Record, Seed, Size, first_fault, read_record, record_in
 from delayer.study.results import LatencyInfo, Measures, OnnxInfo, Proof, Results
 from delayer.study.scores import Scan, Score, Scores, SpanDamage
 from delayer.study.shrinking import Compared, Comparison, MergeInfo, Round, Shrunk
 from delayer.study.sites import SiteInfo, SiteMetricInfo, Sites
 
-__all__ = ["Asked", "BlockInfo", "Candidates", "ChainInfo", "Compared", "Comparison", "EditInfo", "Grade",
-           "LatencyInfo", "Measured", "Measures", "MergeInfo", "NasResults", "NasTable", "NasTrial", "OnnxInfo",
-           "Proof", "Provenance", "Record", "Replay", "Results", "Round", "Scan", "Score", "Scores", "Shrunk",
-           "SiteInfo", "SiteMetricInfo", "Sites", "SpanDamage", "Study", "StudyInfo", "read_record", "share_",
+__all__ = ["Asked", "BlockInfo", "Candidates", "ChainInfo", "Compared", "Comparison", "Count", "EditInfo", "Grade", "Index",
+           "LatencyInfo", "Measured", "Measurement", "Measures", "MergeInfo", "NasResults", "NasTable", "NasTrial", "OnnxInfo",
+           "Proof", "Provenance", "Record", "Replay", "Results", "Round", "Scan", "Score", "Scores", "Seed", "Shrunk",
+           "SiteInfo", "SiteMetricInfo", "Sites", "Size", "SpanDamage", "Study", "StudyInfo", "as_lines", "first_fault",
+           "parsed", "read_bytes", "read_json", "read_record", "record_in", "share_", "shortened", "whole_lines",
            "write_atomically"]

@@ -1,6 +1,8 @@
 """candidates.json: cuts that were measured."""
 
-from delayer.study.record import Record
+from pydantic import field_validator
+
+from delayer.study.record import Count, Index, Measurement, Record
 
 
 class EditInfo(Record):
@@ -8,25 +10,32 @@ class EditInfo(Record):
 
     edit: str
     label: str
-    spans: tuple[tuple[int, int], ...]
+    spans: tuple[tuple[Index, Index], ...]
     operator: str = ""
     """What stands there now: "drop" for nothing, or the map's operator."""
+
+    @field_validator("spans")
+    @classmethod
+    def _spans(cls, spans: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+        if wrong := next((span for span in spans if span[0] >= span[1]), None):
+            raise ValueError(f"span {wrong[0]}:{wrong[1]} is empty")
+        return spans
 
 
 class Measured(Record):
     """A candidate set of edits that was measured with the real network on validation data."""
 
     edits: tuple[EditInfo, ...]
-    predicted: float
+    predicted: Measurement
     """Additive damage predicted before measuring."""
-    kl: float | None
+    kl: Measurement | None
     """Mean Kullback-Leibler divergence to the original's output, nats."""
-    agreement: float
+    agreement: Measurement
     """Share of outputs whose top-1 equals the original's, percent."""
-    grade: float
+    grade: Measurement
     """The task's grade on validation data."""
-    params: int
-    macs: int | None
+    params: Count
+    macs: Count | None
     latency_ms: float | None = None
     chosen: bool = False
 
@@ -37,5 +46,5 @@ class Candidates(Record):
     grade_name: str
     grade_unit: str
     higher_is_better: bool
-    original_grade: float
+    original_grade: Measurement
     measured: tuple[Measured, ...]

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -14,15 +15,27 @@ def share_(path: str | Path) -> None:
     os.chmod(path, 0o666 & ~mask)
 
 
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's list of names to the disk, so that a rename in it survives when the power fails."""
+    there = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(there)
+    except OSError as error:  # some network file systems know no such thing
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(there)
+
+
 def write_atomically(path: Path, text: str | bytes) -> None:
     """Write a file so that a reader, or a crash, sees the old one or the new one and nothing between.
 
     Raises StudyError when the disk is full or the folder cannot be written; the old file then stays as it was.
     """
     data = text.encode() if isinstance(text, str) else text
-    path.parent.mkdir(parents=True, exist_ok=True)
     name = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             name = file.name
             file.write(data)
@@ -30,6 +43,7 @@ def write_atomically(path: Path, text: str | bytes) -> None:
             os.fsync(file.fileno())
         share_(name)
         os.replace(name, path)
+        sync_folder(path.parent)
     except OSError as error:
         raise StudyError(
             f"{path} could not be written ({error.strerror or error}); what stood there before is untouched. "

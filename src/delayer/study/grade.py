@@ -1,6 +1,6 @@
 """How good a network is."""
 
-from delayer.study.record import Record
+from delayer.study.record import Count, Measurement, Record
 
 
 class Grade(Record):
@@ -9,11 +9,11 @@ class Grade(Record):
     name: str
     """Such as 'top-1 accuracy', 'perplexity', 'agreement'."""
     unit: str
-    value: float
+    value: Measurement
     higher_is_better: bool
-    interval: tuple[float, float] | None = None
+    interval: tuple[Measurement, Measurement] | None = None
     """95 % interval by bootstrap over samples."""
-    kl: float | None = None
-    agreement: float | None = None
+    kl: Measurement | None = None
+    agreement: Measurement | None = None
     split: str
-    num_samples: int
+    num_samples: Count

@@ -2,36 +2,44 @@
 
 from typing import Any, Literal
 
+from pydantic import Field, model_validator
+
 from delayer.study.grade import Grade
-from delayer.study.record import Record
+from delayer.study.record import Count, Index, Record, Seed
 
 
 class NasTrial(Record):
     """One candidate of a search and what its short training showed."""
 
-    slot: int
+    slot: Index
     """Its place in the search, from 0."""
     candidate: str
     key: str
     """The same for candidates that are the same network."""
     state: Literal["trained", "dead", "failed"]
     """dead: no live path from input to output, so it was not trained. failed: see `error`."""
-    accuracy: float | None = None
+    accuracy: float | None = Field(None, ge=0, le=100)
     """Top-1 on validation data after the short training, %; chance for a dead candidate."""
     msrs: float | None = None
     """Redundancy on validation data, from 0 to L(L − 1)/2 for L layers."""
     msrs_share: float | None = None
     """The same as a share of that maximum."""
-    params: int | None = None
-    macs: int | None = None
+    params: Count | None = None
+    macs: Count | None = None
     """Multiply-adds of one sample."""
     latency_ms: float | None = None
     """Median over interleaved runs of all trained candidates, after the search."""
     seconds: float = 0.0
     """What training and scoring took; 0 where an earlier trial of the same network stands for it."""
     error: str = ""
-    attempts: int = 1
+    attempts: Index = 1
     """More than one when a worker died with it."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "NasTrial":
+        if self.state != "failed" and (self.accuracy is None or self.params is None):
+            raise ValueError(f"trial {self.slot} is {self.state} and has no accuracy or no parameters")
+        return self
 
 
 class NasResults(Record):
@@ -43,16 +51,25 @@ class NasResults(Record):
     """How candidates are drawn and the winner is picked, in one sentence."""
     options: dict[str, Any]
     trials: tuple[NasTrial, ...]
-    front: tuple[int, ...]
+    front: tuple[Index, ...]
     """Slots that no other trial equals in everything and beats in something, best accuracy first."""
-    winner: int
+    winner: Index
     grade: Grade
     """Of the winner as it is saved, on test data that nothing was chosen by."""
     latency: str
     """How latency was measured."""
     versions: dict[str, str]
-    num_failed: int
+    num_failed: Index
     notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "NasResults":
+        slots, trained = [trial.slot for trial in self.trials], {t.slot for t in self.trials if t.state == "trained"}
+        if len(set(slots)) < len(slots):
+            raise ValueError("two trials have the same slot")
+        if strange := sorted({*self.front, self.winner} - trained):
+            raise ValueError(f"slot {strange[0]} is on the front or won, and was not trained")
+        return self
 
 
 class Replay(Record):
@@ -76,15 +93,15 @@ class NasTable(Record):
 
     format: Literal[1] = 1
     columns: dict[str, str | None]
-    num_candidates: int
-    num_trials: int
-    num_seeds: int
+    num_candidates: Count
+    num_trials: Count
+    num_seeds: Count
     redundancy: str
     """What stood for redundancy, said plainly."""
-    replays: tuple[Replay, ...]
+    replays: tuple[Replay, ...] = Field(min_length=1)
     best_possible: float
     """The highest test accuracy in the table, %."""
     verdict: tuple[str, ...]
     """Winners and losers, in sentences."""
     seconds: float
-    seed: int
+    seed: Seed

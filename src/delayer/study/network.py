@@ -1,20 +1,23 @@
 """study.json: the original network, what was asked, and where numbers come from."""
 
+from itertools import pairwise
 from typing import Any, Literal
 
-from delayer.study.record import Record
+from pydantic import Field, model_validator
+
+from delayer.study.record import Count, Index, Record, Seed
 
 
 class BlockInfo(Record):
     """One block of the original network."""
 
-    index: int
+    index: Index
     path: str
     kind: str
-    params: int
-    macs: int | None = None
-    in_width: int
-    out_width: int
+    params: Count
+    macs: Count | None = None
+    in_width: Count
+    out_width: Count
     removable: bool
     """Whether its input and output have the same shape, so that a span may run through it."""
 
@@ -23,11 +26,23 @@ class ChainInfo(Record):
     """What a chain looks like, as plain data."""
 
     family: str
-    blocks: tuple[BlockInfo, ...]
+    blocks: tuple[BlockInfo, ...] = Field(min_length=1, max_length=100_000)
     points: tuple[str, ...]
     """A label for each point, in order."""
-    segments: tuple[tuple[int, int], ...]
+    segments: tuple[tuple[Index, Index], ...]
     """Half-open runs of blocks inside which spans may lie."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "ChainInfo":
+        num_blocks = len(self.blocks)
+        if [block.index for block in self.blocks] != list(range(num_blocks)):
+            raise ValueError(f"blocks are not numbered 0 to {num_blocks - 1} in their order")
+        if not num_blocks < len(self.points) <= 2 * num_blocks:
+            raise ValueError(f"{num_blocks} blocks have {len(self.points)} points")
+        if any(not start < stop <= num_blocks for start, stop in self.segments) or \
+                any(one[1] > two[0] for one, two in pairwise(self.segments)):
+            raise ValueError(f"segments {self.segments} are no runs of {num_blocks} blocks in their order")
+        return self
 
 
 class Provenance(Record):
@@ -37,8 +52,8 @@ class Provenance(Record):
     versions: dict[str, str]
     machine: str
     device: str
-    threads: int
-    seed: int
+    threads: Count
+    seed: Seed
     model_hash: str
     data_hash: str
     created: str
@@ -59,6 +74,6 @@ class StudyInfo(Record):
     format: Literal[1] = 1
     asked: Asked
     chain: ChainInfo
-    params: int
-    macs: int | None
+    params: Count
+    macs: Count | None
     provenance: Provenance

@@ -1,33 +1,56 @@
-"""A frozen record, and how one is read."""
+"""A frozen record, what its numbers may be, and how one is read."""
 
-import json
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from delayer.errors import DelayerError, StudyError
+from delayer.study.reading import ADVICE, parsed, read_bytes, shortened
+
+Count = Annotated[int, Field(ge=0, le=10**18)]
+"""Of parameters, multiply-adds, bytes, samples."""
+Index = Annotated[int, Field(ge=0, lt=100_000)]
+"""Of a block, a point, an activation, a trial; also how many there are."""
+Size = Annotated[int, Field(ge=1, le=10**9)]
+"""Of a batch, a width, a picture."""
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+"""As torch takes it."""
+Measurement = Annotated[float, Field(allow_inf_nan=True)]
+"""What was measured or computed of a network, which may be infinite or undefined where the network is broken."""
 
 
 class Record(BaseModel):
-    """A frozen record; unknown fields are refused, so a typing error in a hand-edited file is found."""
+    """A frozen record; unknown fields are refused, so a typing error in a hand-edited file is found.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="constants")
+    Numbers are finite unless their field says otherwise (`Measurement`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="constants",
+                              allow_inf_nan=False, str_max_length=1_000_000)
 
 
 R = TypeVar("R", bound=BaseModel)
 
 
 def read_record(path: Path, kind: type[R], error: type[DelayerError] = StudyError) -> R:
-    """The record in a JSON file. Raises `error` naming the field when the file is corrupted."""
+    """The record in a JSON file. Raises `error` naming the file and the field when it is damaged."""
+    return record_in(read_bytes(path, error), str(path), kind, error)
+
+
+def record_in(data: str | bytes, name: str, kind: type[R], error: type[DelayerError] = StudyError) -> R:
+    """The record in a JSON text; name: of what holds it, for the error. A number is a number here, and no text of one."""
+    parsed(data, name, error)  # refuses keys that occur twice, of which the next line would take the last
     try:
-        return kind.model_validate_json(path.read_text())
+        return kind.model_validate_json(data, strict=True)
     except ValidationError as problem:
-        first = problem.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file as a whole"
-        raise error(
-            f"{path} is not a valid {kind.__name__}: {where}: {first['msg']}. "
-            "Restore the file, or delete it and run the stage again."
-        ) from problem
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as problem:
-        raise error(f"{path} cannot be read ({problem}). Restore it, or delete it and run again.") from problem
+        raise error(f"{name} is not a valid {kind.__name__.strip('_')}: {first_fault(problem)}. {ADVICE}") from problem
+    except DelayerError as problem:
+        raise error(f"{name} is not a valid {kind.__name__.strip('_')}: {problem} {ADVICE}") from problem
+
+
+def first_fault(problem: ValidationError) -> str:
+    """The first thing that is wrong, with its place."""
+    first = problem.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the file as a whole"
+    return f"{shortened(where, 120)}: {shortened(first['msg'].removeprefix('Value error, '))}".rstrip(".")

@@ -1,47 +1,53 @@
 """results.json: what came out."""
 
+from typing import Annotated
+
+from pydantic import Field
+
 from delayer.study.cuts import EditInfo
 from delayer.study.grade import Grade
 from delayer.study.network import Provenance
-from delayer.study.record import Record
+from delayer.study.record import Count, Index, Measurement, Record, Size
+
+Positive = Annotated[float, Field(gt=0)]
 
 
 class LatencyInfo(Record):
     """A paired, interleaved comparison of the original with the cut network."""
 
     engine: str
-    batch_size: int
-    threads: int
+    batch_size: Size
+    threads: Count
     device: str
     dtype: str
-    num_rounds: int
-    original_ms: float
-    original_quartiles_ms: tuple[float, float]
-    cut_ms: float
-    cut_quartiles_ms: tuple[float, float]
-    speedup: float
+    num_rounds: Count
+    original_ms: Positive
+    original_quartiles_ms: tuple[Positive, Positive]
+    cut_ms: Positive
+    cut_quartiles_ms: tuple[Positive, Positive]
+    speedup: Positive
     """Original over cut, the median over pairs."""
-    speedup_interval: tuple[float, float]
+    speedup_interval: tuple[Positive, Positive]
     """95 % interval by bootstrap over pairs."""
 
 
 class Measures(Record):
     """What one network costs and is worth."""
 
-    params: int
-    size_bytes: int
-    macs: int | None
+    params: Count
+    size_bytes: Count
+    macs: Count | None
     peak_memory_mib: float | None
-    num_blocks: int
+    num_blocks: Index
     grade: Grade
 
 
 class Proof(Record):
     """What a fresh process found when it loaded the artefact."""
 
-    max_abs_difference: float
-    max_abs_output: float
-    num_inputs: int
+    max_abs_difference: Measurement
+    max_abs_output: Measurement
+    num_inputs: Count
     loader: str
     """'delayer.load', or the ordinary loader's name where the result is an ordinary checkpoint."""
     passed: bool
@@ -52,9 +58,9 @@ class OnnxInfo(Record):
     """How the exported graph compares with torch."""
 
     path: str
-    size_bytes: int
-    max_abs_difference: float
-    batch_sizes: tuple[int, ...]
+    size_bytes: Count
+    max_abs_difference: Measurement
+    batch_sizes: tuple[Size, ...]
     dynamic: bool
     note: str = ""
 

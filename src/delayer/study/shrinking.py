@@ -1,14 +1,16 @@
 """shrink.json and compare.json: activations made linear, round by round, and schedules side by side."""
 
+from pydantic import model_validator
+
 from delayer.study.cuts import EditInfo
 from delayer.study.grade import Grade
-from delayer.study.record import Record
+from delayer.study.record import Count, Index, Measurement, Record, Seed
 
 
 class Round(Record):
     """One round of making activations linear."""
 
-    number: int
+    number: Index
     """From 1."""
     sites: tuple[str, ...]
     """Activations that it made linear."""
@@ -20,9 +22,9 @@ class Round(Record):
     """On validation data, trained."""
     kept: bool
     """Whether it stayed; else the network is, bit for bit, what it was before."""
-    epochs: int
+    epochs: Index
     seconds: float
-    left: int
+    left: Index
     """Activations that are still there after it."""
     speedup: float | None = None
     """Original over the network as it is now, merged, paired; where a speed-up was asked for."""
@@ -36,7 +38,7 @@ class MergeInfo(Record):
     layers: tuple[str, ...]
     repair: str = "none"
     """What made the border exact: none, constant_channel, bias_map or border_strip."""
-    error: float | None = None
+    error: Measurement | None = None
     """Largest difference in float64 on whole images, border included, relative to the largest output."""
     before_ms: float | None = None
     after_ms: float | None = None
@@ -55,13 +57,21 @@ class Shrunk(Record):
     """On validation data."""
     grade: Grade
     """Of the network as it is now, on validation data."""
-    num_sites: int
+    num_sites: Index
     """Activations that there were."""
     edits: tuple[EditInfo, ...]
     rounds: tuple[Round, ...]
     note: str
     """Why it stopped, in one sentence."""
     merges: tuple[MergeInfo, ...] = ()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "Shrunk":
+        if [one.number for one in self.rounds] != list(range(1, len(self.rounds) + 1)):
+            raise ValueError("rounds are not numbered from 1 in their order")
+        if wrong := next((one for one in self.rounds if one.left > self.num_sites), None):
+            raise ValueError(f"round {wrong.number} leaves {wrong.left} of {self.num_sites} activations")
+        return self
 
     @property
     def num_removed(self) -> int:
@@ -76,16 +86,16 @@ class Compared(Record):
     """One schedule with one seed, after one of its rounds, on test data."""
 
     schedule: str
-    seed: int
-    num_removed: int
+    seed: Seed
+    num_removed: Index
     """Activations that are linear ("Rem.")."""
-    num_epochs: int
+    num_epochs: Index
     """Of training, so far."""
     seconds: float
     """Of choosing and training, so far."""
     grade: Grade
-    params: int
-    macs: int | None
+    params: Count
+    macs: Count | None
     num_merged: int = 0
     """Linear layers and convolutions fewer than the original has, after the last round."""
     latency_ms: float | None = None
@@ -99,7 +109,7 @@ class Comparison(Record):
 
     original: Grade
     """On test data."""
-    num_sites: int
-    params: int
-    macs: int | None
+    num_sites: Index
+    params: Count
+    macs: Count | None
     rows: tuple[Compared, ...]

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from delayer.study.record import Record
+from pydantic import field_validator, model_validator
+
+from delayer.study.record import Count, Index, Measurement, Record, Size
 
 
 class SiteInfo(Record):
@@ -10,15 +12,15 @@ class SiteInfo(Record):
 
     path: str
     kind: str
-    block: int | None
+    block: Index | None
     """The block that it lies in."""
-    num_features: int
-    positions: int
+    num_features: Count
+    positions: Count
     norm: str | None
     """The batch norm that feeds it directly."""
-    states: dict[str, float]
+    states: dict[str, Measurement]
     """Share of its inputs in each state, over all channels; empty without data."""
-    values: dict[str, float | None]
+    values: dict[str, Measurement | None]
     """By metric; low values mean that it hardly switches."""
 
 
@@ -31,6 +33,15 @@ class SiteMetricInfo(Record):
     source: str
 
 
+class RankedSite(Record):
+    """A row of a ranking."""
+
+    path: str
+    ranks: dict[str, float]
+    """By the name of the metric."""
+    mean_rank: float | None
+
+
 class Sites(Record):
     """sites.json: every activation in the order of execution, and how much it switches."""
 
@@ -38,9 +49,25 @@ class Sites(Record):
     metrics: tuple[SiteMetricInfo, ...]
     ranking: tuple[dict[str, Any], ...]
     """A row an activation, the one that switches least first: path, rank by each metric, mean rank."""
-    num_samples: int
+    num_samples: Count
     """0 where norm parameters alone were read."""
-    batch_size: int
+    batch_size: Size
     """Samples a chunk, of entropies that are means over batches."""
     data: str
     notes: tuple[str, ...] = ()
+
+    @field_validator("ranking")
+    @classmethod
+    def _ranking(cls, rows: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        for row in rows:
+            RankedSite.model_validate(row)
+        return rows
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "Sites":
+        paths, ranked = [site.path for site in self.sites], [row["path"] for row in self.ranking]
+        if len(set(paths)) < len(paths) or sorted(paths) != sorted(ranked):
+            raise ValueError(f"the ranking does not hold each of the {len(paths)} activations once")
+        if wrong := next((site for site in self.sites if any(m.name not in site.values for m in self.metrics)), None):
+            raise ValueError(f"{wrong.path} lacks a value of one of the metrics")
+        return self

@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from delayer.errors import ModelError, StudyError
-from delayer.study import Grade, Record
-from delayer.tune.checkpoint import read_checkpoint, save_checkpoint
+from delayer.study import Count, Grade, Index, Record
+from delayer.tune.checkpoint import put_back_, read_checkpoint, save_checkpoint
 
 Moments = dict[str, dict[str, Tensor]]
 """What an optimiser remembers: by a parameter's name, tensors by their kind."""
@@ -21,7 +21,7 @@ Moments = dict[str, dict[str, Tensor]]
 class TuneEpoch(Record):
     """One pass over the fit split."""
 
-    epoch: int
+    epoch: Index
     """From 1."""
     loss: float
     """Mean over the epoch's steps."""
@@ -29,19 +29,34 @@ class TuneEpoch(Record):
     """On the validation split, after the epoch."""
 
 
+def check_epochs(epochs: Sequence[TuneEpoch], best: int) -> None:
+    """Raises ValueError unless epochs are numbered from 1 and the best is among them, or 0."""
+    if [one.epoch for one in epochs] != list(range(1, len(epochs) + 1)):
+        raise ValueError("epochs are not numbered from 1 in their order")
+    if best > len(epochs):
+        raise ValueError(f"epoch {best} is said to be the best of {len(epochs)}")
+
+
 class Place(BaseModel):
     """Where a run stands, apart from its tensors."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     asked: dict[str, str]
     """What decides the result: options, seed and fingerprints; a checkpoint of anything else is refused."""
     before: Grade
-    step: int = 0
+    step: Count = 0
     loss_sum: float = 0.0
     """Of the epoch that is under way."""
     epochs: list[TuneEpoch] = []
-    best_epoch: int = 0
-    retreats: int = 0
+    best_epoch: Index = 0
+    retreats: Index = 0
     """How often it began again; an epoch went before each."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "Place":
+        check_epochs(self.epochs, self.best_epoch)
+        return self
 
     @property
     def best(self) -> Grade:
@@ -131,8 +146,10 @@ class Training:
         for key, tensor in tensors.items():
             kind, _, name = key.partition(" ")
             by_key.setdefault(kind, {})[name] = tensor
-        self.place, self._best = place, by_key.pop("best")
-        self._fill_(by_key.pop("now"))
+        best, now = by_key.pop("best", {}), by_key.pop("now", {})
+        put_back_(self._best, best, path)
+        put_back_(self._live, now, path)
+        self.place = place
         self._warm_({name: {kind: tensors[name] for kind, tensors in by_key.items() if name in tensors}
                      for name in self.trained})
 

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
 from delayer.calling import call, output_of, ready
 from delayer.errors import DataError, ModelError, NotFiniteError
 from delayer.hashing import model_hash
-from delayer.study import Grade, Record
+from delayer.study import Count, Grade, Index, Record
 from delayer.tasks import Task, evaluate, predictions
 from delayer.tasks.splits import Batch
 from delayer.tune.augment import augmented
 from delayer.tune.distillation import distance
 from delayer.tune.hidden import comparing
-from delayer.tune.training import Moments, Place, Training, TuneEpoch, optimizer_for, rate_at, trained_parameters
+from delayer.tune.training import Moments, Place, Training, TuneEpoch, check_epochs, optimizer_for, rate_at, trained_parameters
 
 PRIME = 1_000_003
 """Keeps the random numbers of one seed's steps apart from those of the next seed's."""
@@ -46,7 +46,7 @@ class TuneOptions(Record):
     """Share of all steps that the warm-up takes."""
     weight_decay: float = Field(0.01, ge=0)
     """Decay of matrices and kernels; under adamw biases, scales and diagonal maps have none."""
-    clip: float = Field(1.0, gt=0)
+    clip: float = Field(1.0, gt=0, allow_inf_nan=True)
     """Largest norm of the gradient; inf for no bound."""
     teacher_weight: float = Field(1.0, ge=0)
     """Weight of the divergence from the teacher's answers; 0 trains without a teacher."""
@@ -83,16 +83,21 @@ class TuneReport(Record):
 
     before: Grade
     after: Grade
-    best_epoch: int
+    best_epoch: Index
     """The epoch whose weights the network has now; 0 where none was better than what it began with."""
-    retreats: int = 0
+    retreats: Index = 0
     """How often training began again at a third of the rate."""
     epochs: tuple[TuneEpoch, ...]
-    num_steps: int
-    num_params: int
+    num_steps: Count
+    num_params: Count
     """Parameters that were trained."""
     note: str
     """What happened, in one sentence."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "TuneReport":
+        check_epochs(self.epochs, self.best_epoch)
+        return self
 
 
 def tune_(

@@ -1,0 +1,56 @@
+"""A chain as a file tells of it: types and bounds are checked before anything is built from them."""
+
+import json
+from dataclasses import fields
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from delayer.chain import Block
+from delayer.errors import ModelError
+
+MOST_BLOCKS, MOST_NUMBER, MOST_POSITIONS = 100_000, 2**24, 2**40
+"""Most blocks, highest of a width or another small number, and most rows of one sample."""
+
+
+class Facts(BaseModel):
+    """What `Chain.facts` gives."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    family: str = Field(max_length=1000)
+    axis: Literal[-1, 1]
+    rows: Literal["each", "mean", "first", "last"]
+    blocks: tuple[Block, ...] = Field(min_length=1, max_length=MOST_BLOCKS)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "Facts":
+        if len({block.path for block in self.blocks}) < len(self.blocks):
+            raise ValueError("two blocks have the same path")
+        point = -1
+        for block in self.blocks:
+            if block.inlet not in (point, point + 1) or block.inlet < 0 or block.outlet != block.inlet + 1:
+                raise ValueError(f"block {block.path[:100]} goes from point {block.inlet} to {block.outlet}, after point {point}")
+            point = block.outlet
+            numbers = [getattr(block, field.name) for field in fields(block)]
+            small = [n for n in numbers if type(n) is int and n is not block.positions]
+            if min(small) < 0 or max(small) > MOST_NUMBER or not 0 <= block.positions <= MOST_POSITIONS:
+                raise ValueError(f"block {block.path[:100]} has a width or another number out of all bounds")
+        return self
+
+
+def facts_of(facts: Any) -> Facts:
+    """Facts that were read from a file. Raises ModelError naming what is wrong with them."""
+    try:
+        found = Facts.model_validate_json(json.dumps(facts), strict=True)  # lists for tuples, and else a number is a number
+        known = {field.name for field in fields(Block)}
+        if strange := next((key for block in facts["blocks"] for key in block if key not in known), None):
+            raise ValueError(f"a block has an unknown key {strange[:100]!r}")
+    except (ValueError, TypeError) as problem:
+        why = str(problem)
+        if isinstance(problem, ValidationError):
+            first = problem.errors(include_url=False, include_context=False, include_input=False)[0]
+            why = f"{'.'.join(str(part)[:60] for part in first['loc']) or 'the whole'}: {first['msg'][:300]}"
+        raise ModelError(f"The chain that the folder's delayer.json tells of is damaged: {why}. "
+                         "Fetch the folder again, or cut the network anew.") from problem
+    return found
