@@ -74,7 +74,7 @@ def test_an_edited_plan_is_replayed(tmp_path):
 
 
 @pytest.mark.parametrize("text, said", [
-    ("{", "is no valid JSON"),
+    ("{", "is not a valid Plan"),
     ('{"format": 1, "model": "m", "model_hash": "", "num_blocks": 8, "edits": [{"edit": "drop_spam"}]}', "drop_span"),
     ('{"format": 1, "model": "m", "model_hash": "", "num_blocks": 8, "edits": [{"edit": "drop_span", "start": 1}]}', "stop"),
     ('{"format": 1, "model": "m", "model_hash": "", "num_blocks": 8, "edits": ['

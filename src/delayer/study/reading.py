@@ -42,8 +42,8 @@ def read_json(path: str | Path, error: type[DelayerError] = StudyError) -> Any:
     return parsed(read_bytes(path, error), str(path), error)
 
 
-def parsed(data: str | bytes, name: str, error: type[DelayerError] = StudyError) -> Any:
-    """The value of a JSON text; name: for the error, which is raised for what is no JSON, and for keys that occur twice."""
+def parsed(data: str | bytes, name: str, error: type[DelayerError] = StudyError, *, what: str = "JSON file") -> Any:
+    """The value of a JSON text; name, what: for the error, which is raised for what is no JSON, and for keys that occur twice."""
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
@@ -55,9 +55,9 @@ def parsed(data: str | bytes, name: str, error: type[DelayerError] = StudyError)
         value = json.loads(data.decode("utf-8") if isinstance(data, bytes) else data, object_pairs_hook=unique)
     except (ValueError, RecursionError, MemoryError) as problem:
         why = "it is nested too deeply" if isinstance(problem, RecursionError) else shortened(str(problem))
-        raise error(f"{name} is no valid JSON ({why}). {ADVICE}") from problem
+        raise error(f"{name} is not a valid {what}: the file as a whole: {why}. {ADVICE}") from problem
     if _deeper(value, MOST_LEVELS):
-        raise error(f"{name} is nested more than {MOST_LEVELS} deep. {ADVICE}")
+        raise error(f"{name} is not a valid {what}: it is nested more than {MOST_LEVELS} deep. {ADVICE}")
     return value
 
 

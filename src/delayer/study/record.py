@@ -40,13 +40,14 @@ def read_record(path: Path, kind: type[R], error: type[DelayerError] = StudyErro
 
 def record_in(data: str | bytes, name: str, kind: type[R], error: type[DelayerError] = StudyError) -> R:
     """The record in a JSON text; name: of what holds it, for the error. A number is a number here, and no text of one."""
-    parsed(data, name, error)  # refuses keys that occur twice, of which the next line would take the last
+    what = kind.__name__.strip("_")
+    parsed(data, name, error, what=what)  # refuses keys that occur twice, of which the next line would take the last
     try:
         return kind.model_validate_json(data, strict=True)
     except ValidationError as problem:
-        raise error(f"{name} is not a valid {kind.__name__.strip('_')}: {first_fault(problem)}. {ADVICE}") from problem
+        raise error(f"{name} is not a valid {what}: {first_fault(problem)}. {ADVICE}") from problem
     except DelayerError as problem:
-        raise error(f"{name} is not a valid {kind.__name__.strip('_')}: {problem} {ADVICE}") from problem
+        raise error(f"{name} is not a valid {what}: {problem} {ADVICE}") from problem
 
 
 def first_fault(problem: ValidationError) -> str:
