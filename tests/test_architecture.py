@@ -9,7 +9,7 @@ import delayer
 
 SOURCE = Path(delayer.__file__).parent
 LAYERS = [
-    {"errors", "registry", "libraries", "progress", "intervals"},
+    {"errors", "registry", "libraries", "progress", "intervals", "given"},
     {"calling", "chain", "layers", "pair", "affine", "rows", "processes", "branch", "folding", "conv_map", "activations",
      "linearised", "separate", "uses", "algebra"},
     {"standin", "families", "stats", "ridge", "sites"},

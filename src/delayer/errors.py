@@ -13,7 +13,13 @@ DelayerError
 ├── ExportError         a network that cannot be exported
 ├── NasError            an architecture search that cannot be understood, or that found nothing
 └── MemoryLimitError    work that does not fit into memory
+
+DelayerWarning (a UserWarning) tells of what was done all the same, and has to be known.
 """
+
+
+class DelayerWarning(UserWarning):
+    """Something that was done all the same, and has to be known."""
 
 
 class DelayerError(Exception):

@@ -8,8 +8,10 @@ that library (`config.json`, and the names of the weights as that library writes
 
 import json
 import shutil
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -17,43 +19,44 @@ from torch import Tensor, nn
 
 from delayer.calling import Inputs, call, evaluating, output_of, ready, seeded
 from delayer.chain import Chain
-from delayer.errors import ModelError, StudyError
+from delayer.errors import DelayerWarning, ModelError, StudyError
 from delayer.hashing import check_finite
 from delayer.libraries import first_line, library, quiet
 from delayer.plan import Plan, read_plan
+from delayer.store.artefact import Artefact, Made, Source
+from delayer.store.closed import TIMM_FACTS, check_configuration, check_folder, check_timm, huggingface_class, timm_facts
 from delayer.store.huggingface import from_pretrained
-from delayer.store.originals import Source, by_name, cut_skeleton, mark_huggingface, skeleton, source_of
+from delayer.store.integrity import RECORD, deciding_files, read_json, seal, verified
+from delayer.store.originals import by_name, load_timm, mark_huggingface, source_of
+from delayer.store.replacing import bring_back_, new_place, replace_
+from delayer.store.skeletons import cut_skeleton, skeleton
+from delayer.store.trust import MAX_DEPTH, Trust, allowed, check_source, nested
 from delayer.store.weights import distinct_weights, fill_, read_weights
-from delayer.study import Record, read_record, share_, write_atomically
+from delayer.study import share_, write_atomically
 
 
-class Artefact(Record):
-    """delayer.json: what a cut network's folder says of the original."""
-
-    format: Literal[1] = 1
-    delayer: str
-    source: Source
-    chain: dict[str, Any]
-    example: dict[str, tuple[tuple[int, ...], str]]
-    """Shape and type of each input of a small batch; "" names a lone tensor."""
-    ordinary: str = ""
-    """The loader that opens the folder as an ordinary checkpoint; "" when only delayer.load does."""
-    ordinary_note: str = ""
-
-
-def load(name: str, *, weights: str | Path | None = None, **arguments: Any) -> nn.Module:
+def load(name: str, *, weights: str | Path | None = None, factory: str | Callable[..., nn.Module] | None = None,
+         trust: bool = False, allow_changed: bool = False, **arguments: Any) -> nn.Module:
     """A network by name, in evaluation mode and float32 unless it says otherwise.
 
     name: a folder that delayer saved, a Hugging Face name or folder, `timm:NAME`, or `package.module:factory` (the
     current folder can be imported from).
     weights: a safetensors file, loaded strictly; half-precision files load into single precision.
+    factory: for a saved folder whose original network a function of yours builds: that function, or its name. One that
+    this process was given before, by name, is known; nothing is ever imported because a file names it.
+    trust: import and call whatever the folder names all the same.
+    allow_changed: open a folder whose files are not those that were saved, with a DelayerWarning that says which.
     arguments: passed on to timm or to the factory.
-    Raises UnknownName, ModelError, WeightsError, NotFiniteError.
+    Raises UnknownName, ModelError, WeightsError (the weights are not those that were saved), NotFiniteError.
     """
-    if (Path(name) / "delayer.json").is_file():
-        model = _load_artefact(Path(name))
+    if (Path(name) / RECORD).is_file():
+        everything, changed = allowed()
+        model = _load_artefact(Path(name), Trust(factory, trust or everything, arguments), allow_changed or changed)
         if weights is not None:
             fill_(model, read_weights(weights), name=str(weights))
+    elif factory is not None:
+        raise ModelError(f"{name!r} is no folder that delayer saved, so no factory is needed to open it. Leave factory= out, or "
+                         "name the factory itself instead.")
     else:
         model = by_name(name, weights, arguments)
     check_finite(model)
@@ -67,13 +70,15 @@ def example_of(inputs: Inputs, size: int = 2) -> Inputs:
     return {name: value[:size] for name, value in inputs.items()}
 
 
-def save(model: nn.Module, plan: Plan, chain: Chain, folder: str | Path, *, example: Inputs,
-         factory: str | None = None) -> Artefact:
+def save(model: nn.Module, plan: Plan, chain: Chain, folder: str | Path, *, example: Inputs, factory: str | None = None,
+         lineage: Sequence[Made] = ()) -> Artefact:
     """Write a cut network to a folder and get what was written.
 
     chain: the ORIGINAL network's chain, as the plan numbers it.
     example: inputs of a small batch, with which an ordinary loader's network is compared.
     factory: package.module:factory for a network that was not loaded by delayer.
+    lineage: the stages that made this network, in their order.
+    All is on the disk before it takes the place of what stood there; see `recover_` for what a kill leaves.
     Raises ModelError when the original could not be rebuilt, StudyError when the folder cannot be written.
     """
     from delayer import __version__
@@ -85,49 +90,56 @@ def save(model: nn.Module, plan: Plan, chain: Chain, folder: str | Path, *, exam
         )
     folder = Path(folder)
     source = source_of(chain.model, factory)
-    temporary = folder.parent / f".{folder.name}.new"
+    temporary = new_place(folder)
     try:
+        recover_(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         plan.save(temporary / "plan.json")
         ordinary, note = _write_weights(model, plan, chain, source, temporary, example)
         _copy_tokenizer(source, temporary)
-        tensors = {"": example} if isinstance(example, Tensor) else example
-        artefact = Artefact(
-            delayer=__version__, source=source, chain=chain.facts(),
-            example={k: (tuple(v.shape), str(v.dtype).removeprefix("torch.")) for k, v in tensors.items()},
-            ordinary=ordinary, ordinary_note=note,
-        )
-        write_atomically(temporary / "delayer.json", artefact.model_dump_json(indent=1))
-        for file in temporary.iterdir():
+        for file in deciding_files(temporary).values():
             share_(file)
-        old = folder.parent / f".{folder.name}.old"
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        tensors = {"": example} if isinstance(example, Tensor) else example
+        artefact = seal(Artefact(
+            delayer=__version__, source=source, chain=chain.facts(), ordinary=ordinary, ordinary_note=note,
+            lineage=tuple(lineage),
+            example={k: (tuple(v.shape), str(v.dtype).removeprefix("torch.")) for k, v in tensors.items()}), temporary)
+        replace_(folder)
     except (OSError, SafetensorError) as error:
         raise StudyError(
             f"{folder} could not be written ({getattr(error, 'strerror', None) or error}); what stood there before is untouched. "
             "Free some space or choose another folder."
         ) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if folder.exists():  # else the new folder may be the only one
+            shutil.rmtree(temporary, ignore_errors=True)
     return artefact
 
 
-def read_artefact(folder: str | Path) -> Artefact:
-    """What a saved folder says of the original network. Raises ModelError when it is corrupted."""
-    return read_record(Path(folder) / "delayer.json", Artefact, ModelError)
+def recover_(folder: str | Path) -> str:
+    """Bring a saved folder back that a kill left under another name; what was done, in words, or "".
+
+    Between the two renames of `save` the folder has no name: then the finished new one is put in its place, or else the old one.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DelayerWarning)
+        return bring_back_(Path(folder), lambda place: (verified(place), read_plan(place / "plan.json")))
 
 
-def _load_artefact(folder: Path) -> nn.Module:
-    artefact, plan = read_artefact(folder), read_plan(folder / "plan.json")
-    if artefact.ordinary:
+def _load_artefact(folder: Path, trust: Trust, allow_changed: bool) -> nn.Module:
+    artefact, said = verified(folder, allow_changed=allow_changed), str(folder)
+    plan = read_plan(folder / "plan.json")
+    if trust.factory is not None and _root(artefact.source, said).kind != "factory":
+        raise ModelError(f"{folder} holds a network of {_root(artefact.source, said).name}, which no factory builds. Leave "
+                         "factory= (--factory) out.")
+    check_source(artefact.source, trust, said)
+    if artefact.ordinary and artefact.source.kind == "huggingface":
         return load_ordinary(folder, artefact.source)
+    if artefact.ordinary:
+        return _load_timm_folder(folder, artefact.source)
     weights = read_weights(folder / "model.safetensors")
-    model = cut_skeleton(skeleton(artefact.source), artefact.chain, plan)
+    model = cut_skeleton(skeleton(artefact.source, trust, said), artefact.chain, plan)
     fill_(model, weights, name=str(folder / "model.safetensors"))
     if hasattr(getattr(model, "config", None), "_name_or_path"):
         model.config._name_or_path = str(folder)  # its tokenizer or image processor is here
@@ -137,15 +149,50 @@ def _load_artefact(folder: Path) -> nn.Module:
     return model
 
 
+def _root(source: Source, said: str) -> Source:
+    for _ in range(MAX_DEPTH):
+        if source.kind != "delayer":
+            break
+        source = nested(source, said)
+    return source
+
+
 def load_ordinary(folder: Path, source: Source) -> nn.Module:
-    """The folder as its library's own loader opens it; a network in its own right, which no longer needs its plan."""
+    """The folder as its library's own loader opens it; a network in its own right, which no longer needs its plan.
+
+    Raises ModelError, before any loader is called, where the folder's configuration names what a file may not name.
+    """
+    config = _ordinary_config(folder, source)
     if source.kind == "timm":
         model = library("timm", "vision").create_model(f"local-dir:{folder}", pretrained=True)
-        arguments = json.loads((folder / "config.json").read_text())["model_args"]
-        model.delayer_source = Source(kind="timm", name=source.name, config=arguments)
+        model.delayer_source = Source(kind="timm", name=source.name, config=config["model_args"])
         return model.eval()
-    kind = getattr(library("transformers", "text"), source.model_class)
+    kind = huggingface_class(source.model_class, str(folder))
     return mark_huggingface(from_pretrained(kind, str(folder), **source.arguments), str(folder)).eval()
+
+
+def _load_timm_folder(folder: Path, source: Source) -> nn.Module:
+    """The network of timm's that the folder's configuration describes, without timm's loader: that opens pickles too."""
+    config = _ordinary_config(folder, source, strict=False)
+    model = load_timm(source.name, False, config["model_args"])
+    model.pretrained_cfg = {**(model.pretrained_cfg or {}), **timm_facts(config.get("pretrained_cfg") or {})}
+    return fill_(model, read_weights(folder / "model.safetensors"), name=str(folder / "model.safetensors"))
+
+
+def _ordinary_config(folder: Path, source: Source, *, strict: bool = True) -> dict[str, Any]:
+    """The configuration of an ordinary checkpoint, once it names nothing that a file may not name."""
+    said = str(folder / "config.json")
+    config = read_json(folder / "config.json")
+    if source.kind == "timm":
+        check_timm(config.get("architecture", ""), config.get("model_args") or {}, said)
+        if strict and (further := config.get("pretrained_cfg", {}).keys() - TIMM_FACTS):
+            raise ModelError(f"{said} says how pretrained weights are to be fetched ({', '.join(sorted(further)[:3])}), which is "
+                             "not taken from a file. Take it out; the weights lie beside it.")
+        config["model_args"] = dict(config.get("model_args") or {})
+    else:
+        check_configuration(config, said)
+        check_folder(folder)
+    return config
 
 
 def _write_weights(model: nn.Module, plan: Plan, chain: Chain, source: Source, folder: Path, example: Inputs
@@ -185,7 +232,7 @@ def _write_ordinary(model: nn.Module, chain: Chain, source: Source, folder: Path
     if source.kind == "timm" and chain.family.rebuild_arguments:
         save_file(distinct_weights(model), str(folder / "model.safetensors"), metadata={"format": "pt"})
         changed = chain.family.rebuild_arguments(Chain(model, chain.family, chain.blocks).lengths())
-        stated = {k: v for k, v in (model.pretrained_cfg or {}).items() if v is not None}
+        stated = timm_facts(model.pretrained_cfg or {})
         write_atomically(folder / "config.json", json.dumps({
             "architecture": source.name.split(".")[0], "num_classes": getattr(model, "num_classes", None),
             "model_args": dict(source.config) | changed, "pretrained_cfg": stated}, indent=1, default=list))

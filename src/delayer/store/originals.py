@@ -3,45 +3,28 @@
 No pickle anywhere: weights come from safetensors files.
 """
 
-import importlib
 import json
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from delayer.errors import ModelError, UnknownName
-from delayer.families import chain_from_facts
-from delayer.libraries import first_line, library, quiet
-from delayer.plan import Plan, apply_
+from delayer.given import give, is_name
+from delayer.libraries import first_line, library
+from delayer.store.artefact import Source
 from delayer.store.huggingface import open_huggingface
 from delayer.store.weights import fill_, read_weights
-from delayer.study import Record
-
-
-class Source(Record):
-    """Where a network's definition comes from, enough to build its skeleton again."""
-
-    kind: Literal["huggingface", "timm", "factory", "delayer"]
-    name: str
-    """Hub name or folder, timm's name, package.module:factory, or the folder of a network that was cut before."""
-    model_class: str = ""
-    """Hugging Face class."""
-    config: dict[str, Any] = {}
-    """Hugging Face configuration, the arguments of timm or the factory, or source, chain and plan of the first cut."""
-    arguments: dict[str, Any] = {}
-    """Further arguments of a Hugging Face class, such as add_pooling_layer."""
 
 
 def by_name(name: str, weights: str | Path | None, arguments: Mapping[str, Any]) -> nn.Module:
     """A network whose name is no folder of delayer's; see `delayer.load`."""
-    is_timm, is_factory = name.startswith("timm:"), _is_factory(name)
-    if not is_timm and not is_factory:
+    is_timm = name.startswith("timm:")
+    if not is_timm and not is_name(name):
         return mark_huggingface(open_huggingface(name, weights), name)
-    model = _load_timm(name[5:], weights is None, arguments) if is_timm else _call_factory(name, arguments)
+    model = load_timm(name[5:], weights is None, arguments) if is_timm else call_factory(name, give(name), arguments)
     return model if weights is None else fill_(model, read_weights(weights), name=str(weights))
 
 
@@ -70,36 +53,6 @@ def _changed(model: nn.Module) -> str:
     return " and was cut in place" if hasattr(model, "delayer_edits") else ""
 
 
-def skeleton(source: Source) -> nn.Module:
-    """The network's architecture, with weights still to be filled in."""
-    if source.kind == "timm":
-        return _load_timm(source.name, False, source.config)
-    if source.kind == "factory":
-        return _call_factory(source.name, source.config)
-    if source.kind == "delayer":
-        model = skeleton(Source.model_validate(source.config["source"]))
-        return cut_skeleton(model, source.config["chain"], Plan.model_validate(source.config["plan"]))
-    transformers = library("transformers", "text")
-    kind = getattr(transformers, source.model_class)
-    try:
-        with quiet(transformers):
-            return kind(kind.config_class.from_dict(dict(source.config)), **source.arguments)
-    except Exception as error:  # whatever a constructor raises becomes one sentence
-        raise ModelError(
-            f"{source.model_class} could not be rebuilt from its configuration: {first_line(error)}. "
-            f"Is this version of transformers ({transformers.__version__}) older than the one that saved it?"
-        ) from error
-
-
-def cut_skeleton(model: nn.Module, facts: dict[str, Any], plan: Plan) -> nn.Module:
-    """A skeleton with the shapes that a plan leaves."""
-    chain = chain_from_facts(model, facts)
-    chain.hollow = True
-    apply_(chain, plan, None)
-    del model.delayer_edits
-    return model
-
-
 def mark_huggingface(model: nn.Module, name: str) -> nn.Module:
     """Note on a Hugging Face network how it can be built again."""
     bare = hasattr(model, "pooler") and model.pooler is None
@@ -111,7 +64,7 @@ def mark_huggingface(model: nn.Module, name: str) -> nn.Module:
     return model
 
 
-def _load_timm(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Module:
+def load_timm(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Module:
     timm = library("timm", "vision")
     if not name.startswith(("hf-hub:", "local-dir:")) and not timm.is_model(name.split(".")[0]):
         near = get_close_matches(name, timm.list_models(), n=3)
@@ -129,30 +82,10 @@ def _load_timm(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.
     return model
 
 
-def _is_factory(name: str) -> bool:
-    module, colon, factory = name.partition(":")
-    return bool(colon) and "/" not in name and module.replace(".", "").replace("_", "").isalnum() \
-        and factory.replace(".", "").isidentifier()
-
-
-def _call_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    module_name, _, attribute = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    found: Any = None
+def call_factory(name: str, factory: Callable[..., Any], arguments: Mapping[str, Any]) -> nn.Module:
+    """The network that a factory of the user's builds. Raises ModelError for whatever it raises, or gives instead."""
     try:
-        found = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        near = get_close_matches(attribute, dir(found), n=3)
-        raise UnknownName(
-            f"{name!r} cannot be found ({first_line(error)}). "
-            + (f"Did you mean {' or '.join(near)}? " if near else "")
-            + "Name a function as package.module:factory, importable from the current folder or installed."
-        ) from error
-    try:
-        model = found(**arguments)
+        model = factory(**arguments)
     except Exception as error:
         stated = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise ModelError(

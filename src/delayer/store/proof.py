@@ -12,15 +12,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from delayer.calling import Inputs, call, evaluating, output_of, seeded
+from delayer.given import give, given_names, remember
+from delayer.store.integrity import RECORD, verified
 from delayer.study import Proof
 
 TOLERANCE = 1e-5
 
 
-def reload_proof(model: nn.Module, folder: str | Path, inputs: Inputs, *, ordinary: bool = False) -> Proof:
+def reload_proof(model: nn.Module, folder: str | Path, inputs: Inputs, *, ordinary: bool = False,
+                 factory: str | None = None) -> Proof:
     """The largest output difference between a network and its saved copy, found by a fresh process.
 
     ordinary: open the folder with its library's own loader instead of delayer.load.
+    factory: package.module:factory of the original network; by default the fresh process is given what this one was given.
     Passed when the difference is at most 1e-5 of the largest output (1e-5 where outputs are smaller than 1).
     """
     named = {"": inputs} if isinstance(inputs, Tensor) else inputs
@@ -33,9 +37,12 @@ def reload_proof(model: nn.Module, folder: str | Path, inputs: Inputs, *, ordina
                   | {"expected": expected.detach().cpu().contiguous()}, str(probe))
         # As many threads as here: more add in another order, which would hide behind what a wrong weight does.
         threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "MKL_NUM_THREADS": str(torch.get_num_threads())}
+        # -P: a module that lies in the current folder must not stand in for one of Python's.
+        paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PYTHONWARNINGS": "ignore"}
         run = subprocess.run(
-            [sys.executable, "-m", "delayer.store.proof", str(folder), str(probe), "ordinary" if ordinary else "delayer"],
-            capture_output=True, text=True, check=False, env=os.environ | threads | {"PYTHONWARNINGS": "ignore"},
+            [sys.executable, "-P", "-m", "delayer.store.proof", str(folder), str(probe), "ordinary" if ordinary else "delayer",
+             json.dumps(_named_in(Path(folder))), factory or ""],
+            capture_output=True, text=True, check=False, env=os.environ | threads | paths,
         )
     largest = float(expected.abs().max())
     if run.returncode:
@@ -47,10 +54,19 @@ def reload_proof(model: nn.Module, folder: str | Path, inputs: Inputs, *, ordina
                  passed=gap <= TOLERANCE * max(1.0, largest))
 
 
-def _main(folder: str, probe: str, kind: str) -> None:
-    from delayer.store.folder import load, load_ordinary, read_artefact
+def _named_in(folder: Path) -> dict[str, str]:
+    """The user's own functions that a folder refers to: of the names that were given in this process, those in its record."""
+    text = (folder / RECORD).read_text("utf-8")
+    return {name: spelling for name, spelling in given_names().items() if json.dumps(name) in text}
 
-    model = load(folder) if kind == "delayer" else load_ordinary(Path(folder), read_artefact(folder).source)
+
+def _main(folder: str, probe: str, kind: str, names: str, factory: str) -> None:
+    from delayer.store.folder import load, load_ordinary
+
+    for name, spelling in json.loads(names).items():
+        remember(name, give(spelling))
+    model = load(folder, factory=factory or None) if kind == "delayer" else \
+        load_ordinary(Path(folder), verified(folder).source)
     tensors = load_file(probe)
     expected = tensors.pop("expected")
     inputs = {name.removeprefix("input:"): value for name, value in tensors.items()}

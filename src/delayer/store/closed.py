@@ -1,0 +1,138 @@
+"""The closed lists: which constructors of timm and transformers a file may name, and with which arguments.
+
+What is left out reads files, downloads, unpickles or imports: timm's `checkpoint_path`, `pretrained`, `pretrained_cfg`,
+`feature_cls`, its names `local-dir:` and `hf-hub:`; transformers' `auto_map`, attention kernels of the hub, quantisers, backbones
+by name, and the few networks of its that fetch kernels or open pickles.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from delayer.errors import ModelError
+from delayer.libraries import library
+from delayer.store.artefact import Source
+from delayer.store.integrity import read_json
+
+TIMM_NUMBERS = frozenset(
+    "num_classes in_chans img_size patch_size embed_dim depth depths num_heads mlp_ratio mlp_ratios qkv_bias qk_norm "
+    "proj_bias init_values ls_init_value class_token no_embed_class reg_tokens pre_norm final_norm fc_norm "
+    "dynamic_img_size dynamic_img_pad drop_rate pos_drop_rate patch_drop_rate proj_drop_rate attn_drop_rate "
+    "drop_path_rate window_size strict_img_size always_partition channels dims layers cardinality base_width stem_width "
+    "replace_stem_pool block_reduce_first down_kernel_size avg_down output_stride zero_init_last kernel_sizes "
+    "head_init_scale conv_mlp use_grn expand_ratio num_features stem_size round_chs_fn_divisor head_hidden_size "
+    "use_abs_pos_emb use_rel_pos_bias use_shared_rel_pos_bias".split()
+)  # fmt: skip
+"""Arguments of timm that are numbers, switches, or lists of them."""
+TIMM_WORDS = frozenset("global_pool pos_embed stem_type weight_init act_layer norm_layer pool_type".split())
+"""Arguments of timm that are words of its own, which it looks up in tables."""
+TIMM_FACTS = frozenset(
+    "num_classes input_size min_input_size test_input_size pool_size test_pool_size fixed_input_size interpolation crop_pct "
+    "test_crop_pct crop_mode mean std first_conv classifier architecture tag license num_features".split()
+)  # fmt: skip
+HUGGINGFACE_ARGUMENTS = frozenset({"add_pooling_layer"})
+ATTENTION = frozenset({None, "", "eager", "sdpa"})
+EXPERTS = frozenset({None, "", "eager", "grouped_mm", "batched_mm"})
+DTYPES = frozenset({None, "", "auto", "float32", "float16", "bfloat16", "float64"})
+RUNS = frozenset(
+    "auto_map custom_pipelines trust_remote_code quantization_config kernel_config backbone use_timm_backbone "
+    "use_pretrained_backbone backbone_kwargs checkpoint_path pretrained pretrained_cfg model_args custom_generate".split()
+)  # fmt: skip
+"""Keys of a configuration with which something is fetched, imported or run."""
+CHOICES = {"_attn_implementation": ATTENTION, "attn_implementation": ATTENTION, "_experts_implementation": EXPERTS,
+           "experts_implementation": EXPERTS, "dtype": DTYPES, "torch_dtype": DTYPES}  # fmt: skip
+FOREIGN = frozenset({"auto", "timm_backbone", "timm_wrapper", "rag", "yoso", "rwkv", "mra", "layoutlmv2"})
+"""Folders of transformers whose networks are built by others, fetch kernels, or open pickles."""
+LABELS = frozenset({"id2label", "label2id"})
+_WORD = re.compile(r"[A-Za-z0-9_]{0,32}")
+
+
+def check_timm(name: str, arguments: Mapping[str, Any], said: str) -> None:
+    """Raises ModelError for an architecture or an argument of timm that a file may not name."""
+    timm = library("timm", "vision")
+    if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?", name) or not timm.is_model(name.split(".")[0]):
+        raise ModelError(f"{said} names timm:{name[:80]}, which is no architecture of timm {timm.__version__}; a file may name "
+                         "nothing else. Install the version that saved it.")
+    for key, value in arguments.items():
+        if not (key in TIMM_NUMBERS and _numbers(value) or key in TIMM_WORDS and _word(value)):
+            raise ModelError(f"{said} wants timm's {name} built with {key}={str(value)[:80]!r}, which a file may not ask for. "
+                             "Build the network yourself, in a function, and give that: load(FOLDER, factory=...).")
+
+
+def timm_facts(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """What timm's description of pretrained weights says of images and heads, without where to fetch them and how."""
+    return {key: value for key, value in stated.items() if key in TIMM_FACTS and value is not None}
+
+
+def huggingface_class(name: str, said: str) -> Any:
+    """The class of transformers' own that a file names. Raises ModelError for anything else."""
+    transformers = library("transformers", "text")
+    kind = getattr(transformers, name, None) if name.isidentifier() and not name.startswith("_") else None
+    folder = getattr(kind, "__module__", "").removeprefix("transformers.models.")
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel) and folder.split(".")[0] not in FOREIGN
+            and folder != kind.__module__ and getattr(kind, "config_class", None) is not None):
+        raise ModelError(f"{said} names the class {name[:80]!r}, which is no network of transformers {transformers.__version__} "
+                         "that a file may name. Install the version that saved it.")
+    return kind
+
+
+def check_huggingface(source: Source, said: str) -> None:
+    """Raises ModelError for a class, an argument or a key that a file may not name."""
+    huggingface_class(source.model_class, said)
+    for key, value in source.arguments.items():
+        if key not in HUGGINGFACE_ARGUMENTS or not isinstance(value, bool):
+            raise ModelError(f"{said} wants {source.model_class} built with {key}={str(value)[:80]!r}, which a file may not "
+                             "ask for. Bring its delayer.json back.")
+    check_configuration(source.config, said)
+
+
+def check_configuration(config: Mapping[str, Any], said: str) -> None:
+    """Raises ModelError for a key with which a configuration would fetch, import or run something."""
+    for path, key, value in _walk(config):
+        if key in RUNS and value or key in CHOICES and (not isinstance(value, str | None) or value not in CHOICES[key]) \
+                or key == "model_type" and value in FOREIGN or key.startswith("__"):
+            what = "names Python code of its own" if key == "auto_map" else f"holds {path}={str(value)[:60]!r}"
+            raise ModelError(f"{said} {what}; a file may not have code imported, fetched or run. Write the network as a function "
+                             "of your own and load that, or take a version of it that its library knows by itself.")
+
+
+def check_folder(folder: Path) -> None:
+    """Raises ModelError for a folder of transformers' whose files name code, or another network that is to be fetched."""
+    for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json",
+                 "generation_config.json"):  # fmt: skip
+        if (folder / name).is_file():
+            check_configuration(read_json(folder / name), str(folder / name))
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(f"{folder} holds an adapter for another network (adapter_config.json). Merge it into that network.")
+
+
+def closed_configuration(kind: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with what its class declares, and numbers; a text under a name that nobody declares is left out."""
+    declared = {f.name for f in dataclasses.fields(kind.config_class)} if dataclasses.is_dataclass(kind.config_class) else set()
+    declared |= {*kind.config_class.attribute_map, "model_type", "architectures", "transformers_version", "num_labels", *CHOICES,
+                 "rope_scaling", "rope_theta", "rope_parameters"} | LABELS  # fmt: skip
+    return {key: value for key, value in config.items() if key in declared or _numbers(value)}
+
+
+def _walk(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Every key of nested configurations with its path and value; labels are texts for people."""
+    todo: list[tuple[str, Any]] = [("", config)]
+    while todo:
+        path, value = todo.pop()
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                yield f"{path}{key}", key, inner
+                if key not in LABELS:
+                    todo.append((f"{path}{key}.", inner))
+        elif isinstance(value, list | tuple):
+            todo += [(path, inner) for inner in value if isinstance(inner, Mapping | list | tuple)]
+
+
+def _numbers(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float) or isinstance(value, list | tuple) and all(map(_numbers, value))
+
+
+def _word(value: Any) -> bool:
+    return value is None or isinstance(value, str) and bool(_WORD.fullmatch(value))
