@@ -37,10 +37,11 @@ def reload_proof(model: nn.Module, folder: str | Path, inputs: Inputs, *, ordina
                   | {"expected": expected.detach().cpu().contiguous()}, str(probe))
         # As many threads as here: more add in another order, which would hide behind what a wrong weight does.
         threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "MKL_NUM_THREADS": str(torch.get_num_threads())}
-        # -P: a module that lies in the current folder must not stand in for one of Python's.
-        paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PYTHONWARNINGS": "ignore"}
+        # Safe path: a module that lies in the current folder must not stand in for one of Python's.
+        paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PYTHONSAFEPATH": "1",
+                 "PYTHONWARNINGS": "ignore"}  # fmt: skip
         run = subprocess.run(
-            [sys.executable, "-P", "-m", "delayer.store.proof", str(folder), str(probe), "ordinary" if ordinary else "delayer",
+            [sys.executable, "-m", "delayer.store.proof", str(folder), str(probe), "ordinary" if ordinary else "delayer",
              json.dumps(_named_in(Path(folder))), factory or ""],
             capture_output=True, text=True, check=False, env=os.environ | threads | paths,
         )
