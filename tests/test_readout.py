@@ -47,7 +47,7 @@ def test_separable_features_are_read_out_whatever_the_old_head_was():
         assert result.validation.value > 98 and result.test.value > 98
         assert result.classes == LABELS and result.replaces == "head" and result.head.out_features == 3
         assert result.validation.num_samples == 200 and result.test.num_samples == 300
-        assert result.test.name == "top-1 accuracy" and result.test.split == "test"
+        assert result.test.name == "top-1 accuracy of a new head, 3 classes" and result.test.split == "test"
 
 
 def test_the_protocol_equals_a_literal_twin():

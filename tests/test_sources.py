@@ -87,19 +87,32 @@ def test_class_folders_give_labels_by_sorted_names(tmp_path):
                for n in [len(y)])  # fmt: skip
 
 
-def test_a_class_file_maps_folders_to_the_head_and_accuracy_is_among_them(tmp_path):
+@pytest.mark.parametrize(("names", "among"), [
+    ("ant\neel, a fish\nbee\ncat\ndog and more\nfox\n", None),
+    ("\neel, a fish\n\ncat\ndog and more\n", (1, 3, 4)),
+    ("ant\neel, a fish\n\ncat\ndog and more\n", (0, 1, 3, 4)),
+])  # fmt: skip
+def test_a_class_file_maps_folders_to_the_head_and_narrows_it_only_by_what_it_leaves_out(tmp_path, names, among):
     root = image_folder(tmp_path / "data")
-    (tmp_path / "names.txt").write_text("ant\neel, a fish\nbee\ncat\ndog and more\n")
+    image_folder(tmp_path / "test", classes=("cat", "eel"), num=3)  # fewer classes must not change the scale
+    (tmp_path / "names.txt").write_text(names)
     net = Net(num_classes=6, **PLAIN)
     net.head.bias.data[2] = 100.0  # the head always says bee, which is no class of the data
-    task = open_task(f"imagefolder:{root}", net, TaskOptions(classes=tmp_path / "names.txt", batch_size=5))
+    options = TaskOptions(classes=tmp_path / "names.txt", batch_size=5)
+    task = open_task(f"imagefolder:{root}", net, options, test_spec=f"imagefolder:{tmp_path / 'test'}")
     assert task.class_index == {"cat": 3, "dog": 4, "eel": 1}
-    x, y = everything(task, "fit")
-    assert set(y.tolist()) == {1, 3, 4}
-    logits = net(x)[:, [1, 3, 4]]
-    expected = (torch.tensor([1, 3, 4])[logits.argmax(1)] == y).double().mean() * 100
-    assert evaluate(net, task, "fit").value == pytest.approx(expected.item())
-    assert predictions(net, task.batches("fit")).values.shape == (12, 6)  # divergence is over the whole head
+    for part in PARTS:
+        x, y = everything(task, part)
+        assert set(y.tolist()) == ({1, 3} if part == "test" else {1, 3, 4})
+        chosen = torch.tensor(among or range(6))
+        expected = (chosen[net(x)[:, chosen].argmax(1)] == y).double().mean() * 100
+        reference = predictions(net, task.batches(part))
+        for grade in (evaluate(net, task, part), evaluate(net, task, part, reference=reference, limit=2)):
+            assert grade.name == "top-1 accuracy" + (f" among {len(among)} classes" if among else "")
+        assert evaluate(net, task, part).value == pytest.approx(expected.item()) and (among or expected == 0)
+        assert reference.values.shape == (len(y), 6)  # divergence is over the whole head
+    said = f"names {len(among)} of the head's 6 outputs: accuracy is among these" if among else "accuracy is over the whole head"
+    assert any(said in note for note in task.notes)
 
 
 @pytest.mark.parametrize(("names", "message"), [
@@ -354,8 +367,8 @@ def good(n=9):
     ({"x": good(0), "y": np.zeros(0, int)}, DataError, "empty data set"),
     ({"x": good(), "y": np.arange(9)}, DataError, "Labels run from 0 to 8, but classes from 0 to 2.*--no-labels"),
     ({"x": good(), "y": np.arange(9) - 7}, DataError, "Labels run from -7 to 1"),
-    ({"x": good(), "y": np.zeros(8, int)}, DataError, r"one whole number for each of 9 samples; found int64 \[8\]"),
-    ({"x": good(), "y": np.zeros((9, 3))}, DataError, r"found float64 \[9, 3\]"),
+    ({"x": good(), "y": np.zeros(8, int)}, DataError, r"a label for each of 9 samples; found int64 \[8\]"),
+    ({"x": good(), "y": np.zeros((9, 3))}, DataError, r"lists, such as \[0.0, 0.0, 0.0\], which name several classes at once"),
     ({"x": np.array(["a", "b"])}, DataError, "should be an array of numbers"),
     ({"x": good()[:, :2]}, DataError, "network cannot read the data"),
     ({"a": good()}, DataError, "no array x; found a. Name the samples x"),

@@ -298,10 +298,10 @@ def test_neighbours_do_not_mind_rotation_and_need_three_samples():
         evaluate(net, task, "fit", reference=reference, limit=2)
 
 
-def test_feature_maps_are_embeddings_too():
+def test_feature_maps_are_embeddings_where_that_is_said():
     net = nn.Sequential(nn.Conv2d(3, 5, 3))
-    assert kind_of(net, torch.zeros(1, 3, 6, 6)) == ("embedding", 4)
-    task = image_task(labels=False, model=net)
+    assert kind_of(net, torch.zeros(1, 3, 6, 6))[:2] == ("regression", 5)
+    task = image_task(labels=False, kind="embedding")
     reference = predictions(net, task.batches("fit"))
     torch.testing.assert_close(reference.values[:7], net(next(iter(task.batches("fit"))).inputs).mean((2, 3)).detach())
 
@@ -311,11 +311,11 @@ def test_kind_is_found_by_the_answer():
     from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 
     image, text = torch.zeros(1, 3, 32, 32), {"input_ids": torch.ones(1, 5, dtype=torch.long)}
-    assert kind_of(timm.create_model("resnet10t", num_classes=7), image) == ("image-classification", 7)
+    assert kind_of(timm.create_model("resnet10t", num_classes=7), image) == ("image-classification", 7, ())
     assert kind_of(timm.create_model("resnet10t", num_classes=0), image)[0] == "embedding"
-    assert kind_of(llama(), text) == ("causal-lm", 30)
+    assert kind_of(llama(), text) == ("causal-lm", 30, ())
     config = BertConfig(vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_labels=3)
-    assert kind_of(BertForSequenceClassification(config), text) == ("text-classification", 3)
+    assert kind_of(BertForSequenceClassification(config), text) == ("text-classification", 3, ())
     assert kind_of(BertModel(config), text)[0] == "embedding"
     assert kind_of(BertForMaskedLM(config), text)[0] == "embedding"
     with pytest.raises(DataError, match=r"cannot read the data, a tensor \[1, 3, 32, 32\]: .*set --size"):
@@ -446,7 +446,10 @@ def test_batches_of_dicts_and_of_numpy_arrays():
     ([], "fit batches are empty"),
     ([torch.zeros(0, 4)], "fit batches are empty"),
     ([{"text": ["a", "b"]}], "does not become tensors"),
-    ([(torch.zeros(2, 3), torch.zeros(2, 5))], r"one class number a sample; found torch.float32 \[2, 5\]"),
+    ([(torch.zeros(2, 3), torch.zeros(2, 5))], r"rows of zeros and ones.*multi-label.*found torch.float32 \[2, 5\]"),
+    ([(torch.zeros(2, 3), torch.zeros(2, 5, dtype=torch.long) + 2)], r"one class number a sample; found torch.int64 \[2, 5\]"),
+    ([(torch.zeros(2, 3), torch.tensor(1))], r"one a sample; found torch.int64 \[\]"),
+    ([(torch.zeros(2, 3), torch.tensor([1.0, float("nan")]))], "A label of the fit split is NaN"),
 ])  # fmt: skip
 def test_batches_that_cannot_be_used(fit, message):
     with pytest.raises(DataError, match=message):

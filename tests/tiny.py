@@ -69,3 +69,29 @@ def overflowing() -> nn.Module:
 
 def not_a_module() -> str:
     return "nothing"
+
+
+class Numbers(nn.Module):
+    """[n, 6] → [n, 2] numbers far from zero, through five residual blocks; block 3 adds nothing (planted)."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.blocks = nn.Linear(6, 12), nn.ModuleList(Block(12) for _ in range(5))
+        self.height = nn.Linear(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return torch.tensor([100.0, -3.0]) + self.height(x)
+
+
+def regression() -> nn.Module:
+    torch.manual_seed(0)
+    model = Numbers()
+    with torch.no_grad():
+        for block in model.blocks:
+            block.outer.weight.mul_(2)
+        model.blocks[3].outer.weight.zero_()
+        model.blocks[3].outer.bias.zero_()
+    return model

@@ -110,8 +110,8 @@ def _apart(candidates: Sequence[Candidate], target: float, num_blocks: int) -> l
 
 
 def damage_of(grade: Grade) -> float:
-    """What the search makes small: the divergence from the original's output."""
-    return grade.kl if grade.kl is not None else 100.0 - (grade.agreement or 0.0)
+    """What the search makes small: the distance from the original's output (`Grade.distance`)."""
+    return grade.distance if grade.distance is not None else 100.0 - (grade.agreement or 0.0)
 
 
 def saving(row: SpanDamage, unit: str, milliseconds: Callable[[SpanDamage], float] | None = None) -> float:
@@ -172,7 +172,8 @@ def deepest(chain: Chain, scan: Scan, measure: Measuring, *, original: Grade, ma
             on_depth: Callable[[int, Grade, bool], None] | None = None) -> tuple[Cut, list[tuple[Cut, float, Grade]]]:
     """The cut of most blocks whose validation grade falls by at most `max_drop`, and all cuts measured on the way.
 
-    max_drop: points of the grade (percent of accuracy or agreement); for perplexity, percent of the original's.
+    max_drop: points of the grade (percent of accuracy, agreement, R² or relative error); for perplexity, percent of the
+    original's.
     Blocks are added one by one, each depth starting from the last; two depths in a row that fall too far end it.
     Raises BudgetError when not even one block can go.
     """
@@ -203,14 +204,17 @@ def deepest(chain: Chain, scan: Scan, measure: Measuring, *, original: Grade, ma
 
 
 def drop_of(original: Grade, cut: Grade) -> float:
-    """How far a grade fell: points of percent, or percent of the original for a grade that should be low."""
+    """How far a grade fell: points of percent, or percent of the original's for one without a bound (perplexity)."""
     if original.higher_is_better:
         return original.value - cut.value
+    if original.unit == "%":  # a relative error, which is 0 for the original itself
+        return cut.value - original.value
     return 100 * (cut.value / original.value - 1)
 
 
 def measured_record(cut: Cut, predicted: float, grade: Grade, *, params: int, macs: int | None, chosen: bool) -> Measured:
     """A measured cut as the study keeps it."""
-    return Measured(edits=tuple(edit.info() for edit in cut), predicted=predicted, kl=grade.kl,
-                    agreement=grade.agreement if grade.agreement is not None else grade.value, grade=grade.value,
-                    params=params, macs=macs, chosen=chosen)
+    shares = grade.agreement is None and grade.error is None  # then the grade itself is one
+    return Measured(edits=tuple(edit.info() for edit in cut), predicted=predicted, kl=grade.kl, error=grade.error,
+                    correlation=grade.correlation, agreement=grade.value if shares else grade.agreement,
+                    grade=grade.value, params=params, macs=macs, chosen=chosen)

@@ -108,6 +108,9 @@ def _results_table(results: Results) -> Table:
                   f"{b.grade.value - a.grade.value:+.2f}")
     if b.grade.kl is not None:
         table.add_row("divergence from the original", "", f"{b.grade.kl:.4f}", "nats")
+    if b.grade.error is not None:
+        sure = "" if b.grade.correlation is None else f"correlation {b.grade.correlation:.3f}"
+        table.add_row("distance from the original", "", f"{100 * b.grade.error:.2f} %", sure)
     table.add_row("blocks", str(a.num_blocks), str(b.num_blocks), f"{b.num_blocks - a.num_blocks:+d}")
     table.add_row("parameters", f"{a.params:,}", f"{b.params:,}", f"{100 * (b.params / a.params - 1):+.1f} %")
     if a.macs and b.macs:

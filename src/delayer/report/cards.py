@@ -68,9 +68,14 @@ def result_cards(results: Results) -> list[Card]:
     engine = [info for info in results.latency if info.engine == results.latency[0].engine]
     for size_ in sorted({info.batch_size for info in engine})[:: max(len({i.batch_size for i in engine}) - 1, 1)]:
         cards.append(latency_card(next(info for info in engine if info.batch_size == size_)))
-    if not missing(b.grade.agreement) and b.grade.name != "agreement":
+    if not missing(b.grade.agreement) and not b.grade.name.startswith("agreement"):
+        among = b.grade.name.partition(" among ")[2]
         kl = "" if missing(b.grade.kl) else f"as the original; KL {number(b.grade.kl, 2)} nats"
+        kl = f"{kl}, among {among}".lstrip(", ") if among else kl
         cards.append(Card("Same answers", percent(b.grade.agreement), note=kl))
+    if not missing(b.grade.error):
+        correlated = "" if missing(b.grade.correlation) else f"correlation {number(b.grade.correlation)}"
+        cards.append(Card("Distance from the original", percent(100 * b.grade.error), note=correlated or "relative error"))
     if not missing(a.peak_memory_mib):
         values = [f"{number(m.peak_memory_mib)}\u00a0MiB" for m in (b, a)]
         cards.append(Card("Peak memory", *values, change(a.peak_memory_mib, b.peak_memory_mib)))

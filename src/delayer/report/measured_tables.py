@@ -51,13 +51,18 @@ def candidates_table(candidates: Candidates) -> Table:
             difference(candidates.original_grade, m.grade, candidates.grade_unit),
             number(m.kl),
             percent(m.agreement),
+            percent(None if m.error is None else 100 * m.error),
+            number(m.correlation),
             number(m.predicted),
             count(m.params),
             count(m.macs),
             milliseconds(m.latency_ms),
         )
 
-    names = ("change", "KL, nats", "same top-1", "predicted damage", "parameters", "multiply-adds", "latency")
+    among = candidates.grade_name.partition(" among ")[2]
+    same = f"same top-1 among {among}" if among else "same top-1"
+    names = ("change", "KL, nats", same, "relative error", "correlation", "predicted damage", "parameters", "multiply-adds",
+             "latency")  # fmt: skip
     marked = frozenset(i for i, m in enumerate(kept) if m.chosen)
     note = cropped(len(kept), len(measured), "candidates", "candidates.json")
     table = Table(("edits", candidates.grade_name, *names), [row(m) for m in kept], marked, note)

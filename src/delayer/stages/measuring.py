@@ -102,7 +102,7 @@ def write_candidates(work: Work, cut: tuple[Edit, ...], measured: Sequence[tuple
             seen.add(names)
             rows.append(measured_record(edits, predicted, grade, params=cut_params(work.chain, edits, total),
                                         macs=cut_macs(work, edits), chosen=set(edits) == set(cut)))
-    rows.sort(key=lambda r: r.kl if r.kl is not None else 0.0)
+    rows.sort(key=lambda r: r.kl if r.kl is not None else r.error or 0.0)
     work.study.write("candidates", Candidates(
         grade_name=original.name, grade_unit=original.unit, higher_is_better=original.higher_is_better,
         original_grade=original.value, measured=tuple(rows)))

@@ -33,7 +33,7 @@ class PlanOptions(Record):
     remove: str | None = None
     """What to remove: blocks=3, params=25%, macs=25% or latency=20% (the share removed)."""
     max_drop: float | None = Field(None, ge=0)
-    """Cut as deep as the validation grade falls by at most so many points (perplexity: percent)."""
+    """Cut as deep as the validation grade falls by at most so many points of percent (perplexity: percent of the original's)."""
     span: tuple[str, ...] = ()
     """A span by hand, START:STOP with STOP excluded; may be repeated."""
     method: str = "ours"

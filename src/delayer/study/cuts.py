@@ -29,9 +29,13 @@ class Measured(Record):
     predicted: Measurement
     """Additive damage predicted before measuring."""
     kl: Measurement | None
-    """Mean Kullback-Leibler divergence to the original's output, nats."""
-    agreement: Measurement
-    """Share of outputs whose top-1 equals the original's, percent."""
+    """Mean Kullback-Leibler divergence to the original's output, nats; None for regression."""
+    agreement: Measurement | None = None
+    """Share of outputs whose top-1 equals the original's, percent; None for regression."""
+    error: Measurement | None = None
+    """For regression: distance from the original's numbers, as a share of how much those vary."""
+    correlation: Measurement | None = None
+    """For regression: Pearson's correlation with the original's numbers."""
     grade: Measurement
     """The task's grade on validation data."""
     params: Count

@@ -1,4 +1,4 @@
-"""How good a network is, alone and against the original: accuracy, perplexity, agreement, divergence."""
+"""How good a network is, alone and against the original: accuracy, perplexity, agreement, divergence, relative error."""
 
 import math
 
@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from delayer.errors import DataError
 from delayer.study import Grade
 from delayer.tasks.outputs import Outputs
+from delayer.tasks.regression import correlation_of, root, squared_errors
 
 TEMPERATURE = 0.05
 """Of the softmax over cosine similarities, as in SimCSE (Gao, Yao, Chen 2021, arXiv:2104.08821)."""
@@ -20,17 +21,22 @@ CHUNK = 4_000_000
 def grade_of(outputs: Outputs, reference: Outputs | None = None, *, seed: int = 0) -> Grade:
     """The grade of a network, and how far it is from the original where the original's answers are given.
 
-    Classification: top-1 accuracy, percent; without labels the share of samples that keep the original's
-    top-1. Causal language models: perplexity, exp of the mean nats a token (at most e^700, so that it stays a
-    number). Embeddings: the share of samples whose nearest neighbour (cosine) among the other samples stays
-    the original's.
+    Classification: top-1 accuracy over the whole head, percent, or among the split's classes, which the name then
+    says; without labels the share of samples that keep the original's top-1. Causal language models: perplexity, exp
+    of the mean nats a token (at most e^700, so that it stays a number). Embeddings: the share of samples whose
+    nearest neighbour (cosine) among the other samples stays the original's. Regression: R² against the labels,
+    percent, each output weighing the same; without labels the relative error against the original, percent of how
+    much its numbers vary (0 for the original itself, about 141 for numbers that have nothing to do with its own).
 
-    `kl` is the mean Kullback-Leibler divergence KL(original || network), nats: between class distributions
-    over the whole head, between next-token distributions, or for embeddings between softmaxes over the
-    cosines to all other samples at temperature TEMPERATURE. `interval` is 95 % by bootstrap over samples.
+    `error` and `correlation` say how far numbers are from the original's, with labels too. `kl` is the mean
+    Kullback-Leibler divergence KL(original || network), nats: between class distributions over the whole head,
+    between next-token distributions, or for embeddings between softmaxes over the cosines to all other samples at
+    temperature TEMPERATURE. `interval` is 95 % by bootstrap over samples.
     reference: may hold more samples than the outputs; the first ones count.
     Raises DataError when there is nothing to grade by, or when the reference saw other data.
     """
+    if outputs.kind == "regression":
+        return _regression(outputs, reference, seed)
     hits = kl = agreement = None
     if reference is not None:
         hits, kl = _against(outputs, reference)
@@ -42,11 +48,10 @@ def grade_of(outputs: Outputs, reference: Outputs | None = None, *, seed: int = 
         name, unit, values = "top-1 accuracy", "%", outputs.top1 == outputs.truth
     else:
         name, unit, values = "agreement", "%", hits
+    if outputs.among is not None:
+        name += f" among {outputs.among:,} classes"
     if values is None:
-        raise DataError(
-            f"The {outputs.split} split has no labels, so networks are graded by agreement with the "
-            "original. Pass reference=predictions(original, split)."
-        )
+        raise _no_labels(outputs, "agreement with")
     if not len(values):
         raise DataError(
             f"The {outputs.split} split holds no token to predict. Give texts of two tokens or more."
@@ -60,19 +65,55 @@ def grade_of(outputs: Outputs, reference: Outputs | None = None, *, seed: int = 
     )  # fmt: skip
 
 
-def _against(outputs: Outputs, reference: Outputs) -> tuple[Tensor, float]:
-    """Which rows keep the original's top-1 [rows], and the mean divergence from the original."""
+def _no_labels(outputs: Outputs, how: str) -> DataError:
+    return DataError(
+        f"The {outputs.split} split has no labels, so networks are graded by {how} the original. "
+        "Pass reference=predictions(original, split)."
+    )
+
+
+def _regression(outputs: Outputs, reference: Outputs | None, seed: int) -> Grade:
+    """R² against labels, or relative error against the original, and both sides' distance from the original."""
+    error = correlation = None
+    if reference is not None:
+        _same_samples(outputs, reference)
+        theirs = reference.values[: outputs.num_samples]
+        values = squared_errors(outputs.values, theirs, outputs.output)
+        error, correlation = root(values.mean().item()), correlation_of(outputs.values, theirs, outputs.output)
+    if outputs.truth is not None:
+        name, values, final = "R²", squared_errors(outputs.values, outputs.truth, outputs.output), lambda x: 100 * (1 - x)
+    elif reference is not None:
+        name, final = "relative error", lambda x: 100 * root(x)
+    else:
+        raise _no_labels(outputs, "their relative error against")
+    value, interval = _mean(values, outputs.sample, seed)
+    return Grade(
+        name=name, unit="%", value=final(value), higher_is_better=outputs.truth is not None, error=error,
+        correlation=correlation, interval=None if interval is None else tuple(sorted(map(final, interval))),
+        split=outputs.split, num_samples=outputs.num_samples,
+    )  # fmt: skip
+
+
+def _same_samples(outputs: Outputs, reference: Outputs) -> int:
+    """How many of the reference's rows are compared. Raises DataError when it saw other data or answers otherwise."""
     num_rows = int((reference.sample < outputs.num_samples).sum())
     if (
         (reference.kind, reference.split) != (outputs.kind, outputs.split)
         or reference.num_samples < outputs.num_samples
         or num_rows != len(outputs.sample)
+        or (outputs.kind == "regression" and outputs.values.shape[1] != reference.values.shape[1])
     ):
         raise DataError(
             f"The reference holds {reference.num_samples} {reference.split} samples ({reference.kind}), "
             f"which do not match the {outputs.num_samples} {outputs.split} samples ({outputs.kind}) compared "
             "with it. Make it by predictions(original, split) on the same split."
         )
+    return num_rows
+
+
+def _against(outputs: Outputs, reference: Outputs) -> tuple[Tensor, float]:
+    """Which rows keep the original's top-1 [rows], and the mean divergence from the original."""
+    num_rows = _same_samples(outputs, reference)
     if outputs.kind == "embedding":
         return _neighbours(outputs.values, reference.values[: outputs.num_samples])
     hits = outputs.top1 == reference.top1[:num_rows]
@@ -97,7 +138,8 @@ def _neighbours(mine: Tensor, theirs: Tensor) -> tuple[Tensor, float]:
         raise DataError(
             f"Embeddings are compared by their neighbours, which takes 3 samples or more; found {num}."
         )
-    mine, theirs = (F.normalize(x.double(), dim=1) for x in (mine, theirs))
+    # F.normalize takes lengths below 1e-12 for nothing.
+    mine, theirs = (x / x.norm(dim=1, keepdim=True).clamp_min(1e-300) for x in (mine.double(), theirs.double()))
     hits, total = [], 0.0
     for rows in torch.arange(num).split(max(1, CHUNK // num)):
         others = torch.ones(len(rows), num, dtype=torch.bool).scatter_(1, rows[:, None], False)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from delayer.calling import each_tensor
@@ -16,14 +17,17 @@ from delayer.tasks.splits import Batch, Split
 class LoaderSplit(Split):
     """A split over batches from Python: x, (x, y), or a dict of tensors with an entry "labels" or without.
 
+    y: class numbers [n]; for regression targets in numbers, one for each output. kind None: either.
+
     A DataLoader's order is drawn once, so that each pass gives the same batches; its workers go on reading
     ahead. Random access needs a DataLoader over a data set with numbers, or a sequence; others are read from
     the start. Raises DataError for an iterator that can be read only once, and for batches of another form.
     """
 
     def __init__(
-        self, name: str, batches: Iterable[Any], kind: Kind = "image-classification", limit: int | None = None
-    ):
+        self, name: str, batches: Iterable[Any], kind: Kind | None = "image-classification", limit: int | None = None,
+        classes: tuple[int, ...] | None = None,
+    ):  # fmt: skip
         if isinstance(batches, Iterator):
             raise DataError(
                 f"The {name} batches are a {type(batches).__name__}, which can be read only once. "
@@ -31,16 +35,16 @@ class LoaderSplit(Split):
             )
         if isinstance(batches, DataLoader) and not isinstance(batches.batch_sampler, list):
             batches = _settled(batches)
-        self.name, self.kind, self.classes = name, kind, None
+        self.name, self.kind, self.classes = name, kind, classes
         self.batches, self.limit, self._starts = batches, limit, None
 
     def first(self, num_samples: int) -> "LoaderSplit":
-        return LoaderSplit(self.name, self.batches, self.kind, min(num_samples, self.limit or num_samples))
+        return LoaderSplit(self.name, self.batches, self.kind, min(num_samples, self.limit or num_samples), self.classes)
 
     def __iter__(self) -> Iterator[Batch]:
         start = 0
         for raw in self.batches:
-            batch = _shortened(_batch(raw, start, self.name), self.limit)
+            batch = _shortened(_batch(raw, start, self), self.limit)
             start += len(batch)
             yield batch
             if start == self.limit:
@@ -79,7 +83,7 @@ class LoaderSplit(Split):
             raw = self.batches[number]
         else:
             return next(batch for k, batch in enumerate(self) if k == number)
-        return _shortened(_batch(raw, self.starts[number], self.name), self.limit)
+        return _shortened(_batch(raw, self.starts[number], self), self.limit)
 
 
 def _settled(loader: DataLoader) -> DataLoader:
@@ -99,7 +103,8 @@ def _settled(loader: DataLoader) -> DataLoader:
     )
 
 
-def _batch(raw: Any, start: int, name: str) -> Batch:
+def _batch(raw: Any, start: int, split: LoaderSplit) -> Batch:
+    name = split.name
     inputs, labels = raw if isinstance(raw, tuple | list) and len(raw) == 2 else (raw, None)
     if isinstance(inputs, tuple | list) and len(inputs) == 1:
         inputs = inputs[0]
@@ -119,13 +124,33 @@ def _batch(raw: Any, start: int, name: str) -> Batch:
     ids = token_ids(inputs)
     if labels is None or (ids is not None and labels.shape == ids.shape):
         return Batch(inputs, None, start)  # a label for each token is the next token, which is known anyway
+    return Batch(inputs, _labels(labels, split), start)
+
+
+def _labels(labels: Tensor, split: LoaderSplit) -> Tensor | None:
+    """Labels as the split's kind of task reads them. Raises DataError for what is neither class numbers nor targets."""
+    found = f"found {labels.dtype} {list(labels.shape)}"
+    if labels.ndim == 0:
+        raise DataError(f"Labels of the {split.name} split should be one a sample; {found}. Give a label for each sample.")
+    if not torch.isfinite(labels).all():
+        raise DataError(f"A label of the {split.name} split is NaN or infinity. Correct or remove these samples.")
     labels = labels.flatten() if labels.shape == (len(labels), 1) else labels
-    if labels.ndim != 1 or labels.is_floating_point():
+    numbers = labels.is_floating_point() and (labels.ndim > 1 or not torch.equal(labels, labels.round()))
+    if split.kind is None and labels.ndim == 2 and labels.shape[1] > 1 and ((labels == 0) | (labels == 1)).all():
         raise DataError(
-            f"Labels of the {name} split should be one class number a sample; found {labels.dtype} "
-            f"{list(labels.shape)}. Give class numbers from 0, or x alone."
+            f"Labels of the {split.name} split are rows of zeros and ones, which name several classes at once (multi-label) or "
+            f"one (one-hot); {found}. Give class numbers (y.argmax(1)), x alone to compare with the original, or kind=\"regression\"."
         )
-    return Batch(inputs, labels.long(), start)
+    if split.kind == "regression" or split.kind is None and numbers:
+        return labels.float()
+    if split.kind in ("embedding", "causal-lm"):
+        return labels
+    if labels.ndim == 1 and not numbers:
+        return labels.long()  # 3.0 is class 3
+    raise DataError(
+        f"Labels of the {split.name} split should be one class number a sample; {found}. Give class numbers from 0, x alone, or "
+        "say that they are targets by kind=\"regression\"."
+    )
 
 
 def _shortened(batch: Batch, limit: int | None) -> Batch:

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Kind = Literal["image-classification", "text-classification", "embedding", "causal-lm"]
+Kind = Literal["image-classification", "text-classification", "embedding", "causal-lm", "regression"]
 
 
 class TaskOptions(BaseModel):
@@ -25,7 +25,7 @@ class TaskOptions(BaseModel):
     seed: int = 0
     """Decides which samples go where, and in which order."""
     kind: Kind | None = None
-    """What the network does; by default found from what it answers to one sample."""
+    """What the network does; by default found from its answer to one sample, from what it says of itself and from labels."""
     labels: bool = True
     """Whether labels are used; without them networks are graded by agreement with the original."""
     classes: Path | None = None

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from delayer.calling import call, output_of, ready, seeded
 from delayer.errors import DataError, NotFiniteError
-from delayer.tasks.kinds import token_ids
+from delayer.tasks.kinds import is_probability, token_ids
 from delayer.tasks.options import Kind
+from delayer.tasks.regression import numbers_of
 from delayer.tasks.splits import Batch, Split
 
 KEPT_BYTES = 128 * 2**20
@@ -22,11 +23,12 @@ class Outputs:
     """Answers, row by row. A row is a sample, or a predicted token of a causal language model.
 
     sample: number of the sample that each row belongs to. top1: the likeliest class or token of each row,
-    among the classes that the split maps. truth: each row's label or next token; None without labels.
-    nll: negative log-likelihood of each next token, nats; None but for language models.
+    among the split's classes. truth: each row's label or next token, for regression its targets [samples, numbers];
+    None without labels. nll: negative log-likelihood of each next token, nats; None but for language models.
     values: log-probabilities [kept, classes] of the rows numbered in `kept`, which are drawn at random but
-    the same for every network; for embeddings the pooled vectors [samples, width].
-    notes: what the user should know.
+    the same for every network; for embeddings the pooled vectors [samples, width], for regression the numbers
+    [samples, numbers], and `output` says which output each number belongs to.
+    among: how many classes top1 was chosen from, where that is not the whole head. notes: what the user should know.
     """
 
     kind: Kind
@@ -39,6 +41,8 @@ class Outputs:
     kept: Tensor
     values: Tensor
     notes: tuple[str, ...] = ()
+    among: int | None = None
+    output: Tensor | None = None
 
 
 def predictions(
@@ -70,33 +74,64 @@ class _Gather:
         self.split, self.num_samples, self.num_rows = split, 0, 0
         self.sample, self.top1, self.truth, self.nll = [], [], [], []
         self.priority, self.kept, self.values = [], [], []
-        self.bar = float("inf")
+        self.bar, self.output, self.single = float("inf"), None, []
 
     def add(self, output: Tensor, batch: Batch, number: int) -> None:
         self.num_samples += len(batch)
         ndim = {"image-classification": 2, "text-classification": 2, "causal-lm": 3}.get(self.split.kind)
+        numbers = self.split.kind == "regression"
+        output = output[:, None] if output.ndim == 1 and (numbers or ndim == 2) else output
         if len(output) != len(batch) or output.ndim < 2 or ndim not in (None, output.ndim):
             raise DataError(
                 f"The task is {self.split.kind}, but for {len(batch)} samples the network answers with "
-                f"{list(output.shape)}. Name the kind of task that fits."
+                f"{list(output.shape)}. Name the kind of task that fits (--kind)."
             )
+        if numbers:
+            self._check(output, batch, number)
+            self._add_numbers(output, batch.labels)
+            return
         if self.split.kind == "embedding":
             pooled = _pooled(output, batch.mask)
             self._check(pooled, batch, number)
             self.values.append(pooled.float().cpu())
             return
+        if output.shape[1:] == (1,):
+            self.single.append(output[:, 0].float().cpu())
         for sample, logits, truth in _rows(output, batch, self.split.kind):
             self._check(logits, batch, number)
             self._add_rows(sample, logits, truth)
 
+    def _add_numbers(self, answer: Tensor, truth: Tensor | None) -> None:
+        if truth is not None and truth.numel() != answer.numel():
+            raise DataError(
+                f"Labels of the {self.split.name} split are {list(truth.shape)}, but the network answers with "
+                f"{list(answer.shape)}. Give one number for each output, or pass --no-labels."
+            )
+        values, output = numbers_of(answer.float())
+        if self.values and self.values[-1].shape[1] != values.shape[1]:
+            raise DataError(
+                f"The network answers one batch of the {self.split.name} split with {self.values[-1].shape[1]} numbers a "
+                f"sample and another with {values.shape[1]}, which cannot be compared. Give samples of one size (--size)."
+            )
+        self.values.append(values.cpu())
+        self.output = output
+        if truth is not None:
+            self.truth.append(numbers_of(truth.float().reshape(answer.shape))[0].cpu())
+
     def _add_rows(self, sample: Tensor, logits: Tensor, truth: Tensor | None) -> None:
-        log_probs = logits.float().log_softmax(1)
+        log_probs = as_logits(logits.float()).log_softmax(1)
         among = None if self.split.classes is None else torch.tensor(self.split.classes, device=logits.device)
         top1 = log_probs.argmax(1) if among is None else among[log_probs[:, among].argmax(1)]
         if truth is not None and len(truth) and not 0 <= truth.min() <= truth.max() < log_probs.shape[1]:
             raise DataError(
                 f"Labels of the {self.split.name} split run from {truth.min()} to {truth.max()}, but outputs "
-                f"of the network from 0 to {log_probs.shape[1] - 1}. Correct them, or leave them out."
+                f"of the network from 0 to {log_probs.shape[1] - 1}. Correct them, leave them out, or say that they are "
+                "numbers by --kind regression."
+            )
+        if truth is not None and among is not None and not (known := torch.isin(truth, among)).all():
+            raise DataError(
+                f"A label of the {self.split.name} split is class {int(truth[~known][0])}, which is not among the "
+                f"{len(among)} classes that the network is to choose from. Add it to them."
             )
         self.sample.append(sample)
         self.top1.append(top1.cpu())
@@ -139,16 +174,29 @@ class _Gather:
             raise DataError(f"The {self.split.name} split is empty. Give at least one sample.")
         if self.kept:
             self._keep(max(1, KEPT_BYTES // (4 * self.values[0].shape[1])))
-        rows = torch.arange(self.num_samples) if self.split.kind == "embedding" else _joined(self.sample)
+        whole = self.split.kind in ("embedding", "regression")
+        rows = torch.arange(self.num_samples) if whole else _joined(self.sample)
         top1, truth = _joined(self.top1), _joined(self.truth) if self.truth else None
-        nll = _joined(self.nll) if self.nll else None
+        nll, values = _joined(self.nll) if self.nll else None, _joined(self.values)
+        among, notes = None if whole or self.split.classes is None else len(self.split.classes), ()
+        if self.single and 0 <= (share := torch.cat(self.single)).min() <= share.max() <= 1:
+            top1, values = (share > 0.5).long(), torch.stack([1 - share, share], 1).clamp_min(1e-38).log()[_joined(self.kept)]
+            notes = ("The network's one output lies between 0 and 1 on all samples, so it is read as the probability of class 1, "
+                     "not as a logit.",)  # fmt: skip
         return Outputs(
-            self.split.kind, self.split.name, self.num_samples, rows, top1, truth, nll,
-            _joined(self.kept), _joined(self.values),
-            notes=() if truth is None or nll is not None else self._doubts(top1, truth),
+            self.split.kind, self.split.name, self.num_samples, rows, top1, truth, nll, _joined(self.kept), values,
+            among=among, output=self.output,
+            notes=notes + (self._doubts(top1, truth) if self.split.kind.endswith("classification") else ()),
         )  # fmt: skip
 
-    def _doubts(self, top1: Tensor, truth: Tensor) -> tuple[str, ...]:
+    def _doubts(self, top1: Tensor, truth: Tensor | None) -> tuple[str, ...]:
+        if truth is None:
+            if len(top1) < 20 or len(top1.unique()) > 1:
+                return ()
+            return (
+                f"The largest output is number {int(top1[0])} for each of {len(top1)} {self.split.name} samples, so agreement "
+                "says nothing. If the outputs are numbers and no classes, pass --kind regression.",
+            )
         share = (top1 == truth).double().mean().item()
         choices = len(self.split.classes or range(self.values[0].shape[1]))
         if choices < 10 or share >= 2 / choices:
@@ -157,6 +205,11 @@ class _Gather:
             f"Only {100 * share:.2g} % of the {self.split.name} labels are met, and guessing meets "
             f"{100 / choices:.2g} %: they may not be the head's classes. Map them by --classes, or pass --no-labels.",
         )
+
+
+def as_logits(output: Tensor) -> Tensor:
+    """What a softmax gives back where the output [rows, classes] is probabilities already; else the output."""
+    return output.clamp_min(1e-38).log() if is_probability(output) else output
 
 
 def _rows(output: Tensor, batch: Batch, kind: Kind) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:

@@ -15,6 +15,7 @@ from delayer.tasks.labels import head_labels
 from delayer.tasks.loaders import LoaderSplit
 from delayer.tasks.options import Kind, TaskOptions
 from delayer.tasks.outputs import Outputs, predictions
+from delayer.tasks.randomness import randomness
 from delayer.tasks.reading import reader_of
 from delayer.tasks.sources import Samples, fingerprint, sources
 from delayer.tasks.splits import Batch, Split, split_rows, split_sizes
@@ -24,8 +25,8 @@ from delayer.tasks.splits import Batch, Split, split_rows, split_sizes
 class Task:
     """What a network does, and data to fit it ("fit"), to choose by ("validation") and to judge it ("test").
 
-    has_labels: whether all splits carry labels of the head's classes; else grades are agreement with the
-    original. hash: SHA-256 of the data and of which samples are where.
+    has_labels: whether all splits carry labels of the head's classes, or targets of regression; else grades compare
+    with the original. hash: SHA-256 of the data and of which samples are where.
     notes: what went on and the user should know, such as "12 greyscale images of 500 are converted to RGB."
     class_index: the head's output for each class name of the data, where names are known.
     """
@@ -112,12 +113,14 @@ def _split(spec: str, samples: Samples, parts: Sequence[str], model: nn.Module, 
     """A task with some of the splits, from one source."""
     labels = samples.labels if options.labels else None
     sizes = split_sizes(samples.num, options, parts)
-    rows = split_rows(samples.num, labels, sizes, options.seed)
+    classes = None if labels is None or labels.is_floating_point() else labels
+    rows = split_rows(samples.num, classes, sizes, options.seed)
     read, notes = reader_of(samples, [row for part in parts for row in rows[part]], model, options)
-    kind, num_outputs = kind_of(model, read(rows[parts[0]][:1]))
-    kind = options.kind or kind
-    found = head_labels(samples, kind, num_outputs, model, options)
-    notes = samples.notes + notes + found.notes
+    one = read(rows[parts[0]][:1])
+    does = kind_of(model, one, labels)
+    kind = options.kind or does.kind
+    found = head_labels(samples, kind, does.num_outputs, model, options)
+    notes = samples.notes + notes + list(() if options.kind else does.notes) + found.notes + randomness(model, one)
     single = [part for part in parts if options.batch_size == 1 or sizes[part] % options.batch_size == 1]
     if single:
         which = "Each" if options.batch_size == 1 else "The last"
@@ -140,33 +143,45 @@ def _split(spec: str, samples: Samples, parts: Sequence[str], model: nn.Module, 
 
 def task_of(
     fit: Iterable[Any], validation: Iterable[Any] | None = None, test: Iterable[Any] | None = None, *,
-    kind: Kind | None = None, model: nn.Module | None = None,
+    kind: Kind | None = None, model: nn.Module | None = None, classes: Sequence[int] | None = None,
 ) -> Task:  # fmt: skip
     """A task from data loaders, lists of batches or other iterables of x, (x, y) or dicts of tensors.
 
     kind: what the network does; by default found from its answer to the first batch if `model` is given, else
-    from the first batch alone: labels mean classification, token ids without labels mean a language model.
+    from the first batch alone: whole labels mean classification, labels in floats regression, token ids without labels a
+    language model. classes: the head's outputs to choose from, which each accuracy then says; all by default.
     The hash covers the first batch of each split.
     Raises DataError when a split is empty, or when an iterable can be read only once.
     """
     given = {"fit": fit, "validation": validation, "test": test}
-    splits = {name: LoaderSplit(name, batches) for name, batches in given.items() if batches is not None}
+    among = None if classes is None else tuple(sorted({int(k) for k in classes}))
+    splits = {
+        name: LoaderSplit(name, batches, kind, classes=among) for name, batches in given.items() if batches is not None
+    }
     heads = {}
     for name, split in splits.items():
         heads[name] = next(iter(split), None)
         if heads[name] is None or not len(heads[name]):
             raise DataError(f"The {name} batches are empty. Give at least one sample.")
-    first = heads["fit"]
-    if kind is None and model is not None:
-        kind = kind_of(model, first.inputs)[0]
+    first, notes = heads["fit"], []
+    if model is not None:
+        does = kind_of(model, first.inputs, first.labels)
+        notes = [*(does.notes if kind is None else ()), *randomness(model, first.inputs)]
+        kind = kind or does.kind
+    if kind is None and first.labels is not None and first.labels.is_floating_point():
+        kind = "regression"
     if kind is None:
         of_text = "causal-lm" if first.labels is None else "text-classification"
         kind = "image-classification" if token_ids(first.inputs) is None else of_text
-    for split in splits.values():
+    for name, split in splits.items():
         split.kind = kind
-    has_labels = all(head.labels is not None for head in heads.values()) and kind.endswith("classification")
+        heads[name] = next(iter(split))  # labels as this kind reads them
+    graded = kind.endswith("classification") or kind == "regression"
+    has_labels = all(head.labels is not None for head in heads.values()) and graded
+    if among is not None:
+        notes.append(f"Accuracy is among {len(among)} of the head's outputs alone.")
     contents = [part for name, head in heads.items() for part in (name, *_contents(head))]
-    return Task("batches from Python", kind, splits, has_labels, fingerprint(*contents))
+    return Task("batches from Python", kind, splits, has_labels, fingerprint(*contents), notes)
 
 
 def _contents(batch: Batch) -> Iterator[str | bytes]:

@@ -14,6 +14,7 @@ from delayer.errors import DataError, ModelError, NotFiniteError
 from delayer.study import Grade, Record
 from delayer.tasks import Task, grade_of
 from delayer.tasks.outputs import Outputs, _pooled
+from delayer.tasks.regression import numbers_of
 from delayer.tasks.splits import Batch
 
 
@@ -34,11 +35,11 @@ class ReadoutOptions(Record):
 class Readout:
     """A new head and its worth.
 
-    head: reads features [n, width] and has one output a class; on the CPU.
-    classes: the label that each of its outputs stands for.
+    head: reads features [n, width] and has one output a class, or one a target of regression; on the CPU.
+    classes: the label that each of its outputs stands for; empty for regression.
     replaces: path of the network's own head, whose place it can take (`model.set_submodule(replaces, head)`);
     "" for a network without one, whose pooled answer it reads.
-    validation, test: its accuracy there.
+    validation, test: its accuracy there, among these classes, or its R².
     """
 
     head: nn.Linear
@@ -54,7 +55,8 @@ def linear_readout(model: nn.Module, task: Task, options: ReadoutOptions | None 
     """A linear head trained on the features that the network's own head reads; all before it is frozen.
 
     It has an output for each class of the fit split, however many the network's own head has; a class that is
-    not in the fit split is never met. Nothing is chosen, so both accuracies are held out.
+    not in the fit split is never met. Nothing is chosen, so both accuracies are held out. For regression it is the
+    least-squares head of the targets (ridge 1e-6 of the features' mean square), whatever the options.
     device: where the features are made; by default where the model is. The head is trained on the CPU.
     progress: called with (batches done, batches in all).
     Raises DataError for data without labels, ModelError for a network without a linear head, NotFiniteError.
@@ -84,6 +86,10 @@ def linear_readout(model: nn.Module, task: Task, options: ReadoutOptions | None 
                     f"NaN or infinity among the features of the {name} split. Check the weights and the data."
                 )
     rows, labels = seen["fit"]
+    if task.kind == "regression":
+        head = least_squares_head(rows, labels.flatten(1) if labels.ndim > 1 else labels[:, None])
+        grades = (_grade_numbers(head, *seen[name], name, task, options) for name in ("validation", "test"))
+        return Readout(head, (), path, *grades)
     classes, targets = labels.unique(return_inverse=True)
     head = train_head(rows, targets, options)
     validation = _grade(head, classes, *seen["validation"], "validation", task, options)
@@ -102,6 +108,22 @@ def train_head(features: Tensor, targets: Tensor, options: ReadoutOptions) -> nn
                 optimizer.zero_grad()
                 F.cross_entropy(head(features[rows]), targets[rows]).backward()
                 optimizer.step()
+    return head.requires_grad_(False)
+
+
+def least_squares_head(features: Tensor, targets: Tensor) -> nn.Linear:
+    """The linear layer from features [n, width] to targets [n, numbers] with the least squared error, in closed form."""
+    x, y = features.double(), targets.double()
+    mean_x, mean_y = x.mean(0), y.mean(0)
+    x, y = x - mean_x, y - mean_y
+    gram = x.T @ x
+    energy = float(gram.trace()) / len(gram)
+    eye = torch.eye(len(gram), dtype=torch.float64)
+    weight = torch.linalg.solve(gram / energy + 1e-6 * eye, x.T @ y / energy).T if energy else y.new_zeros(y.shape[1], len(gram))
+    head = nn.Linear(x.shape[1], y.shape[1])
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        head.bias.copy_(mean_y - weight @ mean_x)
     return head.requires_grad_(False)
 
 
@@ -163,4 +185,13 @@ def _grade(head: nn.Linear, classes: Tensor, features: Tensor, labels: Tensor, s
     top1 = classes[head(features).argmax(1)]
     nothing, num = torch.empty(0, dtype=torch.long), len(labels)
     outputs = Outputs(task.kind, split, num, torch.arange(num), top1, labels, None, nothing, nothing)
-    return grade_of(outputs, seed=options.seed)
+    grade = grade_of(outputs, seed=options.seed)
+    return grade.model_copy(update={"name": f"{grade.name} of a new head, {len(classes):,} classes"})
+
+
+def _grade_numbers(head: nn.Linear, features: Tensor, labels: Tensor, split: str, task: Task, options: ReadoutOptions) -> Grade:
+    (values, output), (truth, _) = numbers_of(head(features)), numbers_of(labels.float().reshape(len(labels), -1))
+    num, nothing = len(labels), torch.empty(0, dtype=torch.long)
+    outputs = Outputs(task.kind, split, num, torch.arange(num), nothing, truth, None, nothing, values, output=output)
+    grade = grade_of(outputs, seed=options.seed)
+    return grade.model_copy(update={"name": f"{grade.name} of a new head"})

@@ -163,7 +163,7 @@ class Training:
 
 
 def _merit(grade: Grade) -> tuple[float, float]:
-    return grade.value if grade.higher_is_better else -grade.value, -(grade.kl or 0.0)
+    return grade.value if grade.higher_is_better else -grade.value, -(grade.distance or 0.0)
 
 
 def optimizer_for(trained: dict[str, nn.Parameter], kind: str, *, weight_decay: float, momentum: float,

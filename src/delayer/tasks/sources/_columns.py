@@ -3,10 +3,10 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import torch
-
 from delayer.errors import DataError
+from delayer.tasks.options import TaskOptions
 from delayer.tasks.sources import Samples, fingerprint
+from delayer.tasks.sources._labels import labels_of
 
 TEXT_NAMES = ("text", "sentence", "review", "content")
 IMAGE_NAMES = ("image", "img")
@@ -37,43 +37,32 @@ def nothing_to_read(columns: Collection[str], path: str) -> DataError:
     )
 
 
-def from_texts(texts: Sequence[str], labels: Sequence[Any] | None, path: str) -> Samples:
-    """Samples of texts. Labels that are not whole numbers are class names. Empty texts are left out."""
+def unused(columns: Collection[str], used: Collection[str | None], label: str | None, path: str, labels: bool) -> list[str]:
+    """A note where a table has columns left and no label was recognised: one of them may be it."""
+    left = [str(name) for name in columns if name not in used]
+    if label is not None or not labels or not left:
+        return []
+    return [
+        f"No column of {path} is known to hold labels ({', '.join(LABEL_NAMES)}); {', '.join(left[:8])} "
+        f"{'is' if len(left) == 1 else 'are'} not used. Name it by --label-column if one of them is the label."
+    ]
+
+
+def from_texts(
+    texts: Sequence[str], labels: Sequence[Any] | None, path: str, options: TaskOptions = TaskOptions()
+) -> Samples:
+    """Samples of texts; labels as `labels_of` reads them. Empty texts are left out."""
     full = [i for i, text in enumerate(texts) if isinstance(text, str) and text.strip()]
     notes = (
         [f"{len(texts) - len(full)} empty texts of {path} are left out."] if len(full) < len(texts) else []
     )
     texts = [texts[i] for i in full]
     digest = fingerprint(*texts, *(() if labels is None else map(str, labels)))
-    numbers, names = (None, None) if labels is None else class_numbers([labels[i] for i in full], path)
-    return Samples("texts", len(texts), texts.__getitem__, digest, numbers, names, notes=notes)
-
-
-def class_numbers(labels: Sequence[Any], path: str) -> tuple[torch.Tensor, tuple[str, ...] | None]:
-    """Class numbers [n]; and the class names, sorted, where labels are names.
-
-    Raises DataError when labels are missing.
-    """
-    missing = [
-        i for i, label in enumerate(labels) if label is None or str(label).strip() == "" or label != label
-    ]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(labels)} samples of {path} have no label, first sample {missing[0]}. "
-            "Label or remove them, or pass --no-labels."
-        )
-    try:
-        whole = [int(label) for label in labels]
-        if all(
-            str(label).strip() == str(number) or label == number
-            for label, number in zip(labels, whole, strict=True)
-        ):
-            return torch.tensor(whole, dtype=torch.long), None
-    except (ValueError, TypeError, OverflowError):
-        pass  # names, then
-    names = sorted({str(label).strip() for label in labels})
-    number_of = {name: number for number, name in enumerate(names)}
-    return torch.tensor([number_of[str(label).strip()] for label in labels]), tuple(names)
+    found = None if labels is None else labels_of([labels[i] for i in full], path, options)
+    return Samples(
+        "texts", len(texts), texts.__getitem__, digest, found and found.values, found and found.names,
+        notes=notes + (found.notes if found else []),
+    )  # fmt: skip
 
 
 def from_dataset(dataset: Any, path: str, digest: str, options: Any) -> Samples:
@@ -89,12 +78,16 @@ def from_dataset(dataset: Any, path: str, digest: str, options: Any) -> Samples:
     labels, listed = None if label is None else list(dataset[label]), None
     if label is not None and isinstance(dataset.features[label], datasets.ClassLabel):
         listed = tuple(dataset.features[label].names)
-    if text is not None and (image is None or options.text_column is not None):
-        samples = from_texts(list(dataset[text]), labels, path)
+    of_text = text is not None and (image is None or options.text_column is not None)
+    notes = unused(columns, {text if of_text else image or array}, label, path, options.labels)
+    if of_text:
+        samples = from_texts(list(dataset[text]), labels, path, options)
         samples.class_names = listed or samples.class_names
+        samples.notes += notes
         return samples
-    numbers, names = (None, None) if labels is None else class_numbers(labels, path)
-    names = listed or names
+    found = None if labels is None else labels_of(labels, path, options)
+    numbers, names = found and found.values, listed or (found and found.names)
+    notes += found.notes if found else []
     if image is not None:
         if image in of_kind:
             dataset = dataset.cast_column(image, datasets.Image(decode=False))
@@ -106,6 +99,7 @@ def from_dataset(dataset: Any, path: str, digest: str, options: Any) -> Samples:
             numbers,
             names,
             name_of=f"row {{}} of {path}".format,
+            notes=notes,
         )
     if array is not None:
         import numpy as np
@@ -117,6 +111,7 @@ def from_dataset(dataset: Any, path: str, digest: str, options: Any) -> Samples:
             digest,
             numbers,
             names,
+            notes=notes,
         )
     raise nothing_to_read(columns, path)
 

@@ -9,7 +9,7 @@ from torch import nn
 from delayer.errors import DataError
 from delayer.tasks.options import TaskOptions
 from delayer.tasks.sources import Samples, no_part, read_text, sources
-from delayer.tasks.sources._columns import LABEL_NAMES, TEXT_NAMES, from_texts, nothing_to_read, pick
+from delayer.tasks.sources._columns import LABEL_NAMES, TEXT_NAMES, from_texts, nothing_to_read, pick, unused
 
 
 @sources.register("csv")
@@ -65,6 +65,11 @@ def open_jsonl(path: str, part: str | None, options: TaskOptions, model: nn.Modu
             raise DataError(
                 f"Line {number} of {path} lacks {lacking}, which the first line has. Add it, or leave it out."
             )
+        if rows and options.labels and (late := {*LABEL_NAMES, options.label_column} & (row.keys() - rows[0].keys())):
+            raise DataError(
+                f"Line {number} of {path} has a {late.pop()}, which the first line lacks. Give one to each line, or pass "
+                "--no-labels."
+            )
         rows.append(row)
     if not rows:
         raise DataError(f"{path} is empty. Give one text a line, and its label.")
@@ -89,4 +94,6 @@ def _samples(columns: dict[str, list], path: str, options: TaskOptions) -> Sampl
     if text is None:
         raise nothing_to_read(columns, path)
     label = pick(columns, options.label_column, LABEL_NAMES, "label", path) if options.labels else None
-    return from_texts(columns[text], None if label is None else columns[label], path)
+    samples = from_texts(columns[text], None if label is None else columns[label], path, options)
+    samples.notes += unused(columns, {text}, label, path, options.labels)
+    return samples

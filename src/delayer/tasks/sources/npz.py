@@ -9,6 +9,7 @@ from torch import nn
 from delayer.errors import DataError, NotFiniteError
 from delayer.tasks.options import TaskOptions
 from delayer.tasks.sources import Samples, existing, fingerprint, sources
+from delayer.tasks.sources._labels import Labels, labels_of
 
 
 @sources.register("npz")
@@ -35,26 +36,28 @@ def npz(path: str, part: str | None, options: TaskOptions, model: nn.Module) -> 
         raise DataError(
             f"{path} is no .npz file of plain arrays ({error}). Write it again by numpy.savez."
         ) from error
-    return from_arrays(x, y, path)
+    return from_arrays(x, y if options.labels else None, path, options)
 
 
-def from_arrays(x, y, path: str) -> Samples:
-    """Samples from an array of samples and one of class numbers, or None."""
+def from_arrays(x, y, path: str, options: TaskOptions = TaskOptions()) -> Samples:
+    """Samples from an array of samples and one of labels (`labels_of` says which), or None."""
     import numpy as np
 
     if x.ndim == 0 or x.dtype.kind not in "biuf":
         raise DataError(
             f"x of {path} should be an array of numbers, one row a sample; found {x.dtype} {list(x.shape)}."
         )
-    labels = None
+    found = None
     if y is not None:
         y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
-        if y.ndim != 1 or y.dtype.kind not in "biu" or len(y) != len(x):
+        if y.ndim == 0 or y.dtype.kind not in "biufU" or len(y) != len(x):
             raise DataError(
-                f"y of {path} should hold one whole number for each of {len(x)} samples; "
-                f"found {y.dtype} {list(y.shape)}. Store class numbers from 0."
+                f"y of {path} should hold a label for each of {len(x)} samples; "
+                f"found {y.dtype} {list(y.shape)}. Store class numbers from 0, or targets in numbers."
             )
-        labels = torch.as_tensor(y.astype(np.int64))
+        plain = y.ndim == 1 and y.dtype.kind in "iu"
+        found = Labels(torch.as_tensor(y.astype(np.int64))) if plain else labels_of(y.tolist(), path, options)
+    labels, names, notes = (None, None, []) if found is None else (found.values, found.names, found.notes)
     digest = fingerprint(
         str(x.dtype),
         str(x.shape),
@@ -66,7 +69,7 @@ def from_arrays(x, y, path: str) -> Samples:
             x = x.transpose(0, 2, 3, 1)
         if x.ndim == 4 and x.shape[-1] == 1:
             x = x[..., 0]
-        return Samples("images", len(x), x.__getitem__, digest, labels)
+        return Samples("images", len(x), x.__getitem__, digest, labels, names, notes=notes)
     if x.dtype.kind == "f":
         x = x.astype(np.float32, copy=False)
         finite = np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
@@ -83,5 +86,6 @@ def from_arrays(x, y, path: str) -> Samples:
         x.__getitem__,
         digest,
         labels,
-        notes=[f"x of {path} ({x.dtype}) goes to the network as it is."],
+        names,
+        notes=[*notes, f"x of {path} ({x.dtype}) goes to the network as it is."],
     )
