@@ -30,4 +30,4 @@ class Grade(Record):
 
         Both grow with the square of a small change, so that what is predicted for several changes is nearly their sum.
         """
-        return self.kl if self.error is None else self.error**2
+        return self.kl if self.error is None else self.error * self.error

@@ -139,7 +139,8 @@ def _labels(labels: Tensor, split: LoaderSplit) -> Tensor | None:
     if split.kind is None and labels.ndim == 2 and labels.shape[1] > 1 and ((labels == 0) | (labels == 1)).all():
         raise DataError(
             f"Labels of the {split.name} split are rows of zeros and ones, which name several classes at once (multi-label) or "
-            f"one (one-hot); {found}. Give class numbers (y.argmax(1)), x alone to compare with the original, or kind=\"regression\"."
+            f"one (one-hot); {found}. Give class numbers (y.argmax(1)), x alone to compare with the original, or "
+            "kind=\"regression\"."
         )
     if split.kind == "regression" or split.kind is None and numbers:
         return labels.float()

@@ -115,7 +115,8 @@ def _lists(cells: Sequence[Any], path: str, options: TaskOptions) -> Labels:
         return labels_of([cell[0] for cell in cells], path, options)
     example = str(next(cell for cell in cells if isinstance(cell, list | tuple)))[:60]
     several = DataError(
-        f"Labels of {path} are lists, such as {example}, which name several classes at once (multi-label); a grade needs one class or equally many numbers a sample. "
+        f"Labels of {path} are lists, such as {example}, which name several classes at once (multi-label); a grade "
+        "needs one class or equally many numbers a sample. "
         "Pass --no-labels to compare with the original."
     )
     try:
