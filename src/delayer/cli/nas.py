@@ -76,8 +76,8 @@ def _front(found: NasResults) -> Table:
     table = Table("", Column("candidate", overflow="fold"), "validation", "MSRS", "parameters", "latency",
                   title="Pareto front (* the winner)")
     for trial in map(trials.get, shown):
-        table.add_row("*" * (trial.slot == found.winner), trial.candidate, f"{trial.accuracy:.2f} %", f"{trial.msrs:.2f}",
-                      f"{trial.params:,}", f"{trial.latency_ms:.2f} ms")
+        table.add_row("*" * (trial.slot == found.winner), trial.candidate, f"{trial.accuracy:.2f} %",
+                      "–" if trial.msrs is None else f"{trial.msrs:.2f}", f"{trial.params:,}", f"{trial.latency_ms:.2f} ms")
     return table
 
 

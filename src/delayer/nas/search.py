@@ -1,5 +1,6 @@
 """An architecture search in a folder: workers share it, a kill leaves it able to go on, and it ends with a winner."""
 
+import hashlib
 import importlib.metadata
 import platform
 import time
@@ -19,7 +20,7 @@ from delayer.nas.winner import save_winner
 from delayer.nas.worker import EXHAUSTED, seen_of, weights_path
 from delayer.progress import Reporter
 from delayer.store.weights import fill_, read_weights
-from delayer.study import NasResults, NasTrial, Study, read_record, write_atomically
+from delayer.study import NasResults, NasTrial, Study, read_bytes, read_record, write_atomically
 from delayer.tasks import evaluate
 
 IDLE_DEATHS = 2
@@ -117,6 +118,10 @@ def _conclude(trials: Trials, folder: Path, setup: Setup, data: NasData, options
                            seed=setup.seed * PRIME + winner.slot, device=setup.device, epochs=options.final_epochs)[1]
     else:
         path = weights_path(folder, winner.slot)
+        found = hashlib.sha256(read_bytes(path, NasError, most=2**40)).hexdigest()
+        if next(trial.weights for trial in finished if trial.slot == winner.slot) not in ("", found):
+            raise NasError(f"{path} no longer holds the weights that trial {winner.slot} was trained to. Bring the file back, or "
+                           "train the winner from scratch by --final-epochs.")
         fill_(model, read_weights(path), name=str(path)).eval()
     save_winner(folder / "winner", model, setup.space, winner.candidate, data)
     trained = f"{options.final_epochs} epochs from scratch" if options.final_epochs else "its short training alone"

@@ -5,6 +5,7 @@ first and the result last, so that after a crash it is known what was being trie
 """
 
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,9 @@ from typing import Any
 
 from delayer.errors import NasError
 from delayer.libraries import library
-from delayer.study import NasTrial
+from delayer.study import NasTrial, checksum, read_bytes, record_in, shortened
+
+MOST_BYTES = 2**30
 
 
 @contextmanager
@@ -27,17 +30,62 @@ def at_work(folder: str | Path, *, alone: bool = False) -> Iterator[None]:
         yield
 
 
+def journal_of(path: Path) -> Any:
+    """Optuna's journal in a file, whose every line carries its checksum, so that a changed one is found.
+
+    Lines without one, of a version that wrote none, are taken as they are.
+    """
+    class Checked(library("optuna", "nas").storages.journal.JournalFileBackend):
+        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+            super().append_logs([log | {"crc": checksum(_plain(log))} for log in logs])
+
+        def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+            for number, log in enumerate(super().read_logs(log_number_from), log_number_from + 1):
+                crc = log.pop("crc", None)
+                if crc is not None and crc != checksum(log):
+                    raise NasError(f"Line {number} of {path} was changed. Bring it back, or choose another --out.")
+                yield log
+
+    return Checked(str(path))
+
+
+def _plain(log: dict[str, Any]) -> dict[str, Any]:
+    """As it is read again."""
+    return json.loads(json.dumps(log))
+
+
 class Trials:
     """The trials in a folder. Every method may be called from any process."""
 
     def __init__(self, folder: str | Path):
         optuna = library("optuna", "nas")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        journal = optuna.storages.journal
         self.path, self.state = Path(folder) / "trials.journal", optuna.trial.TrialState
-        self.storage = optuna.storages.JournalStorage(journal.JournalFileBackend(str(self.path)))
-        self.study = optuna.create_study(study_name="nas", storage=self.storage, direction="maximize", load_if_exists=True)
-        self.id = self.storage.get_study_id_from_name("nas")
+        try:
+            if os.path.lexists(self.path):
+                read_bytes(self.path, NasError, most=MOST_BYTES)  # an ordinary file, of a size that can be read
+            self.storage = optuna.storages.JournalStorage(journal_of(self.path))
+            self.study = optuna.create_study(study_name="nas", storage=self.storage, direction="maximize", load_if_exists=True)
+            self.id = self.storage.get_study_id_from_name("nas")
+            self._check()
+        except NasError:
+            raise
+        except Exception as error:  # whatever a library raises on a journal that somebody has changed
+            why = f"{type(error).__name__}: {shortened(str(error), 120)}"
+            raise NasError(f"{self.path} is damaged ({why}). Bring it back, or choose another --out.") from error
+
+    def _check(self) -> None:
+        """Raises NasError where trials do not say what this version needs to know of them."""
+        slots: list[int] = []
+        for trial in self._all():
+            known = trial.user_attrs
+            if not all(type(known.get(name)) is int and 0 <= known[name] < 100_000 for name in ("slot", "attempts")):
+                raise NasError(f"{self.path} holds a trial without its slot. Bring it back, or choose another --out.")
+            done = trial.state in (self.state.COMPLETE, self.state.FAIL)
+            slots += [known["slot"]] if "result" in known or not done else []
+        if len(set(slots)) < len(slots):
+            raise NasError(f"{self.path} holds a slot twice. Bring it back, or choose another --out.")
+        self.finished()
 
     @staticmethod
     def repair(folder: str | Path) -> None:
@@ -45,7 +93,7 @@ class Trials:
         path = Path(folder) / "trials.journal"
         for left in path.parent.glob(path.name + "*.lock*"):
             left.unlink()
-        if path.exists() and not (text := path.read_bytes()).endswith(b"\n"):
+        if os.path.lexists(path) and not (text := read_bytes(path, NasError, most=MOST_BYTES)).endswith(b"\n"):
             os.truncate(path, text.rfind(b"\n") + 1)
 
     def _all(self, *states: Any) -> list[Any]:
@@ -120,8 +168,8 @@ class Trials:
         done = [trial for trial in self._all(self.state.COMPLETE, self.state.FAIL) if "result" in trial.user_attrs]
         done.sort(key=lambda trial: (trial.datetime_complete, trial.number))
         try:
-            return [NasTrial.model_validate(trial.user_attrs["result"]) for trial in done]
-        except ValueError as error:
+            return [record_in(json.dumps(trial.user_attrs["result"]), str(self.path), NasTrial, NasError) for trial in done]
+        except (NasError, TypeError) as error:
             raise NasError(f"{self.path} holds a trial that this version cannot read. Choose another --out.") from error
 
     def running_keys(self) -> set[str]:

@@ -1,5 +1,6 @@
 """One worker of a search: claims a slot, asks the strategy, trains, writes the result, until no slot waits."""
 
+import hashlib
 import os
 import sys
 import threading
@@ -69,7 +70,9 @@ def _tried(folder: str, setup: Setup, data: NasData, fit: tuple, candidate: str,
     except Exception as error:  # a block of the user's may raise anything
         return {"state": "failed", "error": f"{type(error).__name__}: {first_line(error)}"}
     if facts["state"] == "trained":
-        write_atomically(weights_path(folder, slot), save(distinct_weights(model)))
+        weights = save(distinct_weights(model))
+        write_atomically(weights_path(folder, slot), weights)
+        facts |= {"weights": hashlib.sha256(weights).hexdigest()}
     return facts
 
 

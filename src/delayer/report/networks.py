@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from delayer.report.figures import NEUTRAL, Figure, distinct, plain_layout
+from delayer.report.figures import NEUTRAL, Figure, distinct, plain_layout, rounded
 from delayer.report.formats import missing, number, source
 from delayer.report.tables import Table
 from delayer.study import Score
@@ -23,7 +23,7 @@ def networks_figure(scores: Sequence[Score], own: str) -> Figure:
     compared = scores[0].labels[0]
     several = len({one.data for one in scores}) > 1
     names = [f"{one.model} on {source(one.data)}" if several else one.model for one in scores]
-    values = [one.values[0] for one in scores]
+    values = [rounded(one.values[0]) for one in scores]
     ends = [(one.named.get("low"), one.named.get("high")) for one in scores]
     layout = plain_layout(f"{compared} {scores[0].unit}".strip(), "")
     layout["yaxis"] |= {"type": "category", "autorange": "reversed", "showgrid": False}
@@ -36,8 +36,8 @@ def networks_figure(scores: Sequence[Score], own: str) -> Figure:
         "error_x": {
             "type": "data",
             "symmetric": False,
-            "array": [0 if missing(high) else high - value for value, (_, high) in zip(values, ends, strict=True)],
-            "arrayminus": [0 if missing(low) else value - low for value, (low, _) in zip(values, ends, strict=True)],
+            "array": [_above(value, high) for value, (_, high) in zip(values, ends, strict=True)],
+            "arrayminus": [_above(low, value) for value, (low, _) in zip(values, ends, strict=True)],
             "color": NEUTRAL,
             "thickness": 2,
             "width": 5,
@@ -47,6 +47,10 @@ def networks_figure(scores: Sequence[Score], own: str) -> Figure:
         "hovertemplate": "%{text}<extra></extra>",
     }
     return {"data": [dots], "layout": layout}
+
+
+def _above(low: float | None, high: float | None) -> float:
+    return 0 if missing(low) or missing(high) else high - low
 
 
 def _shown(value: float | None) -> str:

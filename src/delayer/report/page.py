@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from delayer.report.formats import source
 from delayer.report.measured_figures import candidate_figures, latency_figure
 from delayer.report.measured_tables import candidates_table, latency_table, measures_table, proofs_table
 from delayer.report.networks import grouped, networks_figure, networks_table
+from delayer.report.reading import readable
 from delayer.report.scan_figures import error_maps, length_figure
 from delayer.report.shrinking import (
     comparison_figure,
@@ -42,21 +44,31 @@ class Plot:
     @property
     def json(self) -> str:
         """For a script element: no "<" may end it early."""
-        return json.dumps(self.figures, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+        return json.dumps(_finite(self.figures), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _finite(value: Any) -> Any:
+    """A figure with null for what is not finite, of which JSON knows nothing."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def render(folder: str | Path) -> Path:
     """Write report.html into a study folder, from what the folder holds, and return its path.
 
-    The file is self-contained: no request leaves it. Raises StudyError when the folder holds no stage, when a
-    record is corrupted, or when plotly or jinja2 is not installed.
+    The file is self-contained: no request leaves it. A record that is damaged, or that contradicts the network of the
+    study, is left out, and the page says so. Raises StudyError when the folder holds no stage that can be read, when
+    study.json is damaged, or when plotly or jinja2 is not installed.
     """
     study = Study(folder)
-    records = {name: study.read_or_none(name) for name in Study.FILES}
+    records, left_out = readable(study)
     if not any(records.values()):
         files = ", ".join(file for file, _, _ in Study.FILES.values())
         raise StudyError(f"{study.folder} is no study folder: it holds none of {files}. Run `delayer run` first.")
-    page = filled("template.html", context(SimpleNamespace(**records)))
+    page = filled("template.html", context(SimpleNamespace(**records), left_out))
     path = study.path("report.html")
     write_atomically(path, page)
     return path
@@ -81,13 +93,17 @@ def filled(template: str, shown: dict[str, Any]) -> str:
     return environment.get_template(template).render(plotly=get_plotlyjs(), script=script, **shown)
 
 
-def context(records: SimpleNamespace) -> dict[str, Any]:
-    """All that the template shows, from the study's records by name; a part whose record is None is empty."""
+def context(records: SimpleNamespace, doubted: Sequence[str] = ()) -> dict[str, Any]:
+    """All that the template shows, from the study's records by name; a part whose record is None is empty.
+
+    doubted: what records do not belong to the rest, in sentences.
+    """
     study, scores, candidates, results = records.study, records.scores, records.candidates, records.results
     choice = choice_of(records.scan, candidates, results)
     return {
         **vars(records),
         "choice": choice,
+        "doubted": doubted,
         "headline": headline(records),
         "cards": cards_of(study, scores, candidates, results),
         "drawings": drawings(study, choice) if study else {},

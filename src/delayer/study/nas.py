@@ -32,6 +32,8 @@ class NasTrial(Record):
     seconds: float = 0.0
     """What training and scoring took; 0 where an earlier trial of the same network stands for it."""
     error: str = ""
+    weights: str = ""
+    """SHA-256 of the file that holds its weights after the short training."""
     attempts: Index = 1
     """More than one when a worker died with it."""
 
