@@ -27,14 +27,11 @@ def read_bytes(path: str | Path, error: type[DelayerError] = StudyError, *, most
                 raise error(f"{path} is no ordinary file but a pipe or a device. Put the file back, or delete it and run again.")
             if found.st_size > most:
                 raise error(f"{path} has {found.st_size:,} bytes; files of this kind have {most:,} at most. {ADVICE}")
-            data = file.read(most + 1)
+            return file.read(found.st_size)  # and not what somebody writes behind it meanwhile
     except OSError as problem:
         raise error(f"{path} cannot be read ({problem.strerror or problem}). {ADVICE}") from problem
     except ValueError as problem:  # a name with a zero byte
         raise error(f"{str(path)!r} cannot be read ({problem}). Give another name.") from problem
-    if len(data) > most:
-        raise error(f"{path} grows while it is read. Wait for whoever writes it, then run again.")
-    return data
 
 
 def read_json(path: str | Path, error: type[DelayerError] = StudyError) -> Any:
