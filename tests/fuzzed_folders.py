@@ -101,7 +101,8 @@ def plan(folder: Path) -> tuple[Any, str]:
 
 def shrink(folder: Path) -> tuple[Any, str]:
     said = command("shrink", folder, *SHRINK)
-    rounds = [[one[key] for key in ("sites", "before", "after", "kept", "left")] for one in _json(folder / "shrink.json")["rounds"]]
+    rounds = _json(folder / "shrink.json")["rounds"]
+    rounds = [[one[key] for key in ("sites", "before", "after", "kept", "left")] for one in rounds]
     return [rounds, answers(folder / "model")], said
 
 
@@ -138,18 +139,18 @@ def _search(folder: Path) -> Any:
 TOP = ("study.json", "scores.json", "scan.json", "candidates.json", "results.json", ".stages.json")
 MODEL = ("model/delayer.json", "model/plan.json", "model/model.safetensors")
 READERS: dict[str, tuple[Callable[[Path], tuple[Any, str]], str, tuple[str, ...], int]] = {
-    "load": (load, "run", MODEL, 8),
-    "report": (report, "run", TOP, 6),
-    "report of a shrinking": (report, "shrunk", ("sites.json", "shrink.json", "compare.json", "study.json"), 4),
-    "cut": (cut, "run", ("study.json", "plan.json", ".stages.json", *MODEL), 2),
-    "check": (check, "run", ("study.json", "plan.json", "results.json", "tune.json", ".stages.json", *MODEL), 2),
-    "tune": (tune, "run", ("study.json", "plan.json", "tune.json", ".stages.json", *MODEL), 2),
-    "tune, stopped": (tune, "stopped", (".tune*.safetensors", "study.json", ".stages.json"), 2),
-    "plan": (plan, "planning", ("study.json", "scores.json", "scan.json", ".stages.json", ".measured.jsonl"), 2),
-    "shrink": (shrink, "halfway", (".shrink/shrink.safetensors", "study.json", ".stages.json"), 2),
-    "search": (search, "nas", ("search.json", "trials.journal", "trials/*.safetensors"), 2),
-    "search's page": (search_page, "nas", ("nas.json",), 4),
-    "winner": (winner, "nas", ("winner/config.json", "winner/model.safetensors"), 4),
+    "load": (load, "run", MODEL, 20),
+    "report": (report, "run", TOP, 5),
+    "report of a shrinking": (report, "shrunk", ("sites.json", "shrink.json", "compare.json", "study.json"), 3),
+    "cut": (cut, "run", ("study.json", "plan.json", ".stages.json", *MODEL), 5),
+    "check": (check, "run", ("study.json", "plan.json", "results.json", "tune.json", ".stages.json", *MODEL), 4),
+    "tune": (tune, "run", ("study.json", "plan.json", "tune.json", ".stages.json", *MODEL), 4),
+    "tune, stopped": (tune, "stopped", (".tune*.safetensors", "study.json", ".stages.json"), 4),
+    "plan": (plan, "planning", ("study.json", "scores.json", "scan.json", ".stages.json", ".measured.jsonl"), 1),
+    "shrink": (shrink, "halfway", (".shrink/shrink.safetensors", "study.json", ".stages.json"), 1),
+    "search": (search, "nas", ("search.json", "trials.journal", "trials/*.safetensors"), 1),
+    "search's page": (search_page, "nas", ("nas.json",), 8),
+    "winner": (winner, "nas", ("winner/config.json", "winner/model.safetensors"), 8),
 }
 """What reads: how, which folder, which of its files are damaged, and how often."""
 

@@ -256,7 +256,8 @@ class Outcome:
     said: str = ""
 
 
-def outcome(read: Callable[[], tuple[Any, str]], expected: tuple[Any, str], *, case: str, editable: bool, seconds: float) -> Outcome:
+def outcome(read: Callable[[], tuple[Any, str]], expected: tuple[Any, str], *, case: str, editable: bool,
+            seconds: float) -> Outcome:
     """Read a damaged folder. read: gives the answer, and what was said of the files on the way.
 
     expected: what it gives for the undamaged folder. Raises what a reader raises only where that is a KeyboardInterrupt.

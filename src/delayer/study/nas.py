@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from delayer.study.grade import Grade
-from delayer.study.record import Count, Index, Record, Seed
+from delayer.study.record import Count, Index, Record, Sealed, Seed
 
 
 class NasTrial(Record):
@@ -44,7 +44,7 @@ class NasTrial(Record):
         return self
 
 
-class NasResults(Record):
+class NasResults(Sealed):
     """nas.json: a whole search."""
 
     format: Literal[1] = 1
@@ -90,7 +90,7 @@ class Replay(Record):
     behind_interval: tuple[float, float]
 
 
-class NasTable(Record):
+class NasTable(Sealed):
     """nas_table.json: strategies replayed on a table."""
 
     format: Literal[1] = 1

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from delayer.study.record import Count, Index, Record, Seed
+from delayer.study.record import Count, Index, Record, Sealed, Seed
 
 
 class BlockInfo(Record):
@@ -68,7 +68,7 @@ class Asked(Record):
     """Every option as given or by default, such as remove, method, seed, device."""
 
 
-class StudyInfo(Record):
+class StudyInfo(Sealed):
     """study.json: what was asked, of which network, and where the numbers come from."""
 
     format: Literal[1] = 1

@@ -1,12 +1,12 @@
 """A frozen record, what its numbers may be, and how one is read."""
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from delayer.errors import DelayerError, StudyError
-from delayer.study.reading import ADVICE, parsed, read_bytes, shortened
+from delayer.study.reading import ADVICE, checksum, parsed, read_bytes, shortened
 
 Count = Annotated[int, Field(ge=0, le=10**18)]
 """Of parameters, multiply-adds, bytes, samples."""
@@ -28,6 +28,23 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="constants",
                               allow_inf_nan=False, str_max_length=1_000_000)
+
+
+class Sealed(Record):
+    """A record that nobody edits by hand: it carries the checksum of all the rest, and a copy that was changed is refused.
+
+    One without a seal, of an earlier version, is taken as it is.
+    """
+
+    seal: str = ""
+
+    @model_validator(mode="after")
+    def _sealed(self) -> Self:
+        found = checksum(self.model_dump(mode="json", exclude={"seal"}))
+        if self.seal not in ("", found):
+            raise ValueError("it was changed after delayer wrote it, so that its seal no longer fits")
+        object.__setattr__(self, "seal", found)
+        return self
 
 
 R = TypeVar("R", bound=BaseModel)
