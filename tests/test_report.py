@@ -310,7 +310,7 @@ def test_names_cannot_break_out_of_the_page(tmp_path):
             "delayer.load",
         ):
             text = text.replace(name, evil)
-        path.write_text(text)
+        path.write_text(re.sub(r'"seal": ?"\w*"', '"seal": ""', text))
     page = render(study.folder).read_text()
     assert page.count("<script") == scripts and "boom()" in page
 
