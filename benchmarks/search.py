@@ -74,7 +74,7 @@ def check_brute_force(num_cases: int = 200, keep: int = 5) -> dict:
 
         def rank(chosen: list[Candidate], candidates: list[Candidate] = candidates) -> tuple:
             places = [candidates.index(c) for c in chosen]
-            return sum(c.damage for c in chosen), -sum(c.saved for c in chosen), len(chosen), places
+            return sum(c.damage for c in chosen), sum(c.stop - c.start for c in chosen), len(chosen), places
 
         expected = sorted((s for s in sets if sum(c.saved for c in s) >= target), key=rank)[:keep]
         equal += best_spans(candidates, target, num_blocks=6, keep=keep) == expected

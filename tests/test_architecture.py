@@ -14,7 +14,7 @@ LAYERS = [
      "linearised", "separate", "uses", "algebra"},
     {"standin", "families", "stats", "ridge", "sites"},
     {"study", "metrics", "site_metrics", "edits"},
-    {"hashing", "observe", "watch_sites", "prefix", "streams", "repair", "plan", "budget", "search", "local_search", "scan",
+    {"hashing", "observe", "watch_sites", "prefix", "streams", "repair", "plan", "budget", "search", "local_search", "ties", "scan",
      "scoring", "tasks", "planner", "methods", "score_sites", "fusing"},
     {"measure", "store", "tune", "shrink", "nas"},
     {"stages", "report"},

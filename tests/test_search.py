@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from delayer import local_search, search
 from delayer.errors import BudgetError, MemoryLimitError, SpanError
 from delayer.local_search import refine
 from delayer.search import Candidate, best_spans
+from delayer.ties import as_good, best_first, best_of
 
 
 def overlapping(chosen):
@@ -27,7 +29,8 @@ def all_sets(candidates):
     place = {c: i for i, c in enumerate(ordered)}
     subsets = (s for n in range(len(ordered) + 1) for s in itertools.combinations(ordered, n))
     good = [list(s) for s in subsets if not overlapping(s)]
-    return sorted(good, key=lambda s: (sum(c.damage for c in s), -saved(s), len(s), [place[c] for c in s]))
+    return sorted(good, key=lambda s: (sum(c.damage for c in s), sum(c.takes for c in s), sum(c.added for c in s), len(s),
+                                       [place[c] for c in s]))
 
 
 def draw(seed, damages, savings, num_blocks=6, size=9):
@@ -36,7 +39,8 @@ def draw(seed, damages, savings, num_blocks=6, size=9):
     while len(found) < size:
         start, stop = sorted(rng.sample(range(num_blocks + 1), 2))
         operator = rng.choice(["drop", "affine", "lowrank:16"])
-        found[start, stop, operator] = Candidate(start, stop, operator, damages(rng), savings(rng))
+        found[start, stop, operator] = Candidate(start, stop, operator, damages(rng), savings(rng),
+                                                 removed=stop - start, added=len(operator) - 4)
     return list(found.values())
 
 
@@ -105,14 +109,40 @@ def test_order_of_candidates_and_repeats_change_nothing():
     assert best_spans(shuffled, 0.5, num_blocks=6, keep=9) == best_spans(candidates, 0.5, num_blocks=6, keep=9)
 
 
-def test_ties_go_to_the_larger_saving_then_fewer_edits_then_earlier_spans_then_the_order_given():
+def test_ties_go_to_the_least_removed_then_the_least_added_then_fewer_edits_then_earlier_spans_then_the_order_given():
     a, b, c, wide = (Candidate(i, i + n, "drop", d, n) for i, n, d in ((0, 1, 1), (1, 1, 1), (3, 1, 1), (1, 2, 2)))
     assert best_spans([a, b, c, wide], 1, num_blocks=4, keep=3) == [[a], [b], [c]]
     assert best_spans([a, b, c, wide], 2, num_blocks=4, keep=4) == [[wide], [a, b], [a, c], [b, c]]
-    more = Candidate(3, 4, "affine", 1, 1.5)
-    assert best_spans([a, more], 1, num_blocks=4) == [[more]]
+    more = Candidate(0, 2, "affine", 1, 3)
+    assert best_spans([c, more], 1, num_blocks=4) == [[c]]
+    assert best_spans([more, replace(c, removed=3)], 1, num_blocks=4) == [[more]]
+    assert best_spans([replace(a, added=2), c], 1, num_blocks=4) == [[c]]
     twin = Candidate(0, 1, "affine", 1, 1)
     assert best_spans([twin, a], 1, num_blocks=4, keep=2) == [[twin], [a]]
+
+
+@pytest.mark.parametrize("asked", [1, 2, 3])
+def test_where_every_block_is_free_no_more_goes_than_was_asked(asked):
+    """All spans of 8 identity blocks, dropped or mapped, cost nothing; so do the grades, but for rounding."""
+    pool = [Candidate(i, j, name, 0.0, float(j - i), added=added) for i in range(8) for j in range(i + 1, 9)
+            for name, added in (("affine", 72.0), ("drop", 0.0))]  # fmt: skip
+    for found in best_spans(pool, asked, num_blocks=8, keep=5):
+        assert saved(found) == asked and {c.operator for c in found} == {"drop"}
+    starts = [[c] for c in pool if (c.start, c.operator) == (2, "affine") and c.stop >= 5]
+    rng = random.Random(0)
+    best, _ = refine(starts, pool, asked, lambda s: rng.uniform(0, 1e-8), effort=200)
+    assert saved(best) == asked and {c.operator for c in best} == {"drop"}
+
+
+def test_a_tie_is_what_rounding_leaves_unsure_and_no_more():
+    assert as_good(1e-8, 0) and not as_good(1e-6, 0)
+    assert as_good(0.01 + 1e-5, 0.01) and not as_good(0.0101, 0.01)
+    assert as_good(math.inf, math.inf) and not as_good(math.inf, 1.0) and as_good(-1.0, -1.0)
+    damages = {"five": 0.0, "map": 3e-9, "one": 5e-9, "bad": 0.1, "broken": math.nan}
+    order = {"five": (5, 0), "map": (1, 9), "one": (1, 0), "bad": (0, 0), "broken": (0, 0)}
+    assert best_of(damages, damages.get, order.get) == "one"
+    assert best_first(damages, damages.get, order.get) == ["one", "map", "five", "bad", "broken"]
+    assert best_of(damages, damages.get) == "five"
 
 
 def test_a_target_that_sums_miss_by_rounding_is_met():

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from delayer.errors import BudgetError, SpanError
 from delayer.search import Candidate, CandidateSet
+from delayer.ties import best_of
 
 
 def refine(
@@ -23,6 +24,9 @@ def refine(
     on_measured: Callable[[CandidateSet, float], None] | None = None,
 ) -> tuple[CandidateSet, list[tuple[CandidateSet, float]]]:
     """The set that saves the target with the best measured grade, and all measurements in order.
+
+    Of grades that rounding cannot tell apart (`ties`) the set that removes least wins, then the one that adds least, has
+    the fewest edits, begins first.
 
     grade: measures a set on the real network; lower is better, 0 is as good as uncut (KL to it, say), NaN is inf.
     effort: how many sets are graded at most, start sets included.
@@ -77,9 +81,15 @@ def _floor(target: float) -> float:
 
 
 def _best(measured: Mapping[CandidateSet, float], target: float) -> CandidateSet | None:
-    """The set with the lowest grade among those that save the target, the first of equals."""
-    enough = (chosen for chosen in measured if _saved(chosen) >= _floor(target))
-    return min(enough, key=measured.__getitem__, default=None)
+    """The set with the lowest grade among those that save the target, the least of those that tie."""
+    enough = [chosen for chosen in measured if _saved(chosen) >= _floor(target)]
+    return best_of(enough, measured.__getitem__, least_first) if enough else None
+
+
+def least_first(chosen: CandidateSet) -> tuple:
+    """Orders sets that are equally good: what they remove, what they add, how many edits, where they begin."""
+    return (math.fsum(c.takes for c in chosen), math.fsum(c.added for c in chosen), len(chosen),
+            [(c.start, c.stop) for c in chosen])
 
 
 def _proposals(
@@ -118,7 +128,7 @@ def _proposals(
         rate = expected()[free] / saved[free].clamp(max=target - _saved(grown))
         trials = [_in_order([*grown, pool[i]]) for i in free[rate.argsort(stable=True)[:greedy]].tolist()]
         yield from trials
-        grown = min(trials, key=lambda trial: measured[trial] / min(_saved(trial), target))
+        grown = min(trials, key=lambda trial: (measured[trial] / min(_saved(trial), target), least_first(trial)))
 
     while (best := _best(measured, target)) is not None:
         own, stays = members(best), apart(best)

@@ -25,6 +25,12 @@ class Candidate:
     operator: str  # "drop", "affine", "lowrank:16" ...
     damage: float  # adds up over a set; smaller is better
     saved: float  # in the budget's unit (blocks, parameters, multiply-adds, ms); may be negative
+    removed: float | None = None  # what it takes away, before what it puts in place; its number of blocks where not given
+    added: float = 0.0  # what it puts in place, such as parameters
+
+    @property
+    def takes(self) -> float:
+        return self.stop - self.start if self.removed is None else self.removed
 
 
 CandidateSet = tuple[Candidate, ...]  # non-overlapping, first block first
@@ -36,9 +42,9 @@ def best_spans(
 ) -> list[list[Candidate]]:
     """The `keep` best sets of non-overlapping candidates that save at least target, least total damage first.
 
-    Exact, and fewer than `keep` only where no more sets exist. Equal damage is decided by the larger saving, then
-    by fewer edits, then by earlier spans, then by the order given. A target counts as met to within 1e-12 of
-    itself, since sums of savings differ with their order.
+    Exact, and fewer than `keep` only where no more sets exist. Equal damage is decided by the least removed, then by
+    the least added, then by fewer edits, then by earlier spans, then by the order given, so that nothing goes that
+    need not. A target counts as met to within 1e-12 of itself, since sums of savings differ with their order.
 
     Dynamic programming over points, swept with a beam that grows until it leaves nothing out. Candidates whose
     Lagrangian bound is above the ceiling (the damage of the keep-th best set seen) are not looked at, and each
@@ -54,10 +60,10 @@ def best_spans(
     ahead: Hops = [[] for _ in range(num_blocks)]
     back: Hops = [[] for _ in range(num_blocks)]
     for c in candidates:
-        if not (0 <= c.start < c.stop <= num_blocks and math.isfinite(c.damage) and math.isfinite(c.saved)):
+        if not (0 <= c.start < c.stop <= num_blocks and all(map(math.isfinite, _numbers(c)))):
             raise SpanError(
                 f"{c} was offered for {num_blocks} blocks. "
-                f"Use 0 <= start < stop <= {num_blocks} and finite damage and saved."
+                f"Use 0 <= start < stop <= {num_blocks} and finite numbers."
             )
         ahead[c.start].append((c.stop, c.damage, c.saved))
         back[num_blocks - c.stop].append((num_blocks - c.start, c.damage, c.saved))
@@ -85,6 +91,11 @@ def best_spans(
         if complete:
             return sets
         width *= 8
+
+
+def _numbers(c: Candidate) -> tuple[float, ...]:
+    """What adds up over a set: damage, saved, then what decides ties, most important first."""
+    return c.damage, c.saved, c.takes, c.added, 1.0
 
 
 def _cheapest(hops: Hops, damage_weight: float, saved_weight: float) -> list[tuple[float, float, float]]:
@@ -154,12 +165,13 @@ def _sweep(
     """
     num_blocks = len(limits.most) - 1
     complete = True
-    numbers = torch.tensor([(c.damage, c.saved, 1.0) for c in candidates], dtype=torch.float64).reshape(-1, 3).T
+    numbers = torch.tensor([_numbers(c) for c in candidates], dtype=torch.float64).reshape(-1, 5).T
     starts = torch.tensor([c.start for c in candidates], dtype=torch.long)
     stops = torch.tensor([c.stop for c in candidates], dtype=torch.long)
     edges = torch.searchsorted(starts, torch.arange(num_blocks + 1)).tolist()
-    # Labels of all points, best first within a point: [damage, saved, edits; labels], [candidate, rest; labels].
-    values, paths = torch.zeros(3, 1, dtype=torch.float64), torch.full((2, 1), -1)
+    # Labels of all points, best first within a point: [damage, saved, removed, added, edits; labels] and
+    # [candidate, rest; labels].
+    values, paths = torch.zeros(5, 1, dtype=torch.float64), torch.full((2, 1), -1)
     begin, count = torch.zeros(num_blocks + 1, dtype=torch.long), torch.ones(num_blocks + 1, dtype=torch.long)
     for point in reversed(range(num_blocks)):
         ends = stops[edges[point] : edges[point + 1]]
@@ -170,7 +182,7 @@ def _sweep(
         value = torch.cat([numbers[:, first] + values[:, rest], values[:, behind]], 1)
         path = torch.cat([torch.stack([first, rest]), paths[:, behind]], 1)
 
-        damage, saved, _ = value
+        damage, saved = value[:2]
         cost, front_damage, front_saved = limits.front[point]
         whole = damage[saved + front_saved >= limits.target] + front_damage
         if len(whole) >= keep:
@@ -199,12 +211,14 @@ def _sweep(
 
 
 def _undominated(value: Tensor, enough: float, keep: int) -> Tensor:
-    """Indices, best first, of the labels [damage, saved, edits; n] that fewer than keep better ones outsave.
+    """Indices, best first, of the labels [damage, saved, removed, added, edits; n] that fewer than keep better ones
+    outsave.
 
-    Savings beyond `enough` count as equal: no choice in front can then miss the target.
+    Savings beyond `enough` count as equal: no choice in front can then miss the target. What decides ties adds up, so
+    that better labels stay better whatever is put in front of them.
     """
     order = torch.arange(value.shape[1])
-    for key in (value[2], -value[1], value[0]):  # stable sorts, least important key first
+    for key in (value[4], value[3], value[2], value[0]):  # stable sorts, least important key first
         order = order[key[order].argsort(stable=True)]
     saved = value[1, order].clamp(max=enough)
     pushed = saved
