@@ -2,6 +2,7 @@
 
 import math
 import os
+import weakref
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,17 +16,18 @@ from planted import BY_NAME, CASES, answer, gap
 from torch import nn
 from torch.nn import functional as F
 
-from delayer.branch import running
+from delayer import repair
+from delayer.branch import form_of, running
 from delayer.calling import call, evaluating, output_of
 from delayer.chain import Chain, Span
 from delayer.edits import edit_from
 from delayer.errors import BudgetError, ModelError, PlanError
 from delayer.families import chain_of
 from delayer.folding import fold, takes_bias, unfold_
+from delayer.judging import damage_of
 from delayer.plan import Plan, apply, apply_, plan_by_hand
-from delayer.planner import damage_of
 from delayer.prefix import Prefix
-from delayer.repair import resolvable, resolved, runs_of
+from delayer.repair import forms_of, resolvable, resolved
 from delayer.ridge import RIDGES, best_ridge, layer_error, solve_layer
 from delayer.rows import Rows
 from delayer.stages.measuring import measuring
@@ -142,12 +144,33 @@ def test_positions_that_do_not_count_change_nothing():
 
 
 def test_the_last_layer_is_found_by_what_is_added(chain, data):
-    runs = runs_of(chain, data[0])
-    assert {run.last.path for run in runs} == {"conv2"} and {run.last.norm for run in runs} == {"bn2"}
-    assert all(run.tail == "relu" for run in runs)
-    for run in runs:  # also where the addition and the ReLU are done in place
-        assert torch.allclose(run.total - run.rest, run.last.said)
+    forms, runs = forms_of(chain, data[0]), []
+    assert {(form.last, form.norm, form.tail) for form in forms} == {("conv2", "bn2", "relu")}
+    assert [form.layers for form in forms] == [("conv1", "conv2")] * len(forms)
+    for index in range(chain.num_blocks):  # also where the addition and the ReLU are done in place
+        with evaluating(chain.model), running(chain.module(index), runs.append):
+            call(chain.model, data[0].inputs)
+        assert torch.allclose(runs[index].total - runs[index].rest, runs[index].last.said)
+        assert form_of(runs[index]) == forms[index]
     assert torch.equal(runs[4].rest, runs[4].before[:, :, ::2, ::2])
+
+
+def test_the_numbers_of_one_block_at_a_time_are_held(chain, data, monkeypatch):
+    seen = []
+
+    def noted(run):
+        assert all(earlier() is None for earlier in seen)
+        seen.append(weakref.ref(run))
+        return form_of(run)
+
+    monkeypatch.setattr(repair, "form_of", noted)
+    assert len(forms_of(chain, data[0])) == len(seen) == chain.num_blocks
+
+
+def test_a_block_that_never_runs_is_named(chain, data):
+    chain.model.blocks.forward = lambda x: x
+    with pytest.raises(ModelError, match="Block blocks.0 was never passed"):
+        forms_of(chain, data[0])
 
 
 @pytest.mark.parametrize(("name", "path"), [("timm-vit", "mlp.fc2"), ("llama", "mlp.down_proj")])
@@ -155,8 +178,7 @@ def test_the_last_layer_of_a_transformer_is_its_second_mlp_layer(name, path):
     case = BY_NAME[name]
     chain = case.chain()
     batch = task_of([case.inputs()], kind="image-classification" if "vit" in name else "causal-lm").batches("fit")[0]
-    runs = runs_of(chain, batch)
-    assert {run.last.path for run in runs} == {path} and {run.tail for run in runs} == {"identity"}
+    assert {(form.last, form.tail) for form in forms_of(chain, batch)} == {(path, "identity")}
     assert resolvable(chain, batch) == set(range(chain.num_blocks))
 
 

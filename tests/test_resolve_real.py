@@ -7,10 +7,10 @@ import torch
 from planted import answer
 from test_real_weights import images, in_batches
 
-from delayer.branch import Run
+from delayer.branch import Form
 from delayer.families import chain_of
 from delayer.plan import Plan, apply, plan_by_hand
-from delayer.repair import resolved, runs_of
+from delayer.repair import forms_of, resolved
 from delayer.store import load, save
 from delayer.store.proof import reload_proof
 from delayer.tasks import TaskOptions, evaluate, open_task, predictions
@@ -42,8 +42,8 @@ def test_resnet56_answers_again_after_redtests_cut(data_root):
     assert dropped.value < 40 and mended.value > 70 and mended.kl < 0.3 * dropped.kl
 
 
-def last_layers(runs: list[Run]) -> set[tuple[str, str, str]]:
-    return {(run.last.path, run.last.norm, run.tail) for run in runs}
+def last_layers(forms: list[Form]) -> set[tuple[str, str, str]]:
+    return {(form.last, form.norm, form.tail) for form in forms}
 
 
 def test_the_last_layers_of_larger_networks_are_found_and_solved(data_root, tmp_path):
@@ -54,7 +54,7 @@ def test_the_last_layers_of_larger_networks_are_found_and_solved(data_root, tmp_
              mobile: {("conv.1", "conv.2", "identity"), ("conv.2", "conv.3", "identity")}}
     for model, span in ((deit, "10"), (mobile, "15")):
         chain = chain_of(model, data[0].inputs[:2])
-        assert last_layers(runs_of(chain, data[0])) == found[model]
+        assert last_layers(forms_of(chain, data[0])) == found[model]
         drop = plan_by_hand(chain, [span], operator="drop")
         plan = drop.model_copy(update={"edits": resolved(chain, drop.edits, data[0], seams_only=True, ridge=1e-2)})
         small, cut = apply(chain, plan, data=data), apply(chain, drop)

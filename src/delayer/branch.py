@@ -65,6 +65,23 @@ class Run:
         return bool(following) and torch.equal(following[0].read, layer.said.relu())
 
 
+@dataclass(frozen=True)
+class Form:
+    """What is left of a run when its numbers are let go of: the paths of a block's linear layers in the order in which they
+    ran, of the one that answers last and of its batch norm ("" where there is none), and the tail."""
+
+    layers: tuple[str, ...]
+    last: str
+    norm: str
+    tail: Tail | None
+
+
+def form_of(run: Run) -> Form:
+    """The form that one forward pass showed."""
+    last, norm = (run.last.path, run.last.norm) if run.last else ("", "")
+    return Form(tuple(layer.path for layer in run.layers), last, norm, run.tail)
+
+
 class _Additions(TorchFunctionMode):
     """Notes additions that take a layer's answer, with their terms as they were before anything changed in place, and
     whether a ReLU follows."""
@@ -149,14 +166,14 @@ def running(block: nn.Module, see: Callable[[Run], None]) -> Iterator[None]:
             handle.remove()
 
 
-def check_form(run: Run, name: str) -> Run:
-    """The same run, if its block has the form that this page states. Raises ModelError that says what is otherwise."""
-    if not run.layers:
+def check_form(form: Form, name: str) -> Form:
+    """The same form, if it is the one that this page states. Raises ModelError that says what is otherwise."""
+    if not form.layers:
         raise ModelError(f"Block {name} ran no Linear or Conv2d, so there is no layer in it to re-solve. Choose another block.")
-    if run.tail is None:
+    if form.tail is None:
         raise ModelError(
             f"Block {name} does not end in shortcut + layer, with nothing or a ReLU behind it "
-            f"(the last layer that ran is {run.layers[-1].path}), so its last layer has no target of its own. "
+            f"(the last layer that ran is {form.layers[-1]}), so its last layer has no target of its own. "
             "Leave this block as it is, or fine-tune instead."
         )
-    return run
+    return form

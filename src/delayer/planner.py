@@ -4,9 +4,10 @@ Scores of single layers do not add up (the same eight layers of one decoder leav
 which set is taken), so predictions only nominate. What is chosen was measured, as a set, on validation data.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from functools import partial
 
 from delayer.budget import Budget
 from delayer.chain import Chain
@@ -14,40 +15,14 @@ from delayer.edits import Edit
 from delayer.edits.drop_span import DropSpan
 from delayer.edits.replace_span import ReplaceSpan
 from delayer.errors import BudgetError
+from delayer.judging import Cut, Failure, MeasuredCut, Measuring, Verdict, damage_of, drop_of, ensure_judged, takes
 from delayer.local_search import refine
 from delayer.search import Candidate, best_spans
 from delayer.study import Grade, Measured, Scan, SpanDamage
+from delayer.ties import best_of, noise_of
 
-Cut = tuple[Edit, ...]
 KEEP = 6
 """How many of the best predicted sets the real network judges first."""
-GradeOf = Callable[[Cut], Grade]
-
-
-@dataclass
-class Measuring:
-    """Grades cuts with the real network and remembers all of them, so that nothing is measured twice.
-
-    grade: puts the edits into the network, evaluates on validation data, takes them out again.
-    cost: parameters, multiply-adds of the network with the edits.
-    """
-
-    grade: GradeOf
-    known: dict[str, Grade] = field(default_factory=dict)
-    on_measured: Callable[[str, Grade], None] | None = None
-
-    def __call__(self, cut: Cut) -> Grade:
-        key = key_of(cut)
-        if key not in self.known:
-            self.known[key] = self.grade(cut)
-            if self.on_measured:
-                self.on_measured(key, self.known[key])
-        return self.known[key]
-
-
-def key_of(cut: Iterable[Edit]) -> str:
-    """A cut's name in the memory of measurements."""
-    return " ".join(edit.model_dump_json() for edit in sorted(cut, key=lambda edit: edit.spans))
 
 
 def edit_of(damage: SpanDamage) -> Edit:
@@ -61,39 +36,51 @@ def edit_of(damage: SpanDamage) -> Edit:
 def predicted_damage(scan: Scan, singles: Mapping[tuple[int, str], float]) -> list[float]:
     """The divergence that each row of the scan predicts, in the unit of the measured singles.
 
-    singles: measured divergence for (block, "drop") and, where it was measured, (block, operator).
+    singles: measured divergence for (block, "drop") and, where it was measured, (block, operator); infinity for what
+    failed, which a row of its own inherits, while longer spans reckon with the worst of the others.
     A span costs what its blocks cost one by one, times how its held-out residual compares with theirs, times how far
-    that operator's measured singles lie from the same rule.
+    that operator's measured singles lie from the same rule. What rounding leaves unsure is nothing, and more than five
+    digits are not kept, so that equal damages are equal numbers.
     """
+    worst = max((value for value in singles.values() if math.isfinite(value)), default=0.0)
+    known = {key: min(value, worst) if value > noise_of(0.0) else 0.0 for key, value in singles.items()}
     dropped = {s.start: s.residual for s in scan.spans if s.operator == "drop" and s.stop == s.start + 1}
     alone = {(s.start, s.operator): s.residual for s in scan.spans if s.stop == s.start + 1}
     found = []
     for row in scan.spans:
         blocks = range(row.start, row.stop)
-        price = sum(max(singles.get((b, "drop"), 0.0), 0.0) for b in blocks)
+        if len(blocks) == 1 and singles.get((row.start, row.operator)) == math.inf:
+            found.append(math.inf)
+            continue
+        price = sum(known.get((b, "drop"), 0.0) for b in blocks)
         base = sum(dropped.get(b, 0.0) for b in blocks)
         value = price * row.residual / base if base > 0 else price
         factors = [
-            singles[b, row.operator] / (singles[b, "drop"] * alone[b, row.operator] / dropped[b])
+            known[b, row.operator] / (known[b, "drop"] * alone[b, row.operator] / dropped[b])
             for b in blocks
-            if (b, row.operator) in singles and singles.get((b, "drop"), 0) > 0 and dropped.get(b, 0) > 0
+            if (b, row.operator) in known and known.get((b, "drop"), 0) > 0 and dropped.get(b, 0) > 0
             and alone.get((b, row.operator), 0) > 0
         ]
         if factors:
             value *= sorted(factors)[len(factors) // 2]
-        found.append(value)
+        found.append(float(f"{value:.4e}"))
     return found
 
 
 def measure_singles(chain: Chain, scan: Scan, measure: Measuring, operators: Sequence[str]) -> dict[tuple[int, str], float]:
-    """The measured divergence of each block alone, under dropping and under each of the operators."""
-    singles = {}
+    """The measured divergence of each block alone, under dropping and under each of the operators; infinity for failures.
+
+    Raises ModelError where every one of them failed.
+    """
+    judged = {}
     for row in scan.spans:
         if row.stop == row.start + 1 and chain.weight(row.start) and row.operator in ("drop", *operators):
             key = (row.start, row.operator)
-            if key not in singles:
-                singles[key] = damage_of(measure((edit_of(row),)))
-    return singles
+            if key not in judged:
+                cut = (edit_of(row),)
+                judged[key] = cut, measure(cut)
+    ensure_judged(judged.values())
+    return {key: damage_of(found) for key, (_, found) in judged.items()}
 
 
 def _apart(candidates: Sequence[Candidate], target: float, num_blocks: int) -> list[list[Candidate]]:
@@ -109,11 +96,6 @@ def _apart(candidates: Sequence[Candidate], target: float, num_blocks: int) -> l
     return found
 
 
-def damage_of(grade: Grade) -> float:
-    """What the search makes small: the distance from the original's output (`Grade.distance`)."""
-    return grade.distance if grade.distance is not None else 100.0 - (grade.agreement or 0.0)
-
-
 def saving(row: SpanDamage, unit: str, milliseconds: Callable[[SpanDamage], float] | None = None) -> float:
     """What a row saves in a budget's unit."""
     if unit == "latency":
@@ -126,24 +108,36 @@ def saving(row: SpanDamage, unit: str, milliseconds: Callable[[SpanDamage], floa
 def plan_spans(chain: Chain, scan: Scan, budget: Budget, measure: Measuring, *, totals: Mapping[str, float],
                effort: int = 24, keep: int = KEEP, milliseconds: Callable[[SpanDamage], float] | None = None,
                singles: Mapping[tuple[int, str], float] | None = None, starts: Iterable[Cut] = ()
-               ) -> tuple[Cut, list[tuple[Cut, float, Grade]]]:
+               ) -> tuple[Cut, list[MeasuredCut]]:
     """The edits that meet a budget and move the network's output least, and all cuts that were measured for it.
 
     totals: the network's "params", "macs" and "latency", for budgets in shares.
     effort: how many sets the real network may judge after the single blocks.
     keep: how many of the best predicted sets are judged first.
     starts: cuts to consider besides the predicted ones.
-    Raises BudgetError, saying what could be met, when the budget cannot be.
+    Of cuts that are equally good the one that takes least away wins, then the one that puts least in its place.
+    Raises BudgetError, saying what could be met, when the budget cannot be, ModelError when no cut could be judged.
     """
     if singles is None:
         singles = measure_singles(chain, scan, measure, ("affine",))
+    cut, cuts = _searched(chain, scan, budget, measure, totals, effort, keep, milliseconds, singles, starts)
+    ensure_judged((cut, found) for cut, _, found in cuts)
+    return cut, cuts
+
+
+def _searched(chain: Chain, scan: Scan, budget: Budget, measure: Measuring, totals: Mapping[str, float], effort: int,
+              keep: int, milliseconds: Callable[[SpanDamage], float] | None, singles: Mapping[tuple[int, str], float],
+              starts: Iterable[Cut]) -> tuple[Cut, list[MeasuredCut]]:
+    """What `plan_spans` finds, also where every cut failed."""
     damages = predicted_damage(scan, singles)
     rows = {}
     for number, (row, damage) in enumerate(zip(scan.spans, damages, strict=True)):
         saved = saving(row, budget.unit, milliseconds)
-        if saved > 0:
+        if saved > 0 and math.isfinite(damage):
+            added = edit_of(row).num_params(chain)
+            removed = row.blocks_saved if budget.unit == "blocks" else row.params_saved + added
             candidate = Candidate(row.start, row.stop, f"{row.operator}:{row.rank}" if row.rank else row.operator,
-                                  damage, saved)
+                                  damage, saved, float(removed), float(added))
             rows[candidate] = scan.spans[number]
     target = budget.target(lambda: totals[budget.unit])
     try:
@@ -151,8 +145,10 @@ def plan_spans(chain: Chain, scan: Scan, budget: Budget, measure: Measuring, *, 
     except BudgetError as error:
         most = error.most or 0.0
         what = f"{most:g} blocks" if budget.unit == "blocks" else f"{100 * most / totals[budget.unit]:.1f} % of {budget.unit}"
+        broken = sum(value == math.inf for value in singles.values())
+        but = f", since {broken} of its single cuts could not be judged" if broken else ""
         raise BudgetError(f"Removing {budget} cannot be met: at most {what} can go from this network "
-                          f"({chain!r}). Ask for less.") from error
+                          f"({chain!r}){but}. Ask for less.", most=most) from error
     by_edit = {edit_of(row): candidate for candidate, row in rows.items()}
     given = [tuple(by_edit[e] for e in cut) for cut in starts if all(e in by_edit for e in cut)]
 
@@ -169,7 +165,7 @@ def plan_spans(chain: Chain, scan: Scan, budget: Budget, measure: Measuring, *, 
 
 
 def deepest(chain: Chain, scan: Scan, measure: Measuring, *, original: Grade, max_drop: float, effort: int = 12,
-            on_depth: Callable[[int, Grade, bool], None] | None = None) -> tuple[Cut, list[tuple[Cut, float, Grade]]]:
+            on_depth: Callable[[int, Verdict, bool], None] | None = None) -> tuple[Cut, list[MeasuredCut]]:
     """The cut of most blocks whose validation grade falls by at most `max_drop`, and all cuts measured on the way.
 
     max_drop: points of the grade (percent of accuracy, agreement, R² or relative error); for perplexity, percent of the
@@ -179,23 +175,27 @@ def deepest(chain: Chain, scan: Scan, measure: Measuring, *, original: Grade, ma
     """
     singles = measure_singles(chain, scan, measure, ("affine",))
     most = sum(chain.weight(b) for segment in chain.segments for b in range(segment.start, segment.stop))
-    seen: list[tuple[Cut, float, Grade]] = []
+    seen: list[MeasuredCut] = []
     best: Cut = ()
     failures = 0
     for depth in range(1, most + 1):
-        cut, measured = plan_spans(chain, scan, Budget("blocks", depth), measure, totals={}, effort=effort,
-                                   singles=singles)
+        try:
+            cut, measured = _searched(chain, scan, Budget("blocks", depth), measure, {}, effort, KEEP, None, singles, ())
+        except BudgetError:  # no deeper cut is left, since some cannot be judged
+            if depth == 1:
+                raise
+            break
         seen += measured
         allowed = [c for c, _, g in measured if drop_of(original, g) <= max_drop]
         if allowed:
-            best = cut if cut in allowed else min(allowed, key=lambda c: damage_of(measure(c)))
+            best = cut if cut in allowed else best_of(allowed, lambda c: damage_of(measure(c)), partial(takes, chain))
         failures = 0 if allowed else failures + 1
         if on_depth:
             on_depth(depth, measure(best if allowed else cut), bool(allowed))
         if failures == 2:
             break
     if not best:
-        least = min((drop_of(original, g), c) for c, _, g in seen)[0] if seen else float("inf")
+        least = min((drop_of(original, g) for _, _, g in seen), default=math.inf)
         raise BudgetError(
             f"No block can go within --max-drop {max_drop:g}: the best cut of one block costs {least:.2f}. "
             f"Allow at least {least:.2f}, or give `tune` a chance after --remove blocks=1."
@@ -203,18 +203,13 @@ def deepest(chain: Chain, scan: Scan, measure: Measuring, *, original: Grade, ma
     return best, seen
 
 
-def drop_of(original: Grade, cut: Grade) -> float:
-    """How far a grade fell: points of percent, or percent of the original's for one without a bound (perplexity)."""
-    if original.higher_is_better:
-        return original.value - cut.value
-    if original.unit == "%":  # a relative error, which is 0 for the original itself
-        return cut.value - original.value
-    return 100 * (cut.value / original.value - 1)
-
-
-def measured_record(cut: Cut, predicted: float, grade: Grade, *, params: int, macs: int | None, chosen: bool) -> Measured:
-    """A measured cut as the study keeps it."""
+def measured_record(cut: Cut, predicted: float, grade: Verdict, *, params: int, macs: int | None, chosen: bool) -> Measured:
+    """A measured cut as the study keeps it; one that failed, with its reason and without numbers."""
+    edits = tuple(edit.info() for edit in cut)
+    if isinstance(grade, Failure):
+        return Measured(edits=edits, predicted=predicted, kl=None, grade=None, params=params, macs=macs, chosen=chosen,
+                        failed=grade.reason)
     shares = grade.agreement is None and grade.error is None  # then the grade itself is one
-    return Measured(edits=tuple(edit.info() for edit in cut), predicted=predicted, kl=grade.kl, error=grade.error,
-                    correlation=grade.correlation, agreement=grade.value if shares else grade.agreement,
-                    grade=grade.value, params=params, macs=macs, chosen=chosen)
+    return Measured(edits=edits, predicted=predicted, kl=grade.kl, error=grade.error, correlation=grade.correlation,
+                    agreement=grade.value if shares else grade.agreement, grade=grade.value, params=params, macs=macs,
+                    chosen=chosen)

@@ -7,7 +7,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from delayer.branch import Run, check_form, running
+from delayer.branch import Form, check_form, form_of, running
 from delayer.calling import call, evaluating
 from delayer.chain import Chain
 from delayer.edits import Edit
@@ -19,27 +19,33 @@ from delayer.observe import device_of
 Layers = Literal["last", "all"]
 
 
-def runs_of(chain: Chain, batch: Any) -> list[Run]:
-    """What every block shows in one forward pass of a small batch."""
-    found: dict[int, Run] = {}
+def forms_of(chain: Chain, batch: Any) -> list[Form]:
+    """The form of every block, seen in one forward pass of a batch; of the numbers in it, one block's are held at a time.
+
+    Raises ModelError for a block that is not passed.
+    """
+    found: dict[int, Form] = {}
     batch = batch.to(device_of(chain.model))
 
     def watch(index: int) -> None:
         if index == chain.num_blocks:
             call(chain.model, batch.inputs)
             return
-        with running(chain.module(index), lambda run: found.__setitem__(index, run)):
+        with running(chain.module(index), lambda run: found.__setitem__(index, form_of(run))):
             watch(index + 1)
 
     with evaluating(chain.model):
         watch(0)
-    return [found[i] for i in range(chain.num_blocks)]
+    for index, block in enumerate(chain.blocks):
+        if index not in found:
+            raise ModelError(f"Block {block.path} was never passed, so its form is not known; is it skipped in evaluation mode?")
+    return [found[index] for index in range(chain.num_blocks)]
 
 
 def resolvable(chain: Chain, batch: Any) -> set[int]:
     """Blocks that end in shortcut + linear layer, with nothing or a ReLU behind, so that they can be solved anew."""
-    return {i for i, run in enumerate(runs_of(chain, batch))
-            if run.tail is not None and whole(chain.module(i).get_submodule(run.last.path))}
+    return {i for i, form in enumerate(forms_of(chain, batch))
+            if form.tail is not None and whole(chain.module(i).get_submodule(form.last))}
 
 
 def resolved(chain: Chain, edits: Sequence[Edit], batch: Any, *, layers: Layers = "last", ridge: float | None = None,
@@ -79,4 +85,4 @@ def resolved(chain: Chain, edits: Sequence[Edit], batch: Any, *, layers: Layers 
 
 def tail_of(chain: Chain, index: int, batch: Any) -> str:
     """What a block ends in, "identity" or "relu". Raises ModelError for anything else."""
-    return check_form(runs_of(chain, batch)[index], chain.blocks[index].path).tail
+    return check_form(forms_of(chain, batch)[index], chain.blocks[index].path).tail

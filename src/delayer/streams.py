@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from delayer.branch import Run, Tail, check_form, running
+from delayer.branch import Run, Tail, check_form, form_of, running
 from delayer.calling import call, evaluating, seeded
 from delayer.chain import Chain, Span
 from delayer.errors import DataError, NotFiniteError, PlanError
@@ -186,7 +186,8 @@ class Streams:
             call(chain.model, batch.inputs)
         if not seen:
             raise DataError(f"Block {block} was never passed; is it skipped in evaluation mode?")
-        return check_form(seen[0], chain.blocks[block].path)
+        check_form(form_of(seen[0]), chain.blocks[block].path)
+        return seen[0]
 
 
 def free_where_hidden(wanted: Tensor, present: Tensor) -> Tensor:

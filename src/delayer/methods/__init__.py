@@ -14,6 +14,7 @@ from delayer.registry import Registry
 from delayer.study import Score
 
 Choose = Callable[[Chain, Score, Budget], tuple[Edit, ...]]
+Check = Callable[[Chain, Budget], None]
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Method:
     """A published method's facts and its choice.
 
     metric: the score that it reads, in the paper on num_samples samples. operator: what stands in for spans by hand.
+    check: raises BudgetError for a budget that it cannot meet on a network, whatever the score.
     """
 
     name: str
@@ -30,17 +32,18 @@ class Method:
     num_samples: int
     operator: str
     choose: Choose
+    check: Check
 
 
 methods: Registry[Method] = Registry("method", "delayer.methods")
 
 
-def method(name: str, *, title: str, source: str, metric: str, num_samples: int, operator: str
+def method(name: str, *, title: str, source: str, metric: str, num_samples: int, operator: str, check: Check
            ) -> Callable[[Choose], Choose]:
     """Register a function as the choice of a published method."""
 
     def add(choose: Choose) -> Choose:
-        methods.register(name)(Method(name, title, source, metric, num_samples, operator, choose))
+        methods.register(name)(Method(name, title, source, metric, num_samples, operator, choose, check))
         return choose
 
     return add

@@ -34,8 +34,19 @@ def kept_layers(similarity: Sequence[float | None], stages: Sequence[Sequence[in
     return tuple(sorted(stays.union(others[: num - len(stays)])))
 
 
+def check_redtest(chain: Chain, budget: Budget) -> None:
+    """Raises BudgetError where there are too few layers."""
+    num, found = num_asked(budget, "RedTest"), len(_layers(chain))
+    if found < 2:
+        raise BudgetError(f"RedTest needs at least two layers to compare; this network has {found} ({chain!r}). "
+                          "Name its layers with --blocks.")
+    if num >= found:
+        raise BudgetError(f"Removing {budget} cannot be met: this network has {found} layers ({chain!r}), "
+                          "and each stage keeps one. Ask for less.", most=found - 1)
+
+
 @method("redtest", title="RedTest", source="Lu et al. 2024, arXiv 2411.10507", metric="adjacent_similarity",
-        num_samples=10 * 256, operator="drop")
+        num_samples=10 * 256, operator="drop", check=check_redtest)
 def redtest_spans(chain: Chain, similarity: Score, budget: Budget) -> tuple[Edit, ...]:
     """The layers to drop for RedTest as published; what is left keeps its weights, and wants fine-tuning.
 
@@ -45,23 +56,21 @@ def redtest_spans(chain: Chain, similarity: Score, budget: Budget) -> tuple[Edit
     their vector it is among the smallest anyway), and so does a first layer with none before it.
     Source: Lu et al. 2024 (RedTest), arXiv 2411.10507.
     """
-    num = num_asked(budget, "RedTest")
-    layers = [layer for layer in layers_of(chain) if layer.block is not None]
+    check_redtest(chain, budget)
+    layers, num = _layers(chain), int(budget.amount)
     if similarity.num_samples < 4:
         raise BudgetError(f"RedTest compares layers on batches of at least 4 samples; the fit split has "
                           f"{similarity.num_samples}. Give more data (--num-fit).")
-    if len(layers) < 2:
-        raise BudgetError(f"RedTest needs at least two layers to compare; this network has {len(layers)} ({chain!r}). "
-                          "Name its layers with --blocks.")
-    if num >= len(layers):
-        raise BudgetError(f"Removing {budget} cannot be met: this network has {len(layers)} layers ({chain!r}), "
-                          "and each stage keeps one. Ask for less.", most=len(layers) - 1)
     units = [_unit(chain, layers, k) for k in range(len(layers))]
     stages = [[k for k, _ in run] for _, run in groupby(enumerate(layers), key=lambda item: item[1].width)]
     values = [similarity.values[layer.block] for layer in layers]
     kept = kept_layers(values, stages, len(layers) - num, fixed=[k for k, unit in enumerate(units) if not unit])
     gone = [block for k, unit in enumerate(units) if k not in kept for block in unit]
     return tuple(DropSpan(start=start, stop=stop) for start, stop in joined(chain, gone))
+
+
+def _layers(chain: Chain) -> list[Layer]:
+    return [layer for layer in layers_of(chain) if layer.block is not None]
 
 
 def _unit(chain: Chain, layers: Sequence[Layer], k: int) -> list[int]:

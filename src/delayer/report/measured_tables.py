@@ -57,12 +57,13 @@ def candidates_table(candidates: Candidates) -> Table:
             count(m.params),
             count(m.macs),
             milliseconds(m.latency_ms),
+            m.failed or MISSING,
         )
 
     among = candidates.grade_name.partition(" among ")[2]
     same = f"same top-1 among {among}" if among else "same top-1"
     names = ("change", "KL, nats", same, "relative error", "correlation", "predicted damage", "parameters", "multiply-adds",
-             "latency")  # fmt: skip
+             "latency", "failed")  # fmt: skip
     marked = frozenset(i for i, m in enumerate(kept) if m.chosen)
     note = cropped(len(kept), len(measured), "candidates", "candidates.json")
     table = Table(("edits", candidates.grade_name, *names), [row(m) for m in kept], marked, note)

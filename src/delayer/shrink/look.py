@@ -12,10 +12,10 @@ from delayer.chain import Chain
 from delayer.edits import Edit
 from delayer.edits.linearise import Linearise
 from delayer.edits.replace_span import ReplaceSpan
+from delayer.judging import damage_of
 from delayer.measure import macs_by_module
 from delayer.observe import device_of
-from delayer.planner import damage_of
-from delayer.repair import runs_of
+from delayer.repair import forms_of
 from delayer.shrink.options import ShrinkOptions
 from delayer.sites import Site
 from delayer.stats.switches import Switches
@@ -92,11 +92,11 @@ class Look:
         if self.chain.axis != 1:
             return []
         batch = self.task.batches("fit")[0]
-        macs, runs = macs_by_module(self.original.model, with_batch(batch.inputs, 1)), runs_of(self.original, batch)
+        macs, forms = macs_by_module(self.original.model, with_batch(batch.inputs, 1)), forms_of(self.original, batch)
         found = []
         for segment in self.chain.segments:
             for block in range(segment.start, segment.stop):
-                tail = runs[block].tail
+                tail = forms[block].tail
                 if block in self.touched or tail is None or segment.width > WIDEST:
                     continue
                 edit = ReplaceSpan(start=block, stop=block + 1, operator="conv", kernel=KERNEL, tail=tail)

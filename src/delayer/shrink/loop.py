@@ -15,9 +15,9 @@ from delayer.chain import Chain
 from delayer.edits import Edit, edit_from
 from delayer.errors import ModelError, NotFiniteError, StudyError
 from delayer.hashing import model_hash
+from delayer.judging import drop_of
 from delayer.measure import compare_latency
 from delayer.observe import device_of
-from delayer.planner import drop_of
 from delayer.shrink.look import Look
 from delayer.shrink.merging import merge_faster_
 from delayer.shrink.options import ShrinkOptions

@@ -1,20 +1,24 @@
 """Cuts judged by the real network on validation data, remembered in the study folder, and what they cost."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
+from delayer import __version__
 from delayer.chain import Chain
 from delayer.edits import Edit
+from delayer.judging import Cut, Failure, MeasuredCut, Measuring, Verdict, damage_of, ensure_judged, takes
 from delayer.measure import num_params
 from delayer.plan import edit_modules_
-from delayer.planner import Cut, Measuring, damage_of, measured_record
+from delayer.planner import measured_record
 from delayer.progress import Tick
+from delayer.stages.journal import Journal
 from delayer.stages.options import PlanOptions
 from delayer.stages.repair import graded_after_repair
 from delayer.stages.work import Work, stage_key
 from delayer.stats import Moments
 from delayer.study import Candidates, Grade
 from delayer.tasks import evaluate, grade_of
+from delayer.ties import best_first, best_of
 
 NUM_FINALISTS = 3
 
@@ -28,17 +32,13 @@ def measuring(work: Work, moments: Moments, options: PlanOptions, key: Sequence,
     key: what else decides the grades. tick, expected: progress, in cuts measured of about so many.
     """
     quick = [options.repair_samples] if options.repair in ("resolve", "best") else []
-    name = stage_key(work, "measure", options.samples, *quick, *key, work.task_options)
-    path = work.study.path(".measured.jsonl")
-    known: dict[str, Grade] = {}
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:  # a line cut short by a crash
-                continue
-            if entry["key"] == name:
-                known[entry["cut"]] = Grade.model_validate(entry["grade"])
+    blocks = [block.path for block in work.chain.blocks]
+    name = stage_key(work, "measure", __version__, blocks, options.samples, *quick, *key, work.task_options)
+    journal = Journal(work.study.path(".measured.jsonl"), name)
+    known: dict[str, Verdict] = dict(journal.read())
+    if journal.damage and journal.damage not in work.warnings:
+        work.warnings.append(journal.damage)
+        work.reporter.line(journal.damage)
 
     reference = work.reference  # of the network as it is: inside `grade` it is cut
 
@@ -51,24 +51,29 @@ def measuring(work: Work, moments: Moments, options: PlanOptions, key: Sequence,
                             limit=options.samples, seed=work.seed)
 
     def remember(cut: str, found: Grade) -> None:
-        with path.open("a") as file:
-            file.write(json.dumps({"key": name, "cut": cut, "grade": found.model_dump(mode="json")}) + "\n")
+        journal.append(cut, found)
         if tick:
             tick(min(len(known), expected), expected)
 
-    work.study.folder.mkdir(parents=True, exist_ok=True)
     return Measuring(grade, known, remember)
 
 
-def best_of_finalists(work: Work, cuts: Sequence[Cut], measure: Measuring, moments: Moments, options: PlanOptions) -> Cut:
-    """Of the cuts that did best on the search's samples, the one that does best on all of validation."""
-    finalists = sorted(cuts, key=lambda cut: damage_of(measure(cut)))[:NUM_FINALISTS]
+def best_of_finalists(work: Work, measured: Sequence[MeasuredCut], measure: Measuring, moments: Moments, options: PlanOptions,
+                      key: Sequence, *, unit: str = "blocks") -> Cut:
+    """Of the cuts that did best on the search's samples, the one that does best on all of validation; ties: see `takes`.
+
+    key: as for `measuring`. Raises ModelError where none of them can be judged on all of validation.
+    """
+    order = partial(takes, work.chain, unit=unit)
+    judged = [cut for cut, _, found in measured if not isinstance(found, Failure)]
+    finalists = best_first(judged, lambda cut: damage_of(measure(cut)), order)[:NUM_FINALISTS]
     if options.samples >= work.task.batches("validation").num_samples or len(finalists) < 2:
         return finalists[0]
     everything = options.model_copy(update={"samples": work.task.batches("validation").num_samples})
     with work.reporter.step("Finalists on all of validation") as tick:
-        judge = measuring(work, moments, everything, ["finalists"], tick=tick, expected=len(finalists))
-        return min(finalists, key=lambda cut: damage_of(judge(cut)))
+        judge = measuring(work, moments, everything, ["finalists", *key], tick=tick, expected=len(finalists))
+        ensure_judged((cut, judge(cut)) for cut in finalists)
+        return best_of(finalists, lambda cut: damage_of(judge(cut)), order)
 
 
 def original_grade(work: Work) -> Grade:
@@ -93,7 +98,13 @@ def cut_macs(work: Work, cut: Sequence[Edit]) -> int | None:
     return total
 
 
-def write_candidates(work: Work, cut: tuple[Edit, ...], measured: Sequence[tuple]) -> None:
+def write_candidates(work: Work, cut: tuple[Edit, ...], measured: Sequence[MeasuredCut],
+                     failed: Mapping[Cut, Failure]) -> None:
+    """candidates.json: the cuts that were measured, best first; those that failed last, with their reasons.
+
+    failed: all that failed on the way, also before sets were measured.
+    """
+    measured = [*measured, *((edits, 0.0, found) for edits, found in failed.items())]
     original = original_grade(work)
     total, seen, rows = num_params(work.model), set(), []
     for edits, predicted, grade in measured:
@@ -102,9 +113,10 @@ def write_candidates(work: Work, cut: tuple[Edit, ...], measured: Sequence[tuple
             seen.add(names)
             rows.append(measured_record(edits, predicted, grade, params=cut_params(work.chain, edits, total),
                                         macs=cut_macs(work, edits), chosen=set(edits) == set(cut)))
-    rows.sort(key=lambda r: r.kl if r.kl is not None else r.error or 0.0)
+    rows.sort(key=lambda r: (bool(r.failed), r.kl if r.kl is not None else r.error or 0.0))
+    if broken := [row for row in rows if row.failed]:
+        work.notes.append(f"{len(broken)} of {len(rows)} cuts could not be judged and count as infinitely bad; the first, "
+                          f"{'; '.join(edit.label for edit in broken[0].edits)}, failed with {broken[0].failed}.")
     work.study.write("candidates", Candidates(
         grade_name=original.name, grade_unit=original.unit, higher_is_better=original.higher_is_better,
         original_grade=original.value, measured=tuple(rows)))
-
-

@@ -23,7 +23,7 @@ class ScanOptions(Record):
     """Operators to judge on every span, separated by commas."""
     share: float = Field(0.25, gt=0, le=1)
     """Share of the tokens or pixels that maps are fitted and judged on during the scan."""
-    memory: float = Field(4.0, gt=0)
+    memory: float = Field(4.0, gt=0, allow_inf_nan=False)
     """Memory that statistics may take, GiB; decides between one full pass and two lighter ones."""
 
 
@@ -32,7 +32,7 @@ class PlanOptions(Record):
 
     remove: str | None = None
     """What to remove: blocks=3, params=25%, macs=25% or latency=20% (the share removed)."""
-    max_drop: float | None = Field(None, ge=0)
+    max_drop: float | None = Field(None, ge=0, allow_inf_nan=False)
     """Cut as deep as the validation grade falls by at most so many points of percent (perplexity: percent of the original's)."""
     span: tuple[str, ...] = ()
     """A span by hand, START:STOP with STOP excluded; may be repeated."""
@@ -40,8 +40,8 @@ class PlanOptions(Record):
     """ours (searched and measured), rba (linear maps, no bias) or redtest (layers dropped), both as published."""
     operator: str | None = None
     """Operator for spans by hand: affine, linear, diagonal, low_rank, conv or drop; by default chosen on held-out data."""
-    kernel: int = 3
-    """Width of a convolution given by hand with --operator conv: 1, 3 or 5."""
+    kernel: int | None = None
+    """Width of a convolution given by hand with --operator conv: 1, 3 (by default) or 5."""
     rank: int | None = None
     """Rank of a low_rank update given by hand."""
     refit: str = "best"
@@ -62,7 +62,7 @@ class CheckOptions(Record):
 
     batch_sizes: tuple[int, ...] = (1, 16)
     """Batch sizes for latency; may be repeated."""
-    seconds: float = Field(4.0, gt=0)
+    seconds: float = Field(4.0, gt=0, allow_inf_nan=False)
     """Seconds for each latency comparison."""
     readout: str = "head"
     """What grades are read from: head (the network's own) or linear (a new linear head on frozen features)."""

@@ -5,28 +5,29 @@ from functools import partial
 
 from delayer.budget import Budget
 from delayer.chain import Span
-from delayer.conv_map import KERNELS
 from delayer.edits import Edit
-from delayer.errors import BudgetError, PlanError
+from delayer.judging import Measuring, Verdict, attempt, damage_of, drop_of, ensure_judged, takes
 from delayer.measure import compare_latency, num_params
 from delayer.measure.profile import profile_blocks, saved_ms
 from delayer.methods import Method, methods
 from delayer.plan import Plan, apply, plan_by_hand, read_plan
-from delayer.planner import KEEP, Measuring, damage_of, deepest, drop_of, edit_of, plan_spans
+from delayer.planner import KEEP, deepest, edit_of, plan_spans
 from delayer.processes import from_first
 from delayer.repair import tail_of
 from delayer.rows import Rows
 from delayer.scan import scan
+from delayer.stages.asked import check_asked, operators_of
 from delayer.stages.measuring import best_of_finalists, measuring, original_grade, write_candidates
 from delayer.stages.options import PlanOptions, ScanOptions
-from delayer.stages.repair import check_repair, repaired
-from delayer.stages.scan import operators_of, scan_stage, watched_groups
+from delayer.stages.repair import repaired
+from delayer.stages.scan import scan_stage, watched_groups
 from delayer.stages.score import score_stage
 from delayer.stages.work import Work, is_finished, mark_finished, stage_key
 from delayer.stats import Moments
 from delayer.store import example_of
 from delayer.study import Grade, Scan
 from delayer.tasks import evaluate
+from delayer.ties import best_of
 
 
 def plan_stage(work: Work, options: PlanOptions, scan_options: ScanOptions = ScanOptions()) -> Plan:
@@ -35,14 +36,7 @@ def plan_stage(work: Work, options: PlanOptions, scan_options: ScanOptions = Sca
     path = work.study.path("plan.json")
     if path.exists() and is_finished(work, "plan", key):
         return read_plan(path)
-    given = sum(bool(x) for x in (options.remove, options.max_drop is not None, options.span))
-    if given != 1:
-        raise BudgetError("Say what to cut by exactly one of --remove, --max-drop or --span.")
-    if options.method != "ours" and options.method not in methods:
-        raise BudgetError(f"There is no method {options.method!r}. Use {' or '.join(('ours', *methods))}.")
-    if options.refit not in ("best", "independent", "sequential"):
-        raise BudgetError(f"There is no refit {options.refit!r}. Use best, independent or sequential.")
-    check_repair(options)
+    check_asked(work, options, scan_options)
     plan = _plan_published(work, methods[options.method], options) if options.method != "ours" else (
         _plan_by_hand(work, options, scan_options) if options.span else _plan_searched(work, options, scan_options))
     plan = repaired(work, plan, options)
@@ -59,9 +53,6 @@ def _plan_of(work: Work, cut: Sequence[Edit], *, refit: str, rows: str) -> Plan:
 def _plan_published(work: Work, method: Method, options: PlanOptions) -> Plan:
     """What a published method would cut; nothing is measured."""
     refit = "independent" if options.refit == "best" else options.refit
-    if options.max_drop is not None:
-        raise BudgetError(f"{method.title} states no stopping rule. Use --remove blocks=N or --span with --method "
-                          f"{method.name}.")
     if options.span:
         cut = plan_by_hand(work.chain, options.span, operator=method.operator).edits
     else:
@@ -76,8 +67,6 @@ def _plan_published(work: Work, method: Method, options: PlanOptions) -> Plan:
 def _plan_by_hand(work: Work, options: PlanOptions, scan_options: ScanOptions) -> Plan:
     """Spans by hand; the operator and its ridge are chosen on held-out data where they were not given."""
     spans = [Span.parse(text) for text in options.span]
-    for span in spans:
-        work.chain.check(span)
     if options.operator == "conv":
         return _refitted(work, _convolutions(work, spans, options), options)
     rows = Rows("each", scan_options.share)
@@ -96,20 +85,15 @@ def _plan_by_hand(work: Work, options: PlanOptions, scan_options: ScanOptions) -
         if not graded:
             chosen += plan_by_hand(work.chain, [span], operator=options.operator or "affine", rank=options.rank).edits
             continue
-        best = min(graded, key=lambda item: damage_of(measure(item[0])))
+        ensure_judged((cut, measure(cut)) for cut, _ in graded)
         measured += [(cut, 0.0, measure(cut)) for cut, _ in graded]
-        chosen = list(best[0])
-    write_candidates(work, tuple(chosen), measured)
+        chosen = list(best_of([cut for cut, _ in graded], lambda cut: damage_of(measure(cut)), partial(takes, work.chain)))
+    write_candidates(work, tuple(chosen), measured, measure.failed)
     return _refitted(work, tuple(chosen), options)
 
 
 def _convolutions(work: Work, spans: Sequence[Span], options: PlanOptions) -> tuple[Edit, ...]:
     """One convolution for each span, with the activation that the span's last block ends in."""
-    if options.kernel not in KERNELS:
-        raise BudgetError(f"A convolution {options.kernel} wide was asked for. Use --kernel 1, 3 or 5.")
-    if work.chain.axis != 1:
-        raise PlanError(f"{work.name} passes no pictures (its features lie on axis {work.chain.axis}), so no convolution can "
-                        "stand in it. Use --operator affine.")
     batch = work.task.batches("fit")[0]
     return tuple(edit for span in sorted(spans) for edit in plan_by_hand(
         work.chain, [span], operator="conv", kernel=options.kernel, tail=tail_of(work.chain, span.stop - 1, batch)).edits)
@@ -133,13 +117,13 @@ def _plan_searched(work: Work, options: PlanOptions, scan_options: ScanOptions) 
         else:
             cut, measured = _within(work, table, budget, measure, options, fit)
     if budget is not None:
-        cut = best_of_finalists(work, [edits for edits, _, _ in measured], measure, fit, options)
+        cut = best_of_finalists(work, measured, measure, fit, options, [scan_options], unit=budget.unit)
     cut = from_first(cut)
-    write_candidates(work, cut, measured)
+    write_candidates(work, cut, measured, measure.failed)
     return _refitted(work, cut, options)
 
 
-def _say_depth(work: Work, original: Grade, depth: int, grade: Grade, allowed: bool) -> None:
+def _say_depth(work: Work, original: Grade, depth: int, grade: Verdict, allowed: bool) -> None:
     work.reporter.line(f"{depth} blocks: validation falls by {drop_of(original, grade):.2f}{'' if allowed else ', too far'}")
 
 
@@ -177,9 +161,14 @@ def _refitted(work: Work, cut: tuple[Edit, ...], options: PlanOptions) -> Plan:
         return plans[options.refit]
     if len(cut) < 2 or not any(edit.needs_stats for edit in cut):
         return plans["independent"]
-    found = {}
+    found: dict[str, Verdict] = {}
     for way, plan in plans.items():
         with work.reporter.step(f"Fitting maps, {way}"):
-            small = apply(work.chain, plan, data=work.task.batches("fit"))
-        found[way] = damage_of(evaluate(small, work.task, "validation", reference=work.reference, device=work.device))
-    return plans[from_first(min(found, key=found.get))]
+            found[way] = attempt(partial(_grade_of_plan, work), plan)
+    ensure_judged((plans[way].edits, verdict) for way, verdict in found.items())
+    return plans[from_first(best_of(found, lambda way: damage_of(found[way])))]
+
+
+def _grade_of_plan(work: Work, plan: Plan) -> Grade:
+    small = apply(work.chain, plan, data=work.task.batches("fit"))
+    return evaluate(small, work.task, "validation", reference=work.reference, device=work.device)

@@ -1,31 +1,27 @@
 """Stage part: closed-form repairs of a plan, each measured on validation data; the plan stays as it was where none helps."""
 
 from copy import deepcopy
+from functools import partial
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from delayer.chain import Chain
 from delayer.edits import Edit
 from delayer.edits.renew_norms import RenewNorms
-from delayer.errors import BudgetError, ModelError
+from delayer.errors import ModelError
+from delayer.judging import Cut, Failure, Verdict, attempt, damage_of, ensure_judged
 from delayer.plan import Plan, apply, fit_edits_
-from delayer.planner import Cut, damage_of
 from delayer.processes import from_first
-from delayer.repair import resolved, runs_of
+from delayer.progress import Tick
+from delayer.repair import forms_of, resolved
 from delayer.stages.options import PlanOptions
 from delayer.stages.work import Work
 from delayer.study import Grade
 from delayer.tasks import evaluate
+from delayer.ties import best_of
 
 QUICK_RIDGE = 1e-2
 """Held-out ridges of the real repairs lie near it, and choosing one costs more than it gives during a search."""
-REPAIRS = ("none", "resolve", "norms", "best")
-
-
-def check_repair(options: PlanOptions) -> None:
-    """Raises BudgetError for a repair that does not exist."""
-    if options.repair not in REPAIRS:
-        raise BudgetError(f"There is no repair {options.repair!r}. Use {', '.join(REPAIRS[:-1])} or {REPAIRS[-1]}.")
 
 
 def graded_after_repair(work: Work, cut: Cut, options: PlanOptions) -> Grade | None:
@@ -36,7 +32,7 @@ def graded_after_repair(work: Work, cut: Cut, options: PlanOptions) -> Grade | N
     fit = work.task.batches("fit").first(options.repair_samples)
     try:
         edits = resolved(work.chain, cut, fit[0], ridge=QUICK_RIDGE)
-    except ModelError:
+    except ModelError:  # nothing can be solved anew; the cut is judged as it is, and whatever else is wrong shows then
         return None
     small = Chain(deepcopy(work.model), work.chain.family, work.chain.blocks)
     fit_edits_(small, edits, fit, original=work.chain, seed=work.seed)
@@ -58,7 +54,7 @@ def repaired(work: Work, plan: Plan, options: PlanOptions) -> Plan:
     if options.repair in ("resolve", "best"):
         try:
             kinds = {"seams": {"seams_only": True}, "all blocks": {}}
-            if any(run.tail == "relu" for run in runs_of(work.chain, batch)):
+            if any(form.tail == "relu" for form in forms_of(work.chain, batch)):
                 kinds["every layer, twice"] = {"layers": "all", "sweeps": 2}
             for name, more in kinds.items():
                 edits = resolved(work.chain, plan.edits, batch, **more)
@@ -70,14 +66,23 @@ def repaired(work: Work, plan: Plan, options: PlanOptions) -> Plan:
     normed = any(isinstance(module, _BatchNorm) for module in work.model.modules())
     if options.repair == "norms" or options.repair == "best" and normed:
         ways["batch norms"] = (*plan.edits, RenewNorms())
-    found = {}
+    found: dict[str, Verdict] = {}
     for name, edits in ways.items():
         with work.reporter.step(f"Repair: {name}") as tick:
-            small = apply(work.chain, plan.model_copy(update={"edits": edits}), data=work.task.batches("fit"), progress=tick)
-        found[name] = evaluate(small, work.task, "validation", reference=work.reference, device=work.device, seed=work.seed)
-        work.reporter.line(f"{name}: {found[name].name} {found[name].value:.2f}{found[name].unit}, "
-                           f"divergence {damage_of(found[name]):.4g} on validation")
-    best = from_first(min(found, key=lambda name: damage_of(found[name])))
+            found[name] = attempt(partial(_grade_of_plan, work, tick), plan.model_copy(update={"edits": edits}))
+        said = found[name]
+        if isinstance(said, Failure):
+            work.notes.append(f"Repair {name!r} could not be judged and was left out: {said.reason}.")
+            work.reporter.line(work.notes[-1])
+            continue
+        work.reporter.line(f"{name}: {said.name} {said.value:.2f}{said.unit}, divergence {damage_of(said):.4g} on validation")
+    ensure_judged((ways[name], verdict) for name, verdict in found.items())
+    best = from_first(best_of(found, lambda name: damage_of(found[name]), lambda name: len(ways[name])))
     if best == "no repair":
         work.notes.append("No closed-form repair brought the cut nearer to the original on validation data; none was made.")
     return plan.model_copy(update={"edits": ways[best]})
+
+
+def _grade_of_plan(work: Work, tick: Tick, plan: Plan) -> Grade:
+    small = apply(work.chain, plan, data=work.task.batches("fit"), progress=tick)
+    return evaluate(small, work.task, "validation", reference=work.reference, device=work.device, seed=work.seed)

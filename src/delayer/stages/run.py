@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from delayer.errors import BudgetError
 from delayer.progress import Reporter
+from delayer.stages.asked import check_asked, check_words
 from delayer.stages.check import check_stage
 from delayer.stages.cut import cut_stage
 from delayer.stages.options import CheckOptions, LoadOptions, PlanOptions, ScanOptions
@@ -38,13 +38,13 @@ def run(model: str, data: str | Sequence[str], *, out: str | Path, load_options:
     """
     data = (data,) if isinstance(data, str) else tuple(data)
     told = on_stage or (lambda stage, record: None)
-    if sum(bool(x) for x in (plan_options.remove, plan_options.max_drop is not None, plan_options.span)) != 1:
-        raise BudgetError("Say what to cut by exactly one of --remove, --max-drop or --span.")
+    check_words(plan_options, scan_options, check_options)
     options = {**load_options.model_dump(mode="json"), **task_options.model_dump(mode="json"),
                **scan_options.model_dump(mode="json"), **plan_options.model_dump(mode="json"),
                **check_options.model_dump(mode="json"), "test": test}
     work = open_work(model, data, out=out, load_options=load_options, task_options=task_options, test=test,
                      options=options, reporter=reporter)
+    check_asked(work, plan_options, scan_options)
     with work.study.lock():
         write_study(work)
         told("score", score_stage(work))

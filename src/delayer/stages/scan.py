@@ -1,9 +1,9 @@
 """Stage: the held-out error of every operator on every span."""
 
-from delayer.affine import OPERATORS
-from delayer.errors import BudgetError, DelayerError
+from delayer.errors import DelayerError
 from delayer.rows import Rows
 from delayer.scan import moment_groups, scan
+from delayer.stages.asked import operators_of
 from delayer.stages.options import ScanOptions
 from delayer.stages.score import score_stage
 from delayer.stages.work import Work, is_finished, mark_finished, stage_key
@@ -31,19 +31,13 @@ def scan_stage(work: Work, options: ScanOptions = ScanOptions()) -> Scan:
     key = stage_key(work, "scan", options, work.task_options)
     if work.study.has("scan") and is_finished(work, "scan", key):
         return work.study.read("scan")
+    operators = operators_of(options.operators)
     (groups, why), rows = watched_groups(work, options), Rows("each", options.share)
     work.reporter.line(f"Scan: {why}.")
     fit, heldout = (work.moments(split, groups, rows) for split in ("fit", "validation"))
     with work.reporter.step("Judging every operator on every span"):
-        found = scan(work.chain, fit, heldout, macs=work.block_macs, operators=operators_of(options.operators))
+        found = scan(work.chain, fit, heldout, macs=work.block_macs, operators=operators)
     work.study.write("scan", found)
     mark_finished(work, "scan", key)
     return found
 
-
-def operators_of(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    for name in names:
-        if name not in ("drop", *OPERATORS):
-            raise BudgetError(f"There is no operator {name!r}. Use {', '.join(('drop', *OPERATORS))}.")
-    return names

@@ -36,12 +36,14 @@ class Measured(Record):
     """For regression: distance from the original's numbers, as a share of how much those vary."""
     correlation: Measurement | None = None
     """For regression: Pearson's correlation with the original's numbers."""
-    grade: Measurement
+    grade: Measurement | None
     """The task's grade on validation data."""
     params: Count
     macs: Count | None
     latency_ms: float | None = None
     chosen: bool = False
+    failed: str = ""
+    """Why it could not be judged; then it has no grade."""
 
 
 class Candidates(Record):
