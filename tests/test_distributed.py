@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from delayer import processes
+from delayer.errors import ProcessError
 
 SCRIPT = """
 import json, sys, torch
@@ -21,7 +23,9 @@ from delayer.processes import join_processes
 from delayer.rows import Rows
 from delayer.scan import scan
 from delayer.search import Candidate, best_spans
+from delayer.sites import sites_
 from delayer.tasks.splits import Batch
+from delayer.watch_sites import observe_sites
 from delayer.stats import Geometry, Hsic, Moments
 
 torch.set_num_threads(1)
@@ -41,6 +45,13 @@ x = torch.randn(70, 9, 16) + 3
 chain, told = chain_of(model, x[:2]), []
 batches = [Batch(x[k : k + 8], None, k) for k in range(0, 70, 8)]
 points = chain.segments[0].points
+many = torch.randn(420, 9, 16) * torch.logspace(-2, 1, 16) + 30  # batches of 630 rows, so in single precision
+large = [Batch(many[k : k + 70], None, k) for k in range(0, 420, 70)]
+fit = observe(chain, large[:3], [Moments([points])])[0]
+unseen = observe(chain, large[3:], [Moments([points])])[0]
+spans = scan(chain, fit, unseen, operators=("drop", "linear", "diagonal", "low_rank", "affine")).spans
+sites = sites_(chain, x[:2])
+switches = observe_sites(chain, sites, batches, batch_size=16)
 stats = observe(chain, batches[:5], [
     Moments([points], Rows("each", 0.5)), Hsic(points, batch_size=16), Geometry([points], Rows("first"), len(points)),
 ], progress=lambda done, total: told.append((done, total)))
@@ -60,7 +71,13 @@ found = {
         *(stats[0].pair(i, j).xy.tolist() for i in points for j in points if i < j),
         cka(stats[1]).tolist(), stats[2].squared_distance.tolist(), stats[2].angle.tolist(),
         alone.pair(0, 3).yy.tolist(), pair.pair(0, 1).xy.tolist(),
-        [r.residual for r in table.spans],
+        *(s.counts_by_chunk().double().tolist() for s in switches.values()),
+        *(torch.stack(s.best_line()).tolist() for s in switches.values()),
+    ],
+    "each": [
+        *((r.residual, r.residual_fit, 1 + (r.ridge or 0.0)) for r in (*table.spans, *spans)),
+        *([float(t.norm()) for t in (p.mean_x, p.mean_y, p.xx, p.xy, p.yy)]
+          for s in (fit, unseen) for i in points for j in points if i < j for p in [s.pair(i, j)]),
     ],
     "counts": counts, "plan": [(c.start, c.stop, c.operator) for c in best], "world": world,
     "told": told, "refused": refused,
@@ -97,7 +114,9 @@ def test_two_processes_gather_the_statistics_of_one(runs):
         for two, one in zip(runs[rank]["values"], runs["1-0"]["values"], strict=True):
             two, one = torch.tensor(two, dtype=torch.float64), torch.tensor(one, dtype=torch.float64)
             torch.testing.assert_close(two, one, rtol=0, atol=1e-6 * float(one.abs().max()))
-    assert runs["2-0"]["values"] == runs["2-1"]["values"]
+        for two, one in zip(runs[rank]["each"], runs["1-0"]["each"], strict=True):
+            assert two == pytest.approx(one, rel=1e-6, abs=1e-12)
+    assert runs["2-0"]["values"] == runs["2-1"]["values"] and runs["2-0"]["each"] == runs["2-1"]["each"]
 
 
 def test_two_processes_make_the_plan_of_one(runs):
@@ -132,3 +151,49 @@ def test_shards_are_contiguous_even_and_complete(monkeypatch, num_batches, world
         shares.append(processes.shard(num_batches))
     assert [k for share in shares for k in share] == list(range(num_batches))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+WORK = """
+import os, sys, time
+from delayer.cli import entry
+from delayer.processes import gather
+
+def work(standalone_mode):
+    gather(None)
+    if os.environ["RANK"] == "1":
+        exec(sys.argv[1])
+    gather(None)
+
+entry.app = work
+entry.main()
+"""
+
+
+@pytest.mark.parametrize(("other", "patience"), [("os._exit(9)", "100"), ("time.sleep(100)", "2")],
+                         ids=["dies", "answers no more"])
+def test_a_process_does_not_wait_for_one_that_is_lost(other, patience, tmp_path):
+    """It ends in one sentence and exit code 2, long before the tests do."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "WORLD_SIZE": "2", "MASTER_PORT": port,
+                                "MASTER_ADDR": "127.0.0.1", "DELAYER_PATIENCE": patience}
+    started = [subprocess.Popen([sys.executable, "-c", WORK, other], env=environment | {"RANK": str(rank)},
+                                stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    try:
+        said = started[0].communicate(timeout=90)[1]
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+    lines = [line for line in said.splitlines() if line.startswith("delayer: ")]
+    assert started[0].returncode == 2 and len(lines) == 1 and "Traceback" not in said, said[-3000:]
+    assert "Another of the 2 processes ended, or gave no answer" in lines[0]
+
+
+@pytest.mark.parametrize("patience", ["soon", "nan", "inf"])
+def test_a_patience_that_is_no_number_is_refused(monkeypatch, patience):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("DELAYER_PATIENCE", patience)
+    with pytest.raises(ProcessError, match=f"DELAYER_PATIENCE={patience} is no number of seconds. Give one such as 600"):
+        processes.join_processes()

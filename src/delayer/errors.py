@@ -12,7 +12,8 @@ DelayerError
 ├── StudyError          a study folder that is corrupted, in use, or lacks a stage
 ├── ExportError         a network that cannot be exported
 ├── NasError            an architecture search that cannot be understood, or that found nothing
-└── MemoryLimitError    work that does not fit into memory
+├── MemoryLimitError    work that does not fit into memory
+└── ProcessError        another of several processes that ended, or answers no more
 
 DelayerWarning (a UserWarning) tells of what was done all the same, and has to be known.
 """
@@ -76,3 +77,7 @@ class NasError(DelayerError):
 
 class MemoryLimitError(DelayerError):
     """Work that does not fit into memory."""
+
+
+class ProcessError(DelayerError):
+    """Another of several processes that ended, or answers no more."""

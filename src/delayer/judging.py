@@ -8,7 +8,7 @@ from typing import Any
 
 from delayer.chain import Chain
 from delayer.edits import Edit
-from delayer.errors import ModelError
+from delayer.errors import ModelError, ProcessError
 from delayer.processes import from_first
 from delayer.study import Grade
 
@@ -58,6 +58,8 @@ def attempt(grade: Callable[[Any], Grade], cut: Any) -> Verdict:
     """The grade of a cut or plan, or why there is none."""
     try:
         found = grade(cut)
+    except ProcessError:  # of all cuts, not of this one
+        raise
     except Exception as error:
         return Failure(reason_of(error))
     if not math.isfinite(damage_of(found)):

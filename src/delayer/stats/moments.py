@@ -10,7 +10,8 @@ from delayer.pair import Pair
 from delayer.rows import Rows
 
 ENOUGH_ROWS = 512
-"""Rows that are gathered before a product is taken, so that few rows a batch (means, first tokens) cost little."""
+"""Rows that are worth a product of their own; fewer a batch (means, first tokens) are gathered first, so that they cost
+little."""
 
 
 class Moments:
@@ -18,9 +19,9 @@ class Moments:
 
     groups: runs of points; every pair inside a run is kept (a segment's points for all its spans, or just the two ends
     of one span).
-    exact: products in float64. Otherwise they are taken in single precision, some thousand rows at a time, and added
-    in float64, which halves the cost. Either way they are taken about the mean of the first rows, so that large means
-    cost no digits.
+    exact: products in float64. Otherwise those of a batch with many rows are taken in single precision, which halves the
+    cost, and added in float64. They are taken about that batch's own mean, so that large means cost no digits, and so that
+    a batch gives the same bits wherever and after whatever it is seen: any number of processes end up with the same.
     """
 
     def __init__(self, groups: Iterable[tuple[int, ...]], rows: Rows = Rows(), *, exact: bool = False):
@@ -42,22 +43,33 @@ class Moments:
         dtype = torch.float64 if self.exact else torch.float32
         for g, group in enumerate(self.groups):
             x = torch.cat([rows[p].to(dtype) for p in group], 1)
-            if self._products[g] is None and len(x):
+            if not len(x):
+                continue
+            if self._products[g] is None:
                 self._begin(g, x.mean(0).double())
             self._count[g] += len(x)
+            shift, sums, _ = self._on(g, x.device)
+            if self.exact or len(x) < ENOUGH_ROWS:
+                x = x.double() - shift
+                sums += x.sum(0)
+            else:  # products about the batch's mean, then the mean itself as one row that weighs as much as the batch
+                num, mean = len(x), x.mean(0)
+                x -= mean
+                self._add(g, x)
+                rest = mean.double() - shift + x.sum(0, dtype=torch.float64) / num
+                sums += num * rest
+                x = num**0.5 * rest[None]
             self._waiting[g].append(x)
             if sum(map(len, self._waiting[g])) >= ENOUGH_ROWS:
-                self._add(g)
+                self._settle(g)
 
-    def _add(self, g: int) -> None:
-        """Take the products of the rows that wait."""
-        waiting, self._waiting[g] = [x for x in self._waiting[g] if len(x)], []
-        if not waiting:
-            return
-        x = torch.cat(waiting) if len(waiting) > 1 else waiting[0]
-        shift, sums, products = self._on(g, x.device)
-        x -= shift.to(x.dtype)
-        sums += x.sum(0)
+    def _settle(self, g: int) -> None:
+        """Take the products of the rows that wait, which are counted already."""
+        waiting, self._waiting[g] = self._waiting[g], []
+        if waiting:
+            self._add(g, torch.cat(waiting) if len(waiting) > 1 else waiting[0])
+
+    def _add(self, g: int, x: Tensor) -> None:
         for a, strip in self._strips(g):
             strip += x[:, a : a + len(strip)].T @ x[:, a:]
 
@@ -91,8 +103,8 @@ class Moments:
     def merge(self, other: "Moments") -> None:
         """Add what another has seen (and leave it saying the same about this one's shift)."""
         for g in range(len(self.groups)):
-            self._add(g)
-            other._add(g)
+            self._settle(g)
+            other._settle(g)
             if other._products[g] is not None:
                 if self._products[g] is None:
                     self._begin(g, other._shift[g].clone())
@@ -103,7 +115,7 @@ class Moments:
 
     def pool(self, add_: Callable[[Tensor], None], gather: Callable[[Any], list[Any]]) -> None:
         for g in range(len(self.groups)):
-            self._add(g)
+            self._settle(g)
             own = self._shift[g]
             shift = next((s for s in gather(None if own is None else own.cpu()) if s is not None), None)
             if shift is None:
@@ -124,7 +136,7 @@ class Moments:
         raise KeyError(f"Points {x} and {y} were not watched together.")
 
     def _pair(self, g: int, i: int, j: int) -> Pair:
-        self._add(g)
+        self._settle(g)
         count, sums, strips = float(self._count[g]), self._sums[g].cpu(), [strip for _, strip in self._strips(g)]
         width = len(sums) // len(strips)
 
@@ -145,7 +157,7 @@ class Moments:
     def state(self) -> dict[str, Tensor]:
         state = {"count": self._count.clone()}
         for g in range(len(self.groups)):
-            self._add(g)
+            self._settle(g)
             if self._products[g] is not None:
                 state |= {f"shift.{g}": self._shift[g].cpu(), f"sums.{g}": self._sums[g].cpu(),
                           f"products.{g}": self._products[g].cpu()}

@@ -52,7 +52,8 @@ class PatchMoments:
             return
         x, y = (t.to(torch.float64) if self.exact else t for t in (x, y))
         if not self._sums:
-            self._begin(x.double().mean(1), y.double().mean(1))
+            # What is taken off rows must be what is kept in the books, to the last bit.
+            self._begin(*(t.double().mean(1).to(t.dtype).double() for t in (x, y)))
         seen = self._sums
         x, y = x - seen["shift_x"].to(x.dtype)[:, None], y - seen["shift_y"].to(y.dtype)[:, None]
         seen["x"] += x.sum(1)
