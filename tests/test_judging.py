@@ -18,7 +18,7 @@ from delayer.planner import deepest, plan_spans, predicted_damage
 from delayer.report.measured_tables import candidates_table
 from delayer.stages import PlanOptions, open_work, plan_stage
 from delayer.stages.journal import Journal
-from delayer.study import Grade, Scan, SpanDamage
+from delayer.study import Grade, Scan, SpanDamage, as_lines
 from delayer.tasks import TaskOptions
 
 pytest.importorskip("sklearn")
@@ -237,7 +237,10 @@ DAMAGE = {
     "cut short": lambda line: line[:-7],
     "another number": lambda line: line.replace("0.25", "0.26"),
     "another cut": lambda line: line.replace('\\"start\\": 0', '\\"start\\": 3').replace('\\"start\\":0', '\\"start\\":3'),
-    "no checksum": lambda line: json.dumps({k: v for k, v in json.loads(line).items() if k != "sum"}),
+    "no checksum": lambda line: json.dumps({k: v for k, v in json.loads(line).items() if k != "crc"}),
+    "NaN with a checksum": lambda line: as_lines([{**json.loads(line), "grade": grade(math.nan).model_dump()}]).strip(),
+    "texts that are none, with a checksum": lambda line: as_lines([{"key": 1, "cut": 2, "grade": 3}]).strip(),
+    "an empty object, with a checksum": lambda line: as_lines([{}]).strip(),
     "a grade that is none": lambda line: changed(line, grade=7),
     "NaN": lambda line: line.replace("0.25", "NaN"),
     "a list": lambda line: "[1, 2]",
@@ -286,7 +289,7 @@ def test_a_full_disk_is_one_sentence(tmp_path):
         mine.append(key(0), grade(0.5))
     mine.path.unlink()
     mine.path.mkdir()
-    with pytest.raises(StudyError, match="cannot be read .Is a directory.. Delete it"):
+    with pytest.raises(StudyError, match="cannot be read|is no ordinary file"):
         mine.read()
 
 

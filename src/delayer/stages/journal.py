@@ -4,17 +4,14 @@ Each line carries a checksum of itself. A line that a crash, a full disk or an e
 cut is measured anew, and no damage can change what a search finds.
 """
 
-import hashlib
-import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 from delayer.errors import StudyError
-from delayer.study import Grade
-
-LONGEST = 1 << 20
-"""Bytes of a line; a longer one was not written by us."""
+from delayer.judging import damage_of
+from delayer.study import Grade, as_lines, whole_lines
 
 
 class Journal:
@@ -30,16 +27,11 @@ class Journal:
 
     def read(self) -> dict[str, Grade]:
         """The grades by cut. Raises StudyError where there is a file that cannot be read."""
-        try:
-            lines = self.path.read_bytes().split(b"\n") if self.path.exists() else []
-        except OSError as error:
-            raise StudyError(f"{self.path} cannot be read ({error.strerror or error}). Delete it; its cuts are then measured "
-                             "anew.") from error
         found, self.damaged = {}, 0
-        for line in filter(bytes.strip, lines):
+        for entry in whole_lines(self.path) if self.path.exists() else ():
             try:
-                key, cut, grade = _believed(line)
-            except (ValueError, TypeError, KeyError, RecursionError):  # pydantic's errors are ValueErrors
+                key, cut, grade = _believed(entry)
+            except (ValueError, TypeError, KeyError):  # pydantic's errors are ValueErrors
                 self.damaged += 1
                 continue
             if key == self.key:
@@ -54,12 +46,11 @@ class Journal:
 
     def append(self, cut: str, grade: Grade) -> None:
         """Add a line. Raises StudyError where the disk is full or the folder cannot be written."""
-        entry = {"key": self.key, "cut": cut, "grade": grade.model_dump(mode="json")}
-        line = json.dumps(entry | {"sum": _sum(entry)}).encode() + b"\n"
+        line = as_lines([{"key": self.key, "cut": cut, "grade": grade.model_dump(mode="json")}]).encode()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab+") as file:
-                if file.tell():
+                if file.seekable() and file.tell():
                     file.seek(-1, os.SEEK_END)
                     line = line if file.read(1) == b"\n" else b"\n" + line  # behind a line that was cut short
                 file.write(line)
@@ -70,22 +61,11 @@ class Journal:
             ) from error
 
 
-def _believed(line: bytes) -> tuple[str, str, Grade]:
-    """A line's key, cut and grade. Raises ValueError, TypeError, KeyError or RecursionError for one that is not whole."""
-    if len(line) > LONGEST:
-        raise ValueError("too long")
-    entry = json.loads(line.decode(), parse_constant=_no_number)
-    if not isinstance(entry, dict) or entry.pop("sum") != _sum(entry):
+def _believed(entry: dict[str, Any] | None) -> tuple[str, str, Grade]:
+    """A line's key, cut and grade. Raises ValueError, TypeError or KeyError for one that is not whole."""
+    if entry is None:
         raise ValueError("not the line that was written")
-    key, cut = entry["key"], entry["cut"]
-    if not isinstance(key, str) or not isinstance(cut, str):
-        raise TypeError("key and cut are texts")
-    return key, cut, Grade.model_validate(entry["grade"])
-
-
-def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no grade")
-
-
-def _sum(entry: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]
+    key, cut, grade = entry["key"], entry["cut"], Grade.model_validate(entry["grade"])
+    if not isinstance(key, str) or not isinstance(cut, str) or not math.isfinite(damage_of(grade)):
+        raise TypeError("key and cut are texts, and what failed is not remembered")
+    return key, cut, grade
