@@ -26,10 +26,10 @@ from delayer.edits.drop_span import DropSpan
 from delayer.edits.renew_norms import RenewNorms
 from delayer.edits.replace_span import ReplaceSpan
 from delayer.families import chain_of
+from delayer.judging import damage_of
 from delayer.measure import compare_latency, num_macs, num_params
 from delayer.methods.redtest import redtest_spans
 from delayer.plan import Plan, apply, plan_by_hand
-from delayer.judging import damage_of
 from delayer.repair import resolved
 from delayer.tasks import TaskOptions, evaluate, grade_of, open_task, predictions
 from delayer.tune import TuneOptions, counterparts, tune_

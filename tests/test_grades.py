@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from delayer.errors import DataError
+from delayer.judging import damage_of, drop_of
 from delayer.observe import observe
-from delayer.planner import damage_of, drop_of
 from delayer.tasks import TaskOptions, evaluate, grade_of, open_task, predictions, task_of
 from delayer.tasks.kinds import kind_of
 from delayer.tasks.randomness import randomness
