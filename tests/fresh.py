@@ -64,6 +64,7 @@ def run(command, *, cwd=None, env=None, timeout=None, check=False, capture_outpu
     process = Process(command, cwd=cwd, env=env)
     out, err = process.communicate(timeout)
     if check and process.returncode:
+        print(err, file=sys.stderr)  # the exception does not say it
         raise subprocess.CalledProcessError(process.returncode, command, out, err)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
@@ -80,7 +81,8 @@ def _begin(kind: str, what: str, arguments: list[str], folder: str, environment:
     os.chdir(folder)
     installed = [path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))]
     asked = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.path[:] = [folder if kind == "-m" else "", *asked, *installed]
+    first = [] if environment.get("PYTHONSAFEPATH") else [folder if kind == "-m" else ""]
+    sys.path[:] = [*first, *asked, *installed]
     import numpy
     import torch
 

@@ -35,13 +35,14 @@ def folder(tmp_path_factory):
     return place
 
 
-@pytest.mark.parametrize("kind", ["-m", "-c"])
-def test_it_sees_what_a_new_process_sees(kind, folder, monkeypatch):
+@pytest.mark.parametrize(("kind", "safe"), [("-m", ""), ("-c", "1")])
+def test_it_sees_what_a_new_process_sees(kind, safe, folder, monkeypatch):
     monkeypatch.setenv("NOT_ASKED", "1")
     torch.rand(7)
     torch.set_default_dtype(torch.float64)
     try:
-        env = {k: v for k, v in os.environ.items() if k != "NOT_ASKED"} | {"ASKED": "yes", "OMP_NUM_THREADS": "2"}
+        asked = {"ASKED": "yes", "OMP_NUM_THREADS": "2", "PYTHONSAFEPATH": safe}
+        env = {k: v for k, v in os.environ.items() if k != "NOT_ASKED"} | asked
         command = [sys.executable, kind, "looks" if kind == "-m" else LOOKS, "3", "x y"]
         new, warm = (way(command, cwd=folder, env=env, capture_output=True, text=True) for way in (subprocess.run, fresh.run))
     finally:
@@ -78,7 +79,7 @@ def test_a_reload_proof_in_a_new_process_says_the_same(tmp_path, monkeypatch):
         found = []
         for way in (subprocess.run, fresh.run):
             monkeypatch.setattr(proof, "subprocess", type("Ways", (), {"run": staticmethod(way)}))
-            found.append(proof.reload_proof(small, tmp_path / "cut", inputs))
+            found.append(proof.reload_proof(small, tmp_path / "cut", inputs, factory="planted:Keywords"))
         assert found[0] == found[1] and found[0].passed == passed, found
         for parameter in small.parameters():
             parameter.data += 0.1

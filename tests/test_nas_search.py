@@ -4,11 +4,11 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 
@@ -187,8 +187,7 @@ def test_a_killed_search_goes_on_to_the_result_of_an_unbroken_one(finished, tmp_
              "--num-validation", "100", "--num-test", "60", "--batch-size", "20", "--trials", "5", "--out", tmp_path, "--device",
              "cpu", "--latency-rounds", "1", "--threads", "1"]
     paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    process = subprocess.Popen([sys.executable, "-m", "delayer.cli", *map(str, words)], cwd=ROOT, stderr=subprocess.DEVNULL,
-                               env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.DEVNULL)
+    process = fresh.Process([sys.executable, "-m", "delayer.cli", *words], cwd=ROOT, env=os.environ | {"PYTHONPATH": paths})
     until = time.monotonic() + 120
     while not (tmp_path / "trials" / "1.safetensors").exists() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
@@ -226,7 +225,7 @@ def test_the_winner_reloads_in_a_fresh_process(finished, tmp_path):
     code = ("import sys, torch; from delayer.nas import load_winner; torch.set_num_threads(1)\n"
             "x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))\n"
             "print(load_winner(sys.argv[1])(x).tolist())")
-    said = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True, cwd=ROOT)
+    said = fresh.run([sys.executable, "-c", code, folder], check=True, cwd=ROOT)
     torch.testing.assert_close(torch.tensor(json.loads(said.stdout)), model(x), rtol=0, atol=0)
     config = json.loads((folder / "winner" / "config.json").read_text())
     again = delayer.load("delayer.nas:network", weights=folder / "winner" / "model.safetensors", **config)

@@ -91,6 +91,25 @@ def test_a_residual_is_what_running_the_map_on_held_out_samples_gives(chain, tab
         assert row.residual == pytest.approx(actual, rel=1e-3, abs=1e-9)
 
 
+def test_the_residual_on_fit_is_what_the_map_leaves_of_the_samples_that_it_was_fitted_to(chain, table):
+    for span in chain.spans():
+        row = found(table, str(span), "affine")
+        start, stop = chain.ends(span)
+        x, y = (_stream(chain, rows(60, 1), point).flatten(0, 1).double() for point in (span.start, span.stop))
+        guess = fit(moments(chain, 60, 1).pair(start, stop), "affine", ridge=row.ridge)(x.float()).detach().double()
+        actual = float((guess - y).square().sum() / (y - y.mean(0)).square().sum())
+        assert row.residual_fit == pytest.approx(actual, rel=1e-3, abs=1e-9)
+        assert row.residual_fit < row.residual or row.residual < 1e-9
+
+
+@torch.no_grad()
+def _stream(chain: Chain, x: torch.Tensor, num_blocks: int) -> torch.Tensor:
+    """What so many blocks make of an input."""
+    for i in range(num_blocks):
+        x = chain.module(i)(x)
+    return x
+
+
 def test_the_ridge_is_chosen_on_held_out_rows(chain):
     few, many = moments(chain, 5, 1), moments(chain, 400, 1)
     held = moments(chain, 200, 2)
