@@ -16,8 +16,9 @@ import torch  # noqa: E402
 torch.set_num_threads(1)
 
 # The files that take longest, longest first: workers begin with them, so that none is left with one at the end.
-LONGEST = ("test_docs", "test_cli", "test_stage_order", "test_shrink", "test_nas_search", "test_fuse", "test_onnx", "test_resolve",
-           "test_store", "test_tune", "test_linearise", "test_families", "test_distributed", "test_search", "test_fresh")
+LONGEST = ("test_docs", "test_cli", "test_stage_order", "test_shrink", "test_nas_search", "test_fuse", "test_onnx",
+           "test_resolve", "test_store", "test_tune", "test_linearise", "test_families", "test_distributed", "test_search",
+           "test_fresh")
 
 
 def pytest_addoption(parser):
