@@ -3,17 +3,18 @@
 import csv
 import io
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from pydantic import Field
 
 from delayer.chain import Chain
-from delayer.errors import DelayerError
+from delayer.errors import DelayerError, StudyError
 from delayer.measure import compare_latency, num_macs, num_params
 from delayer.shrink import ShrinkOptions, merge_faster_, num_kernels, schedules, shrink_until
 from delayer.stages.shrink import said
 from delayer.stages.work import Work, is_finished, mark_finished, stage_key
 from delayer.store import example_of
-from delayer.study import Compared, Comparison, Grade, Record, Round, write_atomically
+from delayer.study import Compared, Comparison, Grade, Record, Round, as_lines, whole_lines, write_atomically
 from delayer.tasks import grade_of, predictions
 from delayer.tasks.outputs import Outputs
 
@@ -95,7 +96,7 @@ def curve(work: Work, name: str, seed: int, options: CompareOptions, reference: 
     file = work.study.path(f".compare/{name}-{seed}.jsonl")
     asked = ShrinkOptions(schedule=name, tolerance=1e9, remove=options.remove, a_round=options.a_round, fill=True,
                           epochs=options.epochs, learning_rate=options.rate(name))
-    rows = [Compared.model_validate_json(line) for line in file.read_text().splitlines()] if file.exists() else []
+    rows = _kept(file)
 
     def note(one: Round, small: Chain) -> None:
         work.reporter.line(said(one))
@@ -109,7 +110,7 @@ def curve(work: Work, name: str, seed: int, options: CompareOptions, reference: 
             params=num_params(small.model), macs=num_macs(small.model, example_of(work.example, 1))))
         if see:
             see(rows[-1], outputs)
-        write_atomically(file, "".join(f"{row.model_dump_json()}\n" for row in rows))
+        write_atomically(file, as_lines(row.model_dump(mode="json") for row in rows))
 
     small, _, shrunk = shrink_until(work.chain, work.task, asked, example=work.example, seed=seed, on_round=note,
                                     folder=work.study.path(f".compare/{name}-{seed}"), progress=tick)
@@ -120,10 +121,19 @@ def curve(work: Work, name: str, seed: int, options: CompareOptions, reference: 
         rows[-1] = rows[-1].model_copy(update={
             "latency_ms": time.cut_ms, "speedup": time.speedup, "num_merged": num_kernels(work.model) - num_kernels(small.model),
             "params": num_params(small.model), "macs": num_macs(small.model, example_of(work.example, 1))})
-        write_atomically(file, "".join(f"{row.model_dump_json()}\n" for row in rows))
+        write_atomically(file, as_lines(row.model_dump(mode="json") for row in rows))
     if not rows:
         raise DelayerError(f"{name} removed nothing: {shrunk.note}")
     return rows, shrunk.num_sites
+
+
+def _kept(file: Path) -> list[Compared]:
+    """The rows of a comparison that goes on. Raises StudyError for one that was changed."""
+    found = list(whole_lines(file)) if file.exists() else []
+    if None in found:
+        raise StudyError(f"Line {found.index(None) + 1} of {file} is damaged. Delete it and the folder {file.stem} beside it; the "
+                         "same command then does this schedule again.")
+    return [Compared.model_validate(row) for row in found]
 
 
 def as_csv(rows: Sequence[Compared]) -> str:
