@@ -131,8 +131,8 @@ def _kept(file: Path) -> list[Compared]:
     """The rows of a comparison that goes on. Raises StudyError for one that was changed."""
     found = list(whole_lines(file)) if file.exists() else []
     if None in found:
-        raise StudyError(f"Line {found.index(None) + 1} of {file} is damaged. Delete it and the folder {file.stem} beside it; the "
-                         "same command then does this schedule again.")
+        raise StudyError(f"Line {found.index(None) + 1} of {file} is damaged. Delete it and the folder {file.stem} beside it; "
+                         "the same command then does this schedule again.")
     return [Compared.model_validate(row) for row in found]
 
 
