@@ -8,6 +8,7 @@ from torch import Tensor
 
 from delayer.affine import RIDGES, AffineMap, Fits, fit, num_params, solve
 from delayer.chain import Span
+from delayer.errors import ModelError
 from delayer.families import chain_of
 from delayer.observe import observe, rows_of
 from delayer.pair import Pair, relative_residual, squared_error
@@ -225,3 +226,37 @@ def test_rba_on_real_activations_is_what_lstsq_gives(data_root):
         found = solve(moments.pair(before, after), "linear")[0].T
         assert (found - expected).norm() <= 1e-6 * expected.norm()
         assert (x @ (found - expected)).norm() <= 1e-6 * (x @ expected).norm()
+
+
+REFUSED = {
+    "constant features": (lambda x, y: (x * 0 + 3, y), "the features that enter it never change"),
+    "constant but for rounding": (lambda x, y: (3 + 1e-8 * x, y), "the features that enter it never change"),
+    "a constant target": (lambda x, y: (x, y * 0 - 2), "the features that it should give never change"),
+    "features near 1e-30": (lambda x, y: (1e-30 * x, y), "the features that enter it are all but zero .[1-9]e-30 on average."),
+    "a target near 1e-30": (lambda x, y: (x, 1e-30 * y), "the features that it should give are all but zero"),
+    "zeros": (lambda x, y: (x * 0, y), "the features that enter it are all but zero .0e.00 on average."),
+    "infinity": (lambda x, y: (x / 0, y), "the features hold NaN or infinity"),
+    "NaN": (lambda x, y: (x, y * float("nan")), "the features hold NaN or infinity"),
+    "squares beyond float64": (lambda x, y: (x * 1e160, y), "the features hold NaN or infinity, or their squares do"),
+}
+
+
+@pytest.mark.parametrize("operator", ["affine", "diagonal", "low_rank", "linear"])
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_map_of_features_that_tell_nothing_is_refused_in_one_sentence(case, operator):
+    change, said = REFUSED[case]
+    with pytest.raises(ModelError, match=f"No {operator} map can be fitted here: {said}.*Drop this span, or choose another."):
+        fit(pair_of(*change(*rows(50, 0))), operator, rank=3)
+
+
+@pytest.mark.parametrize("scale", [1e-10, 1.0, 1e10])
+def test_small_and_large_features_are_fitted_alike(scale):
+    x, y = rows(200, 0)
+    one, other = fit(pair_of(x, y), "affine"), fit(pair_of(scale * x, scale * y), "affine")
+    torch.testing.assert_close(other.weight, one.weight, rtol=1e-4, atol=1e-5)
+
+
+def test_of_ridges_that_tie_the_largest_is_taken():
+    x, _ = rows(200, 0)
+    same = pair_of(x, x)
+    assert Fits(same).best_ridge(same, same, RIDGES) == max(RIDGES)

@@ -191,3 +191,16 @@ def test_single_precision_is_enough_to_judge(chain, table):
     stats = [observe(chain, [Batch(rows(n, s), None, 0)], [Moments(groups)])[0] for n, s in ((60, 1), (40, 2))]
     for row, exact in zip(scan(chain, *stats).spans, table.spans, strict=True):
         assert row.residual == pytest.approx(exact.residual, rel=1e-4, abs=1e-6)
+
+
+def test_spans_that_no_map_fits_keep_dropping_and_are_named():
+    """Block 1 gives the same for every sample."""
+    torch.manual_seed(0)
+    model = Small()
+    model.blocks[1].forward = lambda x: torch.full_like(x, 2.0)
+    chain = chain_of(model, rows(2, 0))
+    table = scan(chain, moments(chain, 60, 1), moments(chain, 40, 2))
+    assert {(r.start, r.stop) for r in table.spans if r.operator != "drop"} == {(0, 1)}
+    assert any(text == "1:2: the features that it should give never change, so there is nothing to tell a map by"
+               for text in table.failed)
+    assert all(torch.isfinite(torch.tensor(r.residual)) for r in table.spans)

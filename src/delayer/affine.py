@@ -17,11 +17,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from delayer.errors import ModelError
 from delayer.pair import Pair
 
 OPERATORS = ("linear", "affine", "diagonal", "low_rank")
 RIDGES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Shares of the mean eigenvalue of Sxx that a held-out choice looks at."""
+
+
+TIE = 1e-9
+"""Share of the target's energy that errors must lie apart to be told apart: of those that tie the largest ridge is taken,
+which is the nearest to changing nothing."""
+SMALLEST = 1e-16
+"""Features smaller than that on average have squares that single precision takes for nothing."""
+CONSTANT = 1e-13
+"""Share of their energy below which what features vary by is the rounding of single precision."""
 
 
 class AffineMap(nn.Module):
@@ -112,7 +122,7 @@ class Fits:
         return (self.gap(pair) * self.inverse(ridge)) @ self.vectors.T
 
     def best_ridge(self, pair: Pair, heldout: Pair, ridges: Sequence[float]) -> float:
-        """The ridge whose full map with bias has the least held-out error.
+        """The ridge whose full map with bias has the least held-out error; the largest of those that tie.
 
         In the eigenbasis a map is gap · diag(v), v the inverse of Λ + λc, so its error is quadratic in v and all
         ridges together cost three products.
@@ -127,7 +137,25 @@ class Fits:
             v = self.inverse(ridge)
             return float(v @ square @ v - 2 * linear @ v + heldout.num_rows * (moved @ v - missed).square().sum())
 
-        return min(ridges, key=error)
+        errors = {ridge: error(ridge) for ridge in ridges}
+        unsure = TIE * float(torch.trace(heldout.yy))
+        return max(ridge for ridge, found in errors.items() if found <= min(errors.values()) + unsure)
+
+
+def unfit(pair: Pair) -> str:
+    """Why no map can be fitted to these rows; "" where one can."""
+    numbers = pair.mean_x, pair.mean_y, pair.xx, pair.xy, pair.yy
+    if not all(torch.isfinite(t.sum()) or torch.isfinite(t).all() for t in numbers):
+        return "the features hold NaN or infinity, or their squares do"
+    for name, mean, square in (("features that enter it", pair.mean_x, pair.xx),
+                               ("features that it should give", pair.mean_y, pair.yy)):
+        about_mean, about_zero = (float(torch.trace(square) + more) / max(pair.num_rows * pair.width, 1)
+                                  for more in (0.0, pair.num_rows * mean.square().sum()))
+        if about_zero < SMALLEST**2:
+            return f"the {name} are all but zero ({max(about_zero, 0.0)**0.5:.0e} on average), and their squares vanish"
+        if about_mean <= CONSTANT * about_zero:
+            return f"the {name} never change, so there is nothing to tell a map by"
+    return ""
 
 
 def fit(pair: Pair, operator: str, *, ridge: float = 0.0, rank: int | None = None, axis: int = -1,
@@ -138,8 +166,11 @@ def fit(pair: Pair, operator: str, *, ridge: float = 0.0, rank: int | None = Non
     rank: for "low_rank"; the update W − I is truncated in the metric of Sxx (truncating W itself is worse than
     dropping).
     fits: an eigendecomposition to share between spans that begin at the same point.
+    Raises ModelError where the rows are not finite, all but zero, or always the same.
     Source: "linear" is RBA (arXiv 2410.04941): ordinary least squares without bias and ridge.
     """
+    if why := unfit(pair):
+        raise ModelError(f"No {operator} map can be fitted here: {why}. Drop this span, or choose another.")
     weight, bias, factors = solve(pair, operator, ridge=ridge, rank=rank, fits=fits)
     result = AffineMap(operator, pair.width, rank=rank, axis=axis)
     with torch.no_grad():

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from delayer.affine import RIDGES, Fits, num_macs_a_row, num_params, solve
+from delayer.affine import RIDGES, TIE, Fits, num_macs_a_row, num_params, solve, unfit
 from delayer.chain import Chain, Span
 from delayer.pair import relative_residual
 from delayer.stats import Moments
@@ -52,9 +52,10 @@ def scan(chain: Chain, fit: Moments, heldout: Moments, *, macs: Sequence[int] | 
     fit, heldout: moments of disjoint samples.
     macs: multiply-adds of each block for one sample, to say what a span saves.
     spans: only these; by default all whose ends were watched together.
+    Spans whose features no map can be fitted to keep the operator "drop" alone, and are told of in `failed`.
     A low-rank update takes the ridge of the full map: its own lies near, and finding it costs a decomposition each.
     """
-    operators, found = tuple(operators), []
+    operators, found, failed = tuple(operators), [], []
     point, shared = -1, None
     for span in sorted(chain.spans() if spans is None else spans):
         ends = chain.ends(span)
@@ -62,20 +63,26 @@ def scan(chain: Chain, fit: Moments, heldout: Moments, *, macs: Sequence[int] | 
             seen, unseen = fit.pair(*ends), heldout.pair(*ends)
         except KeyError:
             continue
-        if ends[0] != point and not {"affine", "low_rank"}.isdisjoint(operators):
+        offered = operators
+        if set(operators) != {"drop"} and (why := unfit(seen) or unfit(unseen)):
+            failed.append(f"{span}: {why}")
+            offered = tuple(operator for operator in operators if operator == "drop")
+        if ends[0] != point and not {"affine", "low_rank"}.isdisjoint(offered):
             point, shared = ends[0], Fits(seen)
-        ridge = shared and shared.best_ridge(seen, unseen, RIDGES)
+        ridge = shared.best_ridge(seen, unseen, RIDGES) if shared and offered == operators else None
         blocks, width = range(span.start, span.stop), seen.width
         params = sum(p.numel() for b in blocks for p in chain.module(b).parameters())
-        for operator in operators:
+        for operator in offered:
             ridges = {"drop": (None,), "linear": (None,), "diagonal": RIDGES}.get(operator, (ridge,))
             for rank in ranks_for(width) if operator == "low_rank" else (None,):
                 tried = []
                 for ridge_ in ridges:
                     weight, bias, _ = solve(seen, operator, ridge=ridge_ or 0.0, rank=rank, fits=shared)
                     tried.append((relative_residual(unseen, weight, bias), ridge_, weight, bias))
-                residual, ridge_, weight, bias = min(tried, key=lambda item: item[0])
+                least = min((item[0] for item in tried if math.isfinite(item[0])), default=math.inf)
+                residual, ridge_, weight, bias = next((item for item in reversed(tried) if item[0] <= least + TIE), tried[0])
                 if not math.isfinite(residual):
+                    failed.append(f"{span}: the error of {operator} is {residual}, since what it should give never changes")
                     continue
                 positions = chain.blocks[span.start].positions
                 found.append(SpanDamage(
@@ -86,4 +93,5 @@ def scan(chain: Chain, fit: Moments, heldout: Moments, *, macs: Sequence[int] | 
                     sum(macs[b] for b in blocks) - positions * num_macs_a_row(operator, width, rank),
                     blocks_saved=sum(chain.weight(b) for b in blocks),
                 ))
-    return Scan(rows=str(fit.rows), num_rows_fit=fit.num_rows, num_rows_heldout=heldout.num_rows, spans=tuple(found))
+    return Scan(rows=str(fit.rows), num_rows_fit=fit.num_rows, num_rows_heldout=heldout.num_rows, spans=tuple(found),
+                failed=tuple(failed))

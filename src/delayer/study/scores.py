@@ -141,3 +141,5 @@ class Scan(Record):
     num_rows_fit: Count
     num_rows_heldout: Count
     spans: tuple[SpanDamage, ...]
+    failed: tuple[str, ...] = ()
+    """Spans that maps, or all operators, were refused for, and why."""
