@@ -202,6 +202,15 @@ def test_what_failed_alone_is_offered_alone_no_more_but_longer_spans_are():
     assert predicted_damage(table, {(0, "drop"): 3e-9, (1, "drop"): 0.0}) == [0, 0, 0]
 
 
+def test_without_dropping_blocks_are_priced_by_the_first_operator():
+    table = Scan(rows="each", num_rows_fit=9, num_rows_heldout=9, spans=(
+        row(0, 1, "diagonal", 0.1), row(1, 2, "diagonal", 0.2), row(0, 2, "diagonal", 0.3)))
+    assert predicted_damage(table, {(0, "diagonal"): 0.5, (1, "diagonal"): 0.25}) == pytest.approx([0.5, 0.25, 0.75])
+    chain = chain_of(nn.Sequential(*(nn.Sequential(nn.Linear(4, 4)) for _ in range(2))), torch.randn(2, 4))
+    cut, _ = plan_spans(chain, table, Budget("blocks", 1), Measuring(lambda cut: grade(1.0 - cut[0].start)), totals={})
+    assert cut == (ReplaceSpan(start=1, stop=2, operator="diagonal"),)
+
+
 def test_a_budget_that_only_broken_cuts_could_meet_says_so():
     chain = chain_of(nn.Sequential(*(nn.Sequential(nn.Linear(4, 4)) for _ in range(2))), torch.randn(2, 4))
     table = Scan(rows="each", num_rows_fit=9, num_rows_heldout=9, spans=(row(0, 1, "drop", 0.1), row(1, 2, "drop", 0.2)))

@@ -36,15 +36,16 @@ def edit_of(damage: SpanDamage) -> Edit:
 def predicted_damage(scan: Scan, singles: Mapping[tuple[int, str], float]) -> list[float]:
     """The divergence that each row of the scan predicts, in the unit of the measured singles.
 
-    singles: measured divergence for (block, "drop") and, where it was measured, (block, operator); infinity for what
-    failed, which a row of its own inherits, while longer spans reckon with the worst of the others.
+    singles: measured divergence for (block, "drop") and, where it was measured, (block, operator); where nothing is to be
+    dropped, the scan's first operator stands for it. What failed, infinity, is inherited by a row of its own, while longer
+    spans reckon with the worst of the others.
     A span costs what its blocks cost one by one, times how its held-out residual compares with theirs, times how far
     that operator's measured singles lie from the same rule. What rounding leaves unsure is nothing, and more than five
     digits are not kept, so that equal damages are equal numbers.
     """
     worst = max((value for value in singles.values() if math.isfinite(value)), default=0.0)
     known = {key: min(value, worst) if value > noise_of(0.0) else 0.0 for key, value in singles.items()}
-    dropped = {s.start: s.residual for s in scan.spans if s.operator == "drop" and s.stop == s.start + 1}
+    simplest = _simplest(scan)
     alone = {(s.start, s.operator): s.residual for s in scan.spans if s.stop == s.start + 1}
     found = []
     for row in scan.spans:
@@ -52,19 +53,25 @@ def predicted_damage(scan: Scan, singles: Mapping[tuple[int, str], float]) -> li
         if len(blocks) == 1 and singles.get((row.start, row.operator)) == math.inf:
             found.append(math.inf)
             continue
-        price = sum(known.get((b, "drop"), 0.0) for b in blocks)
-        base = sum(dropped.get(b, 0.0) for b in blocks)
+        price = sum(known.get((b, simplest), 0.0) for b in blocks)
+        base = sum(alone.get((b, simplest), 0.0) for b in blocks)
         value = price * row.residual / base if base > 0 else price
         factors = [
-            known[b, row.operator] / (known[b, "drop"] * alone[b, row.operator] / dropped[b])
+            known[b, row.operator] / (known[b, simplest] * alone[b, row.operator] / alone[b, simplest])
             for b in blocks
-            if (b, row.operator) in known and known.get((b, "drop"), 0) > 0 and dropped.get(b, 0) > 0
+            if (b, row.operator) in known and known.get((b, simplest), 0) > 0 and alone.get((b, simplest), 0) > 0
             and alone.get((b, row.operator), 0) > 0
         ]
         if factors:
             value *= sorted(factors)[len(factors) // 2]
         found.append(float(f"{value:.4e}"))
     return found
+
+
+def _simplest(scan: Scan) -> str:
+    """The operator that blocks are priced by: dropping, or the first one where that is not allowed."""
+    return next((row.operator for row in scan.spans if row.operator == "drop"),
+                scan.spans[0].operator if scan.spans else "drop")
 
 
 def measure_singles(chain: Chain, scan: Scan, measure: Measuring, operators: Sequence[str]) -> dict[tuple[int, str], float]:
@@ -74,7 +81,7 @@ def measure_singles(chain: Chain, scan: Scan, measure: Measuring, operators: Seq
     """
     judged = {}
     for row in scan.spans:
-        if row.stop == row.start + 1 and chain.weight(row.start) and row.operator in ("drop", *operators):
+        if row.stop == row.start + 1 and chain.weight(row.start) and row.operator in (_simplest(scan), *operators):
             key = (row.start, row.operator)
             if key not in judged:
                 cut = (edit_of(row),)
