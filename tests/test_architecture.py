@@ -10,8 +10,8 @@ import delayer
 SOURCE = Path(delayer.__file__).parent
 LAYERS = [
     {"errors", "registry", "libraries", "progress", "intervals", "given"},
-    {"calling", "chain", "layers", "pair", "affine", "rows", "processes", "branch", "folding", "conv_map", "activations",
-     "linearised", "separate", "uses", "algebra"},
+    {"handing", "calling", "chain", "layers", "pair", "affine", "rows", "processes", "branch", "folding", "conv_map",
+     "activations", "linearised", "separate", "uses", "algebra"},
     {"standin", "families", "stats", "ridge", "sites"},
     {"study", "metrics", "site_metrics", "edits"},
     {"hashing", "observe", "watch_sites", "prefix", "streams", "repair", "plan", "budget", "search", "local_search", "ties",

@@ -116,16 +116,17 @@ def _terms(layers: list[Layer], a: Any, b: Any) -> tuple[Layer, Tensor] | None:
 
 
 @contextmanager
-def running(block: nn.Module, see: Callable[[Run], None]) -> Iterator[None]:
+def running(block: nn.Module, see: Callable[[Run], None], *, takes: str = "", gives: str = "") -> Iterator[None]:
     """Call `see` with what each forward pass of a block shows; hooks go away also after an exception.
 
+    takes, gives: the places of the hidden state in its call and in its answer (`Block`).
     Inside, the network must be evaluating: a batch norm in training mode is no fixed map.
     """
     runs: list[Run] = []
     handles = []
 
     def enter(module, args, kwargs):
-        runs.append(Run(before=hidden_in(args, kwargs)))
+        runs.append(Run(before=hidden_in(args, kwargs, takes)))
 
     def layer_ran(path):
         def note(module, args, output):
@@ -142,7 +143,7 @@ def running(block: nn.Module, see: Callable[[Run], None]) -> Iterator[None]:
 
     def leave(module, args, output):
         run = runs.pop()
-        out = hidden_out(output)
+        out = hidden_out(output, gives)
         if run.total is None and run.layers:
             run.last, run.total = run.layers[-1], run.layers[-1].answer
         if run.total is not None and run.total.numel() == out.numel():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from delayer.errors import DataError, ModelError
+from delayer.handing import apart, argument
 
 Inputs = Tensor | Mapping[str, Tensor]
 
@@ -77,9 +78,11 @@ def first_tensor(inputs: Inputs) -> Tensor:
     return inputs if isinstance(inputs, Tensor) else next(iter(_by_name(inputs).values()))
 
 
-def hidden_in(args: tuple, kwargs: dict) -> Tensor:
-    """The hidden state among a block's arguments: the first, or the one by name."""
-    found = args[0] if args else kwargs.get("hidden_states")
+def hidden_in(args: tuple, kwargs: dict, place: str = "") -> Tensor:
+    """The hidden state among a block's arguments: at a place (`handing`), or else the first, or the one by name."""
+    found = argument(place, args, kwargs) if place else None
+    if not isinstance(found, Tensor):
+        found = args[0] if args else kwargs.get("hidden_states")
     if found is None:
         found = next((value for value in kwargs.values() if isinstance(value, Tensor)), None)
     if not isinstance(found, Tensor):
@@ -89,9 +92,13 @@ def hidden_in(args: tuple, kwargs: dict) -> Tensor:
     return found
 
 
-def hidden_out(output: Any) -> Tensor:
-    """The hidden state in a block's output: itself, or the first of a tuple."""
-    return output if isinstance(output, Tensor) else output[0]
+def hidden_out(output: Any, place: str = "") -> Tensor:
+    """The hidden state in a block's answer: the answer itself, or the item at a place (`handing`), or else the first."""
+    if isinstance(output, Tensor):
+        return output
+    inner = apart(output)
+    found = inner.items.get(place) if inner and place else None
+    return found if isinstance(found, Tensor) else output[0]
 
 
 @contextmanager

@@ -13,6 +13,10 @@ from typing import Any
 from torch import nn
 
 from delayer.errors import SpanError
+from delayer.handing import Form
+
+AGAIN = "="
+"""Stands for a block's own hidden state, where an item of its answer is that once more."""
 
 Place = int | str
 """Where hidden states are seen: a point by its number, or a module by its path (its output)."""
@@ -63,9 +67,32 @@ class Block:
     positions: int
     """Rows that one sample of the probed batch gives: tokens or pixels."""
     removable: bool
-    """Its input and output have the same shape and it has a place in a list, or can be passed through."""
+    """Its input and output have the same shape, and a stand-in can do all else that the network asks of it."""
     returns: int
-    """0 for a tensor; else the length of the tuple, whose first item is the hidden state."""
+    """0 where it answers with a tensor; else how many items its answer has."""
+    form: Form = "tuple"
+    """What an answer of several items is."""
+    names: tuple[str, ...] = ()
+    """The items' names; none where they are numbered, and in a tensor."""
+    hidden: int = 0
+    """Which of the items is the hidden state."""
+    takes: str = ""
+    """The place of the hidden state among its arguments (`handing`); "" for the first tensor, as in older files."""
+    passes: tuple[str, ...] = ()
+    """For each item the place of the argument that it hands on as it came, `AGAIN` for its own hidden state once more, or
+    "" for None. Items that are not named here are None."""
+    stays: str = ""
+    """Why it has to stay, where its shape would let it go."""
+
+    @property
+    def items(self) -> tuple[str, ...]:
+        """The places of its answer's items."""
+        return self.names or tuple(str(k) for k in range(self.returns))
+
+    @property
+    def gives(self) -> str:
+        """The place of the hidden state in its answer; "" for the answer itself."""
+        return self.items[self.hidden] if self.returns else ""
 
 
 @dataclass(frozen=True)
@@ -123,7 +150,10 @@ class Chain:
 
     def __repr__(self) -> str:
         runs = ", ".join(f"{s.start}:{s.stop} (width {s.width})" for s in self.segments)
-        return f"Chain({self.family.name}, {self.num_blocks} blocks; removable runs: {runs or 'none'})"
+        kept = [(i, block.stays) for i, block in enumerate(self.blocks) if block.stays]
+        why = "".join(f"; block {i} stays: {reason}" for i, reason in kept[:1])
+        more = f"; so do {len(kept) - 1} more" if len(kept) > 1 else ""
+        return f"Chain({self.family.name}, {self.num_blocks} blocks; removable runs: {runs or 'none'}{why}{more})"
 
     def describe(self) -> str:
         """What was found: a line for each run of blocks that can be cut, and one for each block."""
@@ -134,7 +164,8 @@ class Chain:
             if i in starts:
                 lines.append(f"run {i}:{starts[i].stop} of width {block.in_width}")
             params = sum(p.numel() for p in self.module(i).parameters())
-            shape = "" if block.removable else f", stays: {block.in_width} to {block.out_width} features, other shape"
+            shape = f", stays: {block.in_width} to {block.out_width} features, other shape"
+            shape = "" if block.removable else f", stays: {block.stays}" if block.stays else shape
             lines.append(f"{i:4d}  {block.path}  {block.kind}, {params:,} parameters{shape}")
         return "\n".join(lines)
 
@@ -206,6 +237,9 @@ class Chain:
         ]
         first, last = self.blocks[span.start], self.blocks[span.stop - 1]
         advice = f"Use {' and '.join(inside)}." if inside else "No block in it keeps its width; choose another span."
+        if kept := next((block for block in self.blocks[span.start:span.stop] if block.stays), None):
+            advice = f"Use {' and '.join(inside)}." if inside else "Choose another span."
+            raise SpanError(f"Span {span} holds {kept.path} ({kept.kind}), which has to stay: {kept.stays}. {advice}")
         raise SpanError(
             f"Span {span} runs from {first.path} (width {first.in_width}) to {last.path} (width {last.out_width}) "
             f"and crosses a change of shape. {advice}"

@@ -38,11 +38,11 @@ def watching(chain: Chain, points: Iterable[Place], see: Callable[[Place, Tensor
         if stop_early and seen == wanted:
             raise _SeenAll
 
-    def on_entry(point):
-        return lambda module, args, kwargs: note(point, hidden_in(args, kwargs))
+    def on_entry(point, place):
+        return lambda module, args, kwargs: note(point, hidden_in(args, kwargs, place))
 
-    def on_exit(point):
-        return lambda module, args, output: note(point, hidden_out(output))
+    def on_exit(point, place=""):
+        return lambda module, args, output: note(point, hidden_out(output, place))
 
     try:
         for path in (point for point in wanted if isinstance(point, str)):
@@ -50,9 +50,9 @@ def watching(chain: Chain, points: Iterable[Place], see: Callable[[Place, Tensor
         inlets = set()
         for i, block in enumerate(chain.blocks):
             if block.inlet in wanted and block.inlet not in inlets:
-                handles.append(chain.module(i).register_forward_pre_hook(on_entry(block.inlet), with_kwargs=True))
+                handles.append(chain.module(i).register_forward_pre_hook(on_entry(block.inlet, block.takes), with_kwargs=True))
             if block.outlet in wanted:
-                handles.append(chain.module(i).register_forward_hook(on_exit(block.outlet)))
+                handles.append(chain.module(i).register_forward_hook(on_exit(block.outlet, block.gives)))
             inlets |= {block.inlet, block.outlet}
         try:
             yield

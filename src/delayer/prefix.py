@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from delayer.chain import Chain
+from delayer.handing import each_item
 from delayer.observe import device_of
 
 LARGEST = 1 << 30
@@ -40,10 +41,10 @@ class Prefix:
 
         def note(index: int) -> Callable:
             kept_as = Tensor.clone if index == self.start - 1 else _shape
-            return lambda module, args, output: seen.__setitem__(index, _each(output, kept_as))
+            return lambda module, args, output: seen.__setitem__(index, each_item(output, kept_as))
 
         def give(output: Any) -> Callable:
-            return lambda *args, **kwargs: _each(output, lambda tensor: _fresh(tensor, there))
+            return lambda *args, **kwargs: each_item(output, lambda tensor: _fresh(tensor, there))
 
         handles = [modules[index].register_forward_hook(note(index)) for index in range(len(kept), self.start)]
         before = [vars(module).get("forward") for module in modules]
@@ -59,7 +60,7 @@ class Prefix:
             for handle in handles:
                 handle.remove()
         if seen and len(seen) == self.start - len(kept):
-            self._keep(batch.start, [*(_each(output, _shape) for output in kept), *(seen[index] for index in sorted(seen))])
+            self._keep(batch.start, [*(each_item(output, _shape) for output in kept), *(seen[index] for index in sorted(seen))])
 
     def forget(self) -> None:
         """Run in full from here on."""
@@ -69,7 +70,7 @@ class Prefix:
         self._kept.pop(key, None)
         self._bytes[key] = 0
         sizes: list[int] = []
-        _each(outputs[-1], lambda tensor: sizes.append(tensor.nbytes))
+        each_item(outputs[-1], lambda tensor: sizes.append(tensor.nbytes))
         if sum(self._bytes.values()) + sum(sizes) <= self.largest:
             self._kept[key], self._bytes[key] = outputs, sum(sizes)
 
@@ -82,10 +83,3 @@ def _shape(tensor: Tensor) -> Tensor:
 def _fresh(tensor: Tensor, device: torch.device) -> Tensor:
     """A copy, for a network that may write into it; zeros where only the shape is known, as nothing reads them."""
     return torch.zeros_like(tensor, device=device) if tensor.is_meta else tensor.clone()
-
-
-def _each(output: Any, change: Callable[[Tensor], Any]) -> Any:
-    """A block's output with `change` done to each tensor in it."""
-    if isinstance(output, Tensor):
-        return change(output)
-    return type(output)([_each(item, change) for item in output]) if type(output) in (tuple, list) else output

@@ -31,7 +31,8 @@ def forms_of(chain: Chain, batch: Any) -> list[Form]:
         if index == chain.num_blocks:
             call(chain.model, batch.inputs)
             return
-        with running(chain.module(index), lambda run: found.__setitem__(index, form_of(run))):
+        block = chain.blocks[index]
+        with running(chain.module(index), lambda run: found.__setitem__(index, form_of(run)), takes=block.takes, gives=block.gives):
             watch(index + 1)
 
     with evaluating(chain.model):

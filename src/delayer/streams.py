@@ -170,7 +170,7 @@ class Streams:
             # Nothing but its blocks should tell a network what its blocks read; where something does, it shows here.
             self._checked[chain] = prefix.start
             whole = self._pass(chain, block, batch, nullcontext())
-            if not torch.equal(run.before, whole.before):
+            if not (torch.equal(run.before, whole.before) and torch.equal(run.total, whole.total)):
                 prefix.forget()
                 return whole
         return run
@@ -182,7 +182,8 @@ class Streams:
             seen.append(run)
             raise _Enough
 
-        with evaluating(chain.model), seeded(batch.start), beginning, _ended(), running(chain.module(block), see):
+        places = {"takes": chain.blocks[block].takes, "gives": chain.blocks[block].gives}
+        with evaluating(chain.model), seeded(batch.start), beginning, _ended(), running(chain.module(block), see, **places):
             call(chain.model, batch.inputs)
         if not seen:
             raise DataError(f"Block {block} was never passed; is it skipped in evaluation mode?")

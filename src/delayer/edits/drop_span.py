@@ -33,4 +33,4 @@ class DropSpan(SpanEdit):
     def apply_(self, chain: Chain, stats: Moments | None = None) -> None:
         chain.check(Span(self.start, self.stop))
         for index in range(self.start, self.stop):
-            chain.replace_(index, StandIn(chain.module(index), chain.blocks[index].returns))
+            chain.replace_(index, StandIn(chain.module(index), chain.blocks[index]))

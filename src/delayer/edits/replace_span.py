@@ -121,7 +121,7 @@ class ReplaceSpan(SpanEdit):
         if like is not None:
             map = map.to(device=like.device, dtype=like.dtype)
         for index in range(self.start, self.stop):
-            chain.replace_(index, StandIn(chain.module(index), chain.blocks[index].returns,
+            chain.replace_(index, StandIn(chain.module(index), chain.blocks[index],
                                           map if index == self.start else None))
 
     def _convolution(self, chain: Chain, span: Span, width: int, stats) -> ConvMap:

@@ -14,6 +14,7 @@ from delayer.calling import Inputs, each_tensor
 from delayer.chain import Chain, Family
 from delayer.errors import ModelError
 from delayer.families._facts import facts_of
+from delayer.families._letting_go import with_reasons
 from delayer.families._probe import BY_HAND, blocks_from, probe
 from delayer.registry import Registry
 
@@ -59,12 +60,15 @@ def chain_of(model: nn.Module, example: Inputs | None = None, *, blocks: str | N
         paths = [path for path, _ in model.named_modules() if re.fullmatch(pattern, path)]
         _check_paths(model, paths, pattern)
     visits = probe(model, paths, example)
+    described = family is not None
     if family is None:
         family = Family(name="by hand" if blocks else "automatic", classes=(), blocks=blocks or "",
                         axis=axis, rows="mean", shortens=False)
     if family.axis is None:
         family = replace(family, axis=guess_axis(model, visits))
-    return Chain(model, family, blocks_from(model, visits, family.axis))
+    chain = Chain(model, family, blocks_from(model, visits, family.axis))
+    # What the network reads of a described family's blocks is known, and tests hold it.
+    return chain if described else Chain(model, family, with_reasons(chain, example))
 
 
 def chain_from_facts(model: nn.Module, facts: dict[str, Any]) -> Chain:

@@ -12,6 +12,9 @@ from delayer.errors import ModelError
 MOST_BLOCKS, MOST_NUMBER, MOST_POSITIONS = 100_000, 2**24, 2**40
 """Most blocks, highest of a width or another small number, and most rows of one sample."""
 
+MOST_ITEMS, MOST_LETTERS = 1000, 1000
+"""Most items of a block's answer, and letters of a name or reason."""
+
 
 class Facts(BaseModel):
     """What `Chain.facts` gives."""
@@ -32,11 +35,26 @@ class Facts(BaseModel):
             if block.inlet not in (point, point + 1) or block.inlet < 0 or block.outlet != block.inlet + 1:
                 raise ValueError(f"block {block.path[:100]} goes from point {block.inlet} to {block.outlet}, after point {point}")
             point = block.outlet
+            if fault := _fault(block):
+                raise ValueError(f"block {block.path[:100]} {fault}")
             numbers = [getattr(block, field.name) for field in fields(block)]
             small = [n for n in numbers if type(n) is int and n is not block.positions]
             if min(small) < 0 or max(small) > MOST_NUMBER or not 0 <= block.positions <= MOST_POSITIONS:
                 raise ValueError(f"block {block.path[:100]} has a width or another number out of all bounds")
         return self
+
+
+def _fault(block: Block) -> str:
+    """What is wrong with what is said of a block's call and answer; "" where it agrees with itself."""
+    if block.returns > MOST_ITEMS or not 0 <= block.hidden < max(block.returns, 1):
+        return f"has its hidden state at {block.hidden} of {block.returns} items"
+    if len(block.names) != (block.returns if block.form in ("dict", "named tuple", "record") else 0) and block.returns:
+        return f"answers with a {block.form} of {block.returns} items and has names for {len(block.names)}"
+    if len(set(block.names)) < len(block.names) or block.form == "named tuple" and not all(map(str.isidentifier, block.names)):
+        return "has items whose names cannot be"
+    if len(block.passes) > block.returns or max(map(len, (block.takes, block.stays, *block.names, *block.passes))) > MOST_LETTERS:
+        return "hands on more than it answers with, or has a name that is too long"
+    return ""
 
 
 def facts_of(facts: Any) -> Facts:

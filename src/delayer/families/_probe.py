@@ -1,40 +1,21 @@
 """What one forward pass tells about the blocks of a network."""
 
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from torch import Tensor, nn
 
-from delayer.calling import Inputs, call, hidden_in, ready
+from delayer.calling import Inputs, call, ready, seeded
 from delayer.chain import Block
 from delayer.errors import DelayerError, ModelError
+from delayer.families._places import Visit, hidden_states, passes_of, settle_, versions_of
+from delayer.handing import apart, arguments
 
 BY_HAND = "Describe the blocks by hand: chain_of(model, example, blocks='REGULAR EXPRESSION')."
 
 
-@dataclass
-class Visit:
-    """One run of one block."""
-
-    path: str
-    before: Tensor
-    before_version: int
-    after: Tensor | None = None
-    after_version: int = 0
-    returns: int = 0
-
-    def hands_to(self, other: "Visit") -> bool:
-        """The other block gets the very tensor that this one gave, unchanged in place on the way."""
-        given, got = self.after, other.before
-        same = given is got or (
-            given.data_ptr() == got.data_ptr() and given.shape == got.shape and given.stride() == got.stride()
-        )
-        return same and self.after_version == other.before_version
-
-
 def probe(model: nn.Module, paths: list[str], example: Inputs) -> list[Visit]:
-    """The blocks in the order in which they run, with the tensors that they got and gave.
+    """The blocks in the order in which they run, with what they got and gave.
 
     Raises ModelError when a block does not run exactly once, gives no tensor, or when the forward pass fails.
     """
@@ -43,22 +24,20 @@ def probe(model: nn.Module, paths: list[str], example: Inputs) -> list[Visit]:
 
     def enter(path):
         def hook(module, args, kwargs):
-            hidden = hidden_in(args, kwargs)
-            visits.append(Visit(path, hidden, hidden._version))
+            given = arguments(args, kwargs)
+            visits.append(Visit(path, type(module), given, versions_of(given)))
 
         return hook
 
     def leave(path):
         def hook(module, args, output):
-            items = [output] if isinstance(output, Tensor) else output
-            if not isinstance(items, list | tuple) or not items or not isinstance(items[0], Tensor):
+            answer = apart(output)
+            if answer is None or not hidden_states(answer.items):
                 raise ModelError(
-                    f"Block {path} returns a {type(output).__name__} where delayer needs a tensor, or a tuple whose "
-                    f"first item is one. {BY_HAND}"
+                    f"Block {path} returns a {type(output).__name__} where delayer needs a tensor [samples, ..], or a tuple, "
+                    f"dict or record that has one as an item. {BY_HAND}"
                 )
-            visit = next(visit for visit in reversed(visits) if visit.path == path)
-            visit.after, visit.after_version = items[0], items[0]._version
-            visit.returns = 0 if isinstance(output, Tensor) else len(output)
+            next(visit for visit in reversed(visits) if visit.path == path).end(answer)
 
         return hook
 
@@ -67,7 +46,7 @@ def probe(model: nn.Module, paths: list[str], example: Inputs) -> list[Visit]:
             module = model.get_submodule(path)
             handles.append(module.register_forward_pre_hook(enter(path), with_kwargs=True))
             handles.append(module.register_forward_hook(leave(path)))
-        with ready(model, example) as inputs:
+        with ready(model, example) as inputs, seeded():
             call(model, inputs)
     except DelayerError:
         raise
@@ -83,21 +62,24 @@ def probe(model: nn.Module, paths: list[str], example: Inputs) -> list[Visit]:
                 f"Block {path} ran {order.count(path)} times in one forward pass where delayer needs exactly one; a "
                 f"block that is used in several places cannot be cut at one of them. {BY_HAND}"
             )
+    settle_(visits)
     return visits
 
 
 def blocks_from(model: nn.Module, visits: list[Visit], axis: int) -> tuple[Block, ...]:
     """Number the points and write down the blocks."""
-    blocks, point = [], -1
+    blocks, point, passes = [], -1, passes_of(visits)
     for last, visit in zip([None, *visits], visits, strict=False):
         before, after = tuple(visit.before.shape), tuple(visit.after.shape)
         inlet = point if last is not None and last.hands_to(visit) else point + 1
         point = inlet + 1
+        form, items = visit.answer
         blocks.append(Block(
-            path=visit.path, kind=type(model.get_submodule(visit.path)).__name__, inlet=inlet, outlet=point,
+            path=visit.path, kind=visit.kind.__name__, inlet=inlet, outlet=point,
             in_width=_width(before, axis), out_width=_width(after, axis),
             positions=prod(before[1:]) // max(_width(before, axis), 1),
-            removable=before == after, returns=visit.returns,
+            removable=before == after, returns=0 if form == "tensor" else len(items), form="tuple" if form == "tensor" else form,
+            names=visit.answer.names, hidden=list(items).index(visit.gives), takes=visit.takes, passes=passes[visit.path],
         ))  # fmt: skip
     return tuple(blocks)
 

@@ -40,7 +40,7 @@ def profile_blocks(chain: Chain, inputs: Inputs, *, rounds: int = 25, operators:
 
     def before(index: int):
         def hook(module, args, kwargs):
-            hidden.setdefault(index, hidden_in(args, kwargs).detach().clone())
+            hidden.setdefault(index, hidden_in(args, kwargs, chain.blocks[index].takes).detach().clone())
             wait()
             begun[index] = time.perf_counter()
 
