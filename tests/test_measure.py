@@ -38,7 +38,19 @@ def encoder_layer_macs(num, length, width, hidden):
     return num * length * (projections + 2 * length * width)
 
 
+class Queries(nn.Module):
+    """Learnt queries for every sample: a view of a parameter goes into a module."""
+
+    def __init__(self):
+        super().__init__()
+        self.queries, self.layer = nn.Parameter(torch.randn(1, 3, 5)), nn.Linear(5, 7)
+
+    def forward(self, x):
+        return self.layer(self.queries.expand(len(x), -1, -1))
+
+
 MACS = {
+    "learnt queries": (Queries(), torch.randn(2, 4), 2 * 3 * 5 * 7),
     "linear": (nn.Linear(5, 7), torch.randn(3, 5), 3 * 5 * 7),
     "linear over positions": (nn.Linear(5, 7), torch.randn(3, 11, 5), 3 * 11 * 5 * 7),
     "convolution": (nn.Conv2d(4, 6, 3, padding=1), torch.randn(2, 4, 9, 9), 2 * 9 * 9 * 6 * 4 * 9),
@@ -61,6 +73,7 @@ MACS = {
 def test_macs_equal_hand_arithmetic(name):
     model, inputs, expected = MACS[name]
     assert num_macs(model, inputs) == expected
+    assert all(parameter.requires_grad for parameter in model.parameters())
     assert model.training and torch.backends.mha.get_fastpath_enabled()
 
 

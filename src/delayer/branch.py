@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from delayer.calling import hidden_in, hidden_out
+from delayer.calling import hidden_in, hidden_out, unfused
 from delayer.errors import ModelError
 
 Tail = Literal["identity", "relu"]
@@ -160,7 +160,7 @@ def running(block: nn.Module, see: Callable[[Run], None], *, takes: str = "", gi
                 handles.append(module.register_forward_hook(norm_ran(path)))
         handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
         handles.append(block.register_forward_hook(leave))
-        with _Additions(runs):
+        with _Additions(runs), unfused():
             yield
     finally:
         for handle in handles:

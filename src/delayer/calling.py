@@ -116,6 +116,20 @@ def evaluating(model: Callable) -> Iterator[None]:
 
 
 @contextmanager
+def unfused() -> Iterator[None]:
+    """Inside: nn.MultiheadAttention and nn.TransformerEncoder compute step by step, not by fused kernels.
+
+    These pass modules by, and hand masked tokens on as nested tensors, which have no shape to watch.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+@contextmanager
 def seeded(seed: int = 0) -> Iterator[None]:
     """Inside: random numbers of torch, numpy and Python follow from the seed. After: they go on where they were.
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from delayer.calling import call, evaluating, hidden_in, hidden_out, seeded
+from delayer.calling import call, evaluating, hidden_in, hidden_out, seeded, unfused
 from delayer.chain import Chain, Place
 from delayer.errors import DataError, MemoryLimitError, NotFiniteError
 from delayer.processes import add_, gather, num_processes, shard
@@ -55,7 +55,8 @@ def watching(chain: Chain, points: Iterable[Place], see: Callable[[Place, Tensor
                 handles.append(chain.module(i).register_forward_hook(on_exit(block.outlet, block.gives)))
             inlets |= {block.inlet, block.outlet}
         try:
-            yield
+            with unfused():
+                yield
         except _SeenAll:
             pass
     finally:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from delayer.calling import Inputs, call, hidden_in, ready, seeded
+from delayer.calling import Inputs, call, hidden_in, ready, seeded, unfused
 from delayer.chain import Block, Chain
 from delayer.handing import apart, each_item
 from delayer.libraries import first_line
@@ -54,7 +54,7 @@ def with_reasons(chain: Chain, example: Inputs) -> tuple[Block, ...]:
     """
     able = [i for i, block in enumerate(chain.blocks) if block.removable]
     reasons, free, fault = {}, [], None
-    with ready(chain.model, example) as inputs:
+    with ready(chain.model, example) as inputs, unfused():
         said, answer = _heard(chain, able, inputs)
 
         def fault(gone: Collection[int]) -> Exception | str | None:

@@ -97,11 +97,14 @@ def settle_(visits: list[Visit]) -> None:
     """
     takes: dict[type, Counter] = defaultdict(Counter)
     gives: dict[type, Counter] = defaultdict(Counter)
+    runs = Counter(visit.kind for visit in visits)
+    handed_on = Counter((visit.kind, item) for visit in visits for item, places in visit.carried.items() if places)
+    carried = {each for each, count in handed_on.items() if 2 * count > runs[each[0]]}
     for one, two in pairwise(visits):
         pairs = [(out, place) for out, made in hidden_states(one.answer.items).items()
                  for place, got in hidden_states(two.given).items()
                  if _same(made, got) and one.left[out] == two.versions[place]]
-        for out, place in [pair for pair in pairs if not one.carried.get(pair[0])] or pairs:
+        for out, place in [pair for pair in pairs if (one.kind, pair[0]) not in carried] or pairs:
             weight = 2 if one.kind is two.kind else 1
             gives[one.kind][out] += weight
             takes[two.kind][place] += weight

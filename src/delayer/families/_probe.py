@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from delayer.calling import Inputs, call, ready, seeded
+from delayer.calling import Inputs, call, ready, seeded, unfused
 from delayer.chain import Block
 from delayer.errors import DelayerError, ModelError
 from delayer.families._places import Visit, hidden_states, passes_of, settle_, versions_of
@@ -46,7 +46,7 @@ def probe(model: nn.Module, paths: list[str], example: Inputs) -> list[Visit]:
             module = model.get_submodule(path)
             handles.append(module.register_forward_pre_hook(enter(path), with_kwargs=True))
             handles.append(module.register_forward_hook(leave(path)))
-        with ready(model, example) as inputs, seeded():
+        with ready(model, example) as inputs, seeded(), unfused():
             call(model, inputs)
     except DelayerError:
         raise

@@ -8,7 +8,7 @@ from math import prod
 
 from torch import nn
 
-from delayer.calling import Inputs, call, ready, seeded
+from delayer.calling import Inputs, call, ready, seeded, unfused
 from delayer.errors import ModelError
 from delayer.families._places import Visit, hidden_states
 from delayer.families._probe import BY_HAND, does_not_run
@@ -82,7 +82,7 @@ def _num_alike(model: nn.Module, children: list[str], calls: dict[str, "Calls"])
 @dataclass
 class Calls:
     """How a module ran: how often, and in its first run whether it got a tensor of numbers, kept a shape, got what the member
-    of its list before it gave (`handed`) or the very tensor that that one got (`beside`), and the dimensions of its answer."""
+    of its list before it gave (`handed`) or nothing but what that one got (`beside`), and the dimensions of its answer."""
 
     times: int = 0
     fits: bool = False
@@ -108,7 +108,7 @@ def _calls(model: nn.Module, example: Inputs) -> dict[str, Calls]:
                 before, given = last.get(path.rpartition(".")[0], ([], []))
                 run.fits = bool(tensors)
                 run.handed = any(ref() is tensor for ref in given for tensor in tensors)
-                run.beside = any(ref() is tensor for ref in before for tensor in tensors)
+                run.beside = all(any(ref() is tensor for ref in before) for tensor in tensors)
                 got[path] = [(weakref.ref(tensor), tuple(tensor.shape)) for tensor in tensors]
 
         return hook
@@ -128,7 +128,7 @@ def _calls(model: nn.Module, example: Inputs) -> dict[str, Calls]:
         for path, module in model.named_modules():
             handles.append(module.register_forward_pre_hook(enter(path), with_kwargs=True))
             handles.append(module.register_forward_hook(leave(path)))
-        with ready(model, example) as inputs, seeded():
+        with ready(model, example) as inputs, seeded(), unfused():
             call(model, inputs)
     except Exception as error:  # whatever a network raises on data that it was not made for
         raise does_not_run(model, example, error) from error

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from delayer.calling import Inputs, call, first_tensor, ready
+from delayer.calling import Inputs, call, first_tensor, ready, unfused
 
 
 def num_params(model: nn.Module) -> int:
@@ -33,14 +33,14 @@ def num_macs(model: nn.Module, inputs: Inputs) -> int:
     nothing, as usual; so do recurrent layers (nn.LSTM and its kin), which torch's counter does not know.
     Source: torch.utils.flop_counter, halved.
     """
-    with ready(model, inputs) as inputs, _countable(), FlopCounterMode(display=False) as counter:
+    with ready(model, inputs) as inputs, _countable(model), FlopCounterMode(display=False) as counter:
         call(model, inputs)
     return counter.get_total_flops() // 2
 
 
 def macs_by_module(model: nn.Module, inputs: Inputs) -> dict[str, int]:
     """Multiply-adds of each module, by its path, over the whole batch; counted as `num_macs` counts."""
-    with ready(model, inputs) as inputs, _countable(), FlopCounterMode(display=False, depth=None) as counter:
+    with ready(model, inputs) as inputs, _countable(model), FlopCounterMode(display=False, depth=None) as counter:
         call(model, inputs)
     root = type(model).__name__ + "."
     counts = counter.get_flop_counts()
@@ -48,16 +48,20 @@ def macs_by_module(model: nn.Module, inputs: Inputs) -> dict[str, int]:
 
 
 @contextmanager
-def _countable() -> Iterator[None]:
-    # The fused kernels of nn.MultiheadAttention and nn.TransformerEncoder would count as nothing, and which
-    # attention kernel runs depends on the device; matrix products count the same everywhere.
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+def _countable(model: nn.Module) -> Iterator[None]:
+    # The counter hooks backward passes of what wants gradients, and stumbles over a view of a parameter (learnt queries,
+    # class tokens), which wants them and has no history; nothing here has a backward pass.
+    wanting = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        for parameter in wanting:
+            parameter.requires_grad_(False)
+        # Fused kernels would count as nothing, and which attention kernel runs depends on the device; matrix products count
+        # the same everywhere.
+        with unfused(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+        for parameter in wanting:
+            parameter.requires_grad_(True)
 
 
 def peak_memory_mib(model: nn.Module, inputs: Inputs, device: torch.device | str | None = None) -> float:
