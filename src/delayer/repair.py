@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 from delayer.branch import Form, check_form, form_of, running
@@ -27,12 +28,15 @@ def forms_of(chain: Chain, batch: Any) -> list[Form]:
     found: dict[int, Form] = {}
     batch = batch.to(device_of(chain.model))
 
+    def note(index: int, run: Any) -> None:
+        found[index] = form_of(run)
+
     def watch(index: int) -> None:
         if index == chain.num_blocks:
             call(chain.model, batch.inputs)
             return
         block = chain.blocks[index]
-        with running(chain.module(index), lambda run: found.__setitem__(index, form_of(run)), takes=block.takes, gives=block.gives):
+        with running(chain.module(index), partial(note, index), takes=block.takes, gives=block.gives):
             watch(index + 1)
 
     with evaluating(chain.model):
