@@ -2,6 +2,8 @@
 
 import json
 import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from delayer.tasks.labels import head_labels
 from delayer.tasks.sources import Samples
 from delayer.tasks.sources._labels import labels_of
 
+ROOT = Path(__file__).parent.parent
 NUMBERS = TaskOptions(kind="regression")
 UNDERSTOOD = [  # cells, values, names, what is said
     ([2, 0, 1], [2, 0, 1], None, None),
@@ -175,3 +178,38 @@ def test_image_folders_that_are_numbers_empty_hidden_or_splits(tmp_path):
     assert any("1 class folders" in note and "hold no images (b)" in note for note in task.notes)
     with pytest.raises(DataError, match=r"\(train, val\) are splits, not classes. Give imagefolder:.*train"):
         open_task(folders(tmp_path / "splits", "train", "val"), OfImages(2))
+
+
+# -- libraries of sources that are not there
+
+
+@pytest.mark.parametrize(("module", "spec", "message"), [
+    ("sklearn", "digits", "digits needs scikit-learn, which is not installed: pip install 'delayer.data.'"),
+    ("datasets", "parquet:a.parquet", "parquet:a.parquet needs datasets, which is not installed: .*delayer.data."),
+    ("datasets", "hf:some/where", "hf:some/where needs datasets"),
+    ("PIL", "imagefolder:.", "imagefolder:. needs pillow, .*delayer.vision."),
+    ("PIL", "npz:a.npz", "npz:a.npz needs pillow"),
+    ("transformers", "csv:a.csv", "csv:a.csv needs transformers, .*delayer.text."),
+])  # fmt: skip
+def test_a_library_that_is_missing_is_one_sentence(module, spec, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("a.npz", x=np.zeros((9, 2, 2), "uint8"))
+    (tmp_path / "a.csv").write_text("text\na\nb\nc\n")
+    for name in [name for name in sys.modules if name.partition(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(DataError, match=message):
+        open_task(spec, OfImages())
+
+
+def test_a_missing_library_is_exit_code_two(monkeypatch, capsys, tmp_path):
+    from delayer import cli
+
+    monkeypatch.chdir(ROOT)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sklearn"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setattr(sys, "argv", ["delayer", "score", "tests.tiny:network", "--data", "digits", "--out", str(tmp_path / "s")])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2 and "digits needs scikit-learn" in " ".join(capsys.readouterr().err.split())

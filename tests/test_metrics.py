@@ -120,6 +120,45 @@ def test_cka_of_constant_features_and_tiny_data_is_defined():
     assert cka_of(torch.zeros(2, 3, 3)).isfinite().all()
 
 
+@pytest.mark.parametrize("name", list(metrics))
+def test_every_metric_warns_under_the_fewest_samples_that_it_states_and_not_from_there_on(name):
+    metric = metrics[name]
+    assert metric.fewest >= 4
+
+    def warnings(num: int) -> tuple[str, ...]:
+        draw = torch.Generator().manual_seed(0)
+        stat = metric.stat(LAYOUT)
+        stat.update({k: torch.randn(num, 6, generator=draw) for k in range(5)}, torch.arange(num))
+        return metric.warn(stat, LAYOUT)
+
+    assert not warnings(metric.fewest)
+    for num in (1, 3, 4, metric.fewest - 1):
+        assert len(warnings(num)) == 1 and "--num-fit" in warnings(num)[0], num
+
+
+def test_what_cka_and_msrs_say_of_too_little_data():
+    def said(name, num, constant=False):
+        stat = metrics[name].stat(LAYOUT)
+        draw = torch.Generator().manual_seed(0)
+        rows = {k: torch.randn(num, 6, generator=draw) for k in range(5)}
+        stat.update(rows | ({2: torch.ones(num, 6)} if constant else {}), torch.arange(num))
+        return " ".join(metrics[name].warn(stat, LAYOUT))
+
+    assert "no unbiased estimate under 4 samples and found 3, so its zeros mean nothing" in said("cka", 3)
+    assert "from 8 samples; under 32 it is mostly chance" in said("cka", 8)
+    assert "1 of 5 points (the first is number 2) are the same for all samples" in said("cka", 40, constant=True)
+    assert "interval of MSRS is from 2 batches" in said("msrs", 512) and "from 3 batches" in said("msrs", 768)
+    assert "Block Redundancy was read from 5 samples; under 16" in said("block_redundancy", 5)
+
+
+def test_unrelated_features_are_as_unlike_as_the_fewest_samples_promise():
+    draw = torch.Generator().manual_seed(0)
+    for num, spread in ((metrics["cka"].fewest, 0.05), (8, 0.22)):
+        pairs = [torch.randn(2, num, 5, generator=draw, dtype=torch.float64) for _ in range(300)]
+        found = torch.stack([cka_of(hsic_of(list(pair)))[0, 1] for pair in pairs])
+        assert found.std() == pytest.approx(spread, rel=0.25) and abs(found.mean()) < 0.04
+
+
 def test_activations_of_any_size_give_finite_values():
     for size in (1e-30, 1e30, 0.0):
         for name in (n for n, m in metrics.items() if m.shape in ("pairs", "spans")):

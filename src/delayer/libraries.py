@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from delayer.errors import ModelError
+from delayer.errors import DataError, ModelError
 
 
 def library(name: str, extra: str) -> Any:
@@ -14,6 +14,25 @@ def library(name: str, extra: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise ModelError(f"This needs {name}, which is not installed: pip install 'delayer[{extra}]'.") from error
+
+
+EXTRAS = {"sklearn": ("scikit-learn", "data"), "datasets": ("datasets", "data"), "pandas": ("pandas", "data"),
+          "pyarrow": ("pyarrow", "data"), "PIL": ("pillow", "vision"), "transformers": ("transformers", "text")}  # fmt: skip
+"""The package that each module of a data source comes in, and the extra of delayer's that brings it."""
+
+
+@contextmanager
+def needed_by(what: str) -> Iterator[None]:
+    """Inside, a library of EXTRAS that is not there is a DataError of one sentence."""
+    try:
+        yield
+    except ImportError as error:
+        package, extra = EXTRAS.get((error.name or "").partition(".")[0], ("", ""))
+        if not package:
+            raise
+        missing = isinstance(error, ModuleNotFoundError)
+        lack = "which is not installed" if missing else f"which does not load ({first_line(error)})"
+        raise DataError(f"{what} needs {package}, {lack}: pip install 'delayer[{extra}]'.") from error
 
 
 def first_line(error: BaseException) -> str:

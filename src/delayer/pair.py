@@ -62,7 +62,8 @@ def relative_residual(pair: Pair, weight: Tensor, bias: Tensor) -> float:
     A target that never changes gives 0 when the map hits it and infinity when it does not.
     """
     error, total = squared_error(pair, weight, bias), float(torch.trace(pair.yy))
-    nothing = 1e-12 * max(total + pair.num_rows * float(pair.mean_y @ pair.mean_y), 1e-300)
-    if total <= nothing:
-        return 0.0 if error <= nothing else float("inf")
+    level = total + pair.num_rows * float(pair.mean_y @ pair.mean_y)
+    if total <= 1e-12 * max(level, 1e-300):
+        given = float(torch.trace(pair.xx)) + pair.num_rows * float(pair.mean_x @ pair.mean_x)
+        return 0.0 if error <= 1e-12 * max(level, given, 1e-300) else float("inf")
     return error / total

@@ -35,9 +35,16 @@ def score_sites(chain: Chain, sites: Sequence[Site], batches: Sequence[Any] | No
                      f"alone say nothing of them: {', '.join(without[:3])}{' and so on' if len(without) > 3 else ''}.")
     last = batches[len(batches) - 1] if batches is not None else None
     num_samples = last.start + len(last) if last is not None else 0
+    few: dict[int, list[str]] = {}
+    for metric in chosen:
+        if num_samples < metric.fewest and batches is not None:
+            few.setdefault(metric.fewest, []).append(metric.title)
+    notes += [f"{', '.join(titles)}: read from {num_samples} samples; under {fewest} they are mostly chance. Give more data "
+              "(--num-fit)." for fewest, titles in few.items()]  # fmt: skip
     return Sites(
         sites=found, ranking=rank_sites(found), num_samples=num_samples, batch_size=batch_size, data=data, notes=tuple(notes),
-        metrics=tuple(SiteMetricInfo(name=m.name, title=m.title, unit=m.unit, source=m.source) for m in chosen),
+        metrics=tuple(SiteMetricInfo(name=m.name, title=m.title, unit=m.unit, source=m.source, fewest=m.fewest)
+                      for m in chosen),
     )
 
 

@@ -63,8 +63,8 @@ def read_scores(chain: Chain, readers: Sequence[tuple[Metric, Stat]], *, seed: i
             chain.point_labels, _plain(values))
         found.append(Score(
             name=m.name, title=m.title, shape=m.shape, redundant=m.redundant, unit=m.unit, source=m.source,
-            values=tuple(numbers), labels=labels, rows=str(stat.rows), num_samples=stat.num_rows, seed=seed, data=data,
-            model=model, warnings=m.warn(stat, layout, asked)))
+            values=tuple(numbers), labels=labels, rows=str(stat.rows), num_samples=stat.num_rows, fewest=m.fewest, seed=seed,
+            data=data, model=model, warnings=m.warn(stat, layout, asked)))
     return found
 
 

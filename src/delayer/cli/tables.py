@@ -66,6 +66,8 @@ def _scores_table(scores: Scores) -> Table:
     for row in scores.ranking[:12]:
         table.add_row(str(row["block"]), f"{row['mean_rank']:.1f}",
                       *(str(row["ranks"].get(t, "")) for t in titles))
+    read = dict.fromkeys(f"{s.title} {s.num_samples:,} ({s.fewest:,})" for s in scores.scores)
+    table.caption = f"Samples read (and under how many a metric warns): {', '.join(read)}"
     return table
 
 
@@ -77,7 +79,8 @@ def _network_tables(scores: Scores) -> list[Table]:
         compared, *others = [label for label in rows[0].labels if label not in ("low", "high")][:4]
         several = len({one.data for one in rows}) > 1
         table = Table("network", *(["data"] if several else []), compared, "95 % interval", *others,
-                      title=f"{rows[0].title}: {compared} {rows[0].unit}, the most redundant first")
+                      title=f"{rows[0].title}: {compared} {rows[0].unit}, the most redundant first",
+                      caption=f"Warns under {rows[0].fewest:,} samples; read from {min(one.num_samples for one in rows):,}")
         table.columns[0].overflow = "fold"
         for one in rows:
             numbers = one.named

@@ -45,6 +45,7 @@ class Metric:
     numbers; networks are compared by the first, whose name the unit goes on, and "low" and "high" are its interval).
     redundant: whether "high" or "low" values mean redundancy.
     stat: builds the statistic that the function reads; metrics that build equal ones share one.
+    fewest: samples under which it warns, since what it says is mostly chance then.
     values: the function. Besides the statistic it may ask, by keyword, for `layout` and for any option of a score.
     warnings: sentences that a reader should know before trusting the values; asks in the same way.
     """
@@ -57,6 +58,7 @@ class Metric:
     source: str
     stat: Callable[[Layout], Stat]
     values: Callable[..., Tensor | dict[str, float]]
+    fewest: int
     warnings: Callable[..., Iterable[str]] | None = None
 
     def read(self, stat: Stat, layout: Layout, options: Mapping[str, Any] | None = None) -> Tensor | dict[str, float]:
@@ -65,7 +67,11 @@ class Metric:
 
     def warn(self, stat: Stat, layout: Layout, options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
         """What a reader should know before trusting the values."""
-        return tuple(_ask(self.warnings, stat, layout, options)) if self.warnings else ()
+        own = tuple(_ask(self.warnings, stat, layout, options)) if self.warnings else ()
+        if own or stat.num_rows >= self.fewest:
+            return own
+        return (f"{self.title} was read from {stat.num_rows} samples; under {self.fewest} it is mostly chance. Give more data "
+                "(--num-fit).",)  # fmt: skip
 
 
 def _ask(function: Callable, stat: Stat, layout: Layout, options: Mapping[str, Any] | None) -> Any:
@@ -77,12 +83,12 @@ metrics: Registry[Metric] = Registry("metric", "delayer.metrics")
 
 
 def metric(*, title: str, shape: str, redundant: str, unit: str, source: str, stat: Callable[[Layout], Stat],
-           warnings: Callable[..., Iterable[str]] | None = None) -> Callable[[Callable], Callable]:
+           fewest: int, warnings: Callable[..., Iterable[str]] | None = None) -> Callable[[Callable], Callable]:
     """Register a function under its own name as a metric."""
 
     def add(values: Callable) -> Callable:
         name = values.__name__
-        metrics.register(name)(Metric(name, title, shape, redundant, unit, source, stat, values, warnings))
+        metrics.register(name)(Metric(name, title, shape, redundant, unit, source, stat, values, fewest, warnings))
         return values
 
     return add

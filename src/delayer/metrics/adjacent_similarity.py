@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 
 from delayer.metrics import Layout, metric
+from delayer.metrics.cka import FEWEST
 from delayer.metrics.msrs import SOURCE, batch_similarities, layer_hsic
 from delayer.stats import Hsic
 
 
 @metric(title="Adjacent similarity", shape="blocks", redundant="high", unit="unbiased CKA", source=SOURCE,
-        stat=layer_hsic)
+        stat=layer_hsic, fewest=FEWEST)
 def adjacent_similarity(stat: Hsic, *, layout: Layout) -> Tensor:
     """a_k = s_{k,k+1} [blocks], averaged over batches of 256 and charged to the later layer.
 

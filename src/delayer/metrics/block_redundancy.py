@@ -7,6 +7,8 @@ from delayer.metrics import Layout, metric
 from delayer.stats import Geometry
 
 SOURCE = "Cannistraci et al. 2024, arXiv 2410.04941"
+FEWEST = 16
+"""Samples: a mean over so many has a standard error of a quarter of what single samples differ by."""
 
 
 def geometry(layout: Layout) -> Geometry:
@@ -21,7 +23,7 @@ def upper(values: Tensor) -> Tensor:
 
 
 @metric(title="Block Redundancy", shape="spans", redundant="high", unit="squared distance", source=SOURCE,
-        stat=geometry)
+        stat=geometry, fewest=FEWEST)
 def block_redundancy(stat: Geometry) -> Tensor:
     """−mean‖h_j − h_i‖² [points, points] for the span from point i to point j; 0 where nothing changes.
 
@@ -32,7 +34,7 @@ def block_redundancy(stat: Geometry) -> Tensor:
 
 
 @metric(title="Relative Block Redundancy", shape="spans", redundant="high", unit="share of the energy before",
-        source=SOURCE, stat=geometry)
+        source=SOURCE, stat=geometry, fewest=FEWEST)
 def relative_block_redundancy(stat: Geometry) -> Tensor:
     """−mean‖h_j − h_i‖² / mean‖h_i‖²: the same, whatever the scale of the activations.
 

@@ -1,10 +1,15 @@
 """Linear CKA between all points."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from delayer.metrics import metric
 from delayer.stats import Hsic
+
+FEWEST = 32
+"""Samples: unrelated features of five directions have a CKA of 0 ± 0.05 (standard deviation) then; ± 0.22 at 8, ± 0.7 at 4."""
 
 
 def cka_of(hsic: Tensor) -> Tensor:
@@ -20,10 +25,24 @@ def cka_of(hsic: Tensor) -> Tensor:
     return torch.where(eye, 1.0, values)
 
 
+def cka_warnings(stat: Hsic) -> Iterator[str]:
+    sizes, hsic = stat.chunks()
+    if not len(sizes):
+        yield (f"Linear CKA has no unbiased estimate under 4 samples and found {stat.num_rows}, so its zeros mean nothing. Give "
+               f"at least {FEWEST} samples (--num-fit).")  # fmt: skip
+        return
+    if stat.num_rows < FEWEST:
+        yield (f"Linear CKA was read from {stat.num_rows} samples; under {FEWEST} it is mostly chance, and features that have "
+               "nothing to do with each other may look alike. Give more data (--num-fit).")  # fmt: skip
+    if constant := (torch.diagonal(hsic, dim1=-2, dim2=-1) <= 0).all(0).nonzero().flatten().tolist():
+        yield (f"The features at {len(constant)} of {len(stat.points)} points (the first is number {constant[0]}) are the same "
+               "for all samples; Linear CKA has them unlike all others.")  # fmt: skip
+
+
 @metric(
     title="Linear CKA", shape="pairs", redundant="high", unit="",
     source="Kornblith et al. 2019, arXiv 1905.00414; minibatch form Nguyen et al. 2021, arXiv 2010.15327",
-    stat=lambda layout: Hsic(range(layout.num_points), layout.pool),
+    stat=lambda layout: Hsic(range(layout.num_points), layout.pool), fewest=FEWEST, warnings=cka_warnings,
 )
 def cka(stat: Hsic) -> Tensor:
     """Unbiased minibatch linear CKA [points, points]: HSIC averaged over chunks of rows, then the quotient."""

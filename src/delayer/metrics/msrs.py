@@ -12,6 +12,8 @@ from delayer.stats import Hsic
 
 SOURCE = "Lu et al. 2024 (RedTest), arXiv 2411.10507"
 TAU, BETA = 0.8, 100.0
+ENOUGH_BATCHES = 4
+"""From which on the interval is less than 1.6 standard deviations of a batch to each side; nine with two batches."""
 
 
 def msrs_of(similarities: Tensor, *, tau: float = TAU, beta: float = BETA) -> Tensor:
@@ -55,6 +57,9 @@ def msrs_warnings(stat: Hsic, *, layout: Layout) -> Iterator[str]:
     elif (sizes >= min(stat.batch_size / 2, sizes.max())).sum() == 1:
         yield (f"MSRS was read from one batch, of {int(sizes.max())} samples, so it has no interval; published values "
                f"are means over batches of {stat.batch_size}. Give at least {2 * stat.batch_size} samples (--num-fit).")
+    elif 1 < (num := int((sizes >= min(stat.batch_size / 2, sizes.max())).sum())) < ENOUGH_BATCHES:
+        yield (f"The interval of MSRS is from {num} batches (Student's t), too few to say how far another draw would lie; "
+               f"published values are means over ten. Give at least {ENOUGH_BATCHES * stat.batch_size} samples (--num-fit).")
     constant = (torch.diagonal(hsic, dim1=-2, dim2=-1) <= 0).any(0).nonzero().flatten().tolist()
     if len(sizes) and constant:
         yield (f"{len(constant)} of {len(layout.layers)} layers (the first is number {constant[0]}) are constant on a "
@@ -67,7 +72,7 @@ def msrs_warnings(stat: Hsic, *, layout: Layout) -> Iterator[str]:
 
 
 @metric(title="MSRS", shape="network", redundant="high", unit="of all pairs of layers", source=SOURCE,
-        stat=layer_hsic, warnings=msrs_warnings)
+        stat=layer_hsic, fewest=ENOUGH_BATCHES * 256, warnings=msrs_warnings)
 def msrs(stat: Hsic, *, layout: Layout, tau: float | None = None, beta: float = BETA) -> dict[str, float]:
     """The score's share of its maximum L(L − 1)/2, with a 95 % interval over batches; then the raw score and its parts.
 

@@ -12,6 +12,9 @@ from delayer.registry import Registry
 from delayer.stats.normal import Normal
 from delayer.stats.switches import Switches
 
+FEWEST = 100
+"""Samples: a share of one half is known to 0.05 (standard error) then."""
+
 
 @dataclass(frozen=True)
 class SiteMetric:
@@ -19,6 +22,7 @@ class SiteMetric:
 
     reads: "switches" (counts and sums from data) or "normal" (the input's distribution: a batch norm's parameters
     where one feeds the activation directly, else what was seen).
+    fewest: samples under which a note warns; 0 for what needs no data.
     value: the score of one activation; low values mean that it hardly switches.
     """
 
@@ -27,19 +31,20 @@ class SiteMetric:
     unit: str
     source: str
     reads: Literal["switches", "normal"]
+    fewest: int
     value: Callable[[Switches | Normal], float]
 
 
 site_metrics: Registry[SiteMetric] = Registry("site metric", "delayer.site_metrics")
 
 
-def site_metric(*, title: str, unit: str, source: str, reads: str = "switches"
+def site_metric(*, title: str, unit: str, source: str, reads: str = "switches", fewest: int = FEWEST
                 ) -> Callable[[Callable[..., float]], Callable[..., float]]:
     """Register a function under its own name as a site metric."""
 
     def add(value: Callable[..., float]) -> Callable[..., float]:
         name = value.__name__
-        site_metrics.register(name)(SiteMetric(name, title, unit, source, reads, value))
+        site_metrics.register(name)(SiteMetric(name, title, unit, source, reads, fewest, value))
         return value
 
     return add

@@ -14,6 +14,11 @@ ENOUGH_ROWS = 512
 little."""
 
 
+def fits_single(x: Tensor) -> bool:
+    """Whether products of these numbers neither vanish nor overflow in single precision; else they are taken in float64."""
+    return 1e-12 < float(x.abs().max()) < 1e15
+
+
 class Moments:
     """Counts, sums Σx and products Σ x yᵀ for pairs of points of equal width, in float64.
 
@@ -22,6 +27,7 @@ class Moments:
     exact: products in float64. Otherwise those of a batch with many rows are taken in single precision, which halves the
     cost, and added in float64. They are taken about that batch's own mean, so that large means cost no digits, and so that
     a batch gives the same bits wherever and after whatever it is seen: any number of processes end up with the same.
+    Rows too small or large for products in single precision get them in float64 too (`fits_single`).
     """
 
     def __init__(self, groups: Iterable[tuple[int, ...]], rows: Rows = Rows(), *, exact: bool = False):
@@ -70,6 +76,7 @@ class Moments:
             self._add(g, torch.cat(waiting) if len(waiting) > 1 else waiting[0])
 
     def _add(self, g: int, x: Tensor) -> None:
+        x = x if fits_single(x) else x.double()
         for a, strip in self._strips(g):
             strip += x[:, a : a + len(strip)].T @ x[:, a:]
 

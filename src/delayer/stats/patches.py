@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from delayer.stats.moments import fits_single
+
 CHUNK_BYTES = 64 * 2**20
 """Patches are unfolded for so many samples at a time that they take no more than this."""
 
@@ -56,8 +58,11 @@ class PatchMoments:
             self._begin(*(t.double().mean(1).to(t.dtype).double() for t in (x, y)))
         seen = self._sums
         x, y = x - seen["shift_x"].to(x.dtype)[:, None], y - seen["shift_y"].to(y.dtype)[:, None]
-        seen["x"] += x.sum(1)
-        seen["y"] += y.sum(1)
+        seen["x"] += x.sum(1, dtype=torch.float64)
+        seen["y"] += y.sum(1, dtype=torch.float64)
+        x, y = (t if fits_single(t) else t.double() for t in (x, y))
+        if x.dtype != y.dtype:
+            x, y = x.double(), y.double()
         seen["xx"] += x @ x.T
         seen["xy"] += x @ y.T
         seen["yy"] += y.square().sum(1)

@@ -24,6 +24,8 @@ class Score(Record):
     rows: str
     """Row policy, such as 'each:0.25', 'mean', 'first', 'last'."""
     num_samples: Count
+    fewest: Count = 0
+    """Samples under which this metric warns."""
     seed: Seed
     data: str
     model: str = ""

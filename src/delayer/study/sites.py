@@ -31,6 +31,8 @@ class SiteMetricInfo(Record):
     title: str
     unit: str
     source: str
+    fewest: Count = 0
+    """Samples under which a note warns."""
 
 
 class RankedSite(Record):

@@ -59,7 +59,7 @@ def _each(samples: Samples, rows: Sequence[int], do: Callable[[Any], Any]) -> li
             image = samples.get(row)
             with image if hasattr(image, "close") else nullcontext():  # files stay open no longer than needed
                 results.append(do(image))
-        except DelayerError:
+        except (DelayerError, ImportError):
             raise
         except Exception:  # image decoders raise whatever their formats lead to
             bad.append(samples.name_of(row))

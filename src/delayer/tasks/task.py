@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from delayer.errors import DataError
+from delayer.libraries import needed_by
 from delayer.study import Grade
 from delayer.tasks.grading import grade_of
 from delayer.tasks.kinds import kind_of, token_ids
@@ -103,7 +104,8 @@ def _open_source(spec: str, model: nn.Module, options: TaskOptions) -> Samples:
         raise DataError(
             f"{spec!r} does not say what it is. Write KIND:PATH, with a KIND among {', '.join(sources)}."
         )
-    samples = sources[kind](path, part or None, options, model)
+    with needed_by(spec):
+        samples = sources[kind](path, part or None, options, model)
     if not samples.num:
         raise DataError(f"{spec} is an empty data set. Give at least one sample a split.")
     return samples
@@ -115,8 +117,9 @@ def _split(spec: str, samples: Samples, parts: Sequence[str], model: nn.Module, 
     sizes = split_sizes(samples.num, options, parts)
     classes = None if labels is None or labels.is_floating_point() else labels
     rows = split_rows(samples.num, classes, sizes, options.seed)
-    read, notes = reader_of(samples, [row for part in parts for row in rows[part]], model, options)
-    one = read(rows[parts[0]][:1])
+    with needed_by(spec):
+        read, notes = reader_of(samples, [row for part in parts for row in rows[part]], model, options)
+        one = read(rows[parts[0]][:1])
     does = kind_of(model, one, labels)
     kind = options.kind or does.kind
     found = head_labels(samples, kind, does.num_outputs, model, options)

@@ -1,0 +1,88 @@
+"""Statistics and what is read from them do not depend on the size of activations, from 1e-30 to 1e30 in single precision."""
+
+import pytest
+import torch
+
+from delayer.affine import solve
+from delayer.metrics import Layout, metrics
+from delayer.pair import relative_residual
+from delayer.rows import Rows
+from delayer.stats import Moments
+from delayer.stats.patches import PatchMoments
+from delayer.stats.switches import Switches
+from delayer.tasks.grading import _neighbours
+
+SCALES = [1e-30, 1e-20, 1e-6, 1e6, 1e18, 1e30]
+LAYOUT = Layout(num_points=2, groups=((0, 1),), rows=Rows("first"), outlets=(1,), layers=(0, 1), kinds=("Block",))
+
+
+def rows() -> tuple[torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(700, 6, generator=draw)
+    return x, x @ torch.randn(6, 6, generator=draw) + 0.3 * torch.randn(700, 6, generator=draw)
+
+
+def residuals(scale: float) -> list[float]:
+    x, y = rows()
+    stat = Moments([(0, 1)])
+    for part in range(0, 700, 100):
+        stat.update({0: x[part : part + 100] * scale, 1: y[part : part + 100] * scale}, torch.arange(part, part + 100))
+    pair = stat.pair(0, 1)
+    return [relative_residual(pair, *solve(pair, operator, ridge=1e-3, rank=2)[:2])
+            for operator in ("drop", "diagonal", "linear", "affine", "low_rank")]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_residuals_of_every_operator(scale):
+    assert residuals(scale) == pytest.approx(residuals(1.0), rel=1e-4)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", ["cka", "msrs", "adjacent_similarity", "relative_block_redundancy", "block_influence",
+                                  "angular_distance"])
+def test_metrics_without_a_unit(name, scale):
+    def values(scale):
+        stat = metrics[name].stat(LAYOUT)
+        stat.update({k: x * scale for k, x in enumerate(rows())}, torch.arange(700))
+        found = metrics[name].read(stat, LAYOUT)
+        return torch.tensor(list(found.values())) if isinstance(found, dict) else found
+
+    torch.testing.assert_close(values(scale), values(1.0), rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_moments_of_layers_and_best_lines_of_activations(scale):
+    x, y = rows()
+
+    def weights(scale):
+        stat = PatchMoments(None)
+        stat.update(x * scale, y * scale)
+        mean_x, mean_y, xx, xy, yy = stat.about("mean")
+        return torch.linalg.solve(xx, xy)
+
+    def line(scale):
+        stat = Switches("relu")
+        stat.update(x * scale, (x * scale).relu(), torch.arange(700))
+        slope, _, residual, variance = stat.best_line()
+        return torch.stack([slope, residual / variance])
+
+    torch.testing.assert_close(weights(scale), weights(1.0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(line(scale), line(1.0), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_neighbours_of_embeddings(scale):
+    x, y = (one[:50] for one in rows())
+    hits, divergence = _neighbours(x * scale, y * scale)
+    wanted, expected = _neighbours(x, y)
+    assert torch.equal(hits, wanted) and divergence == pytest.approx(expected, rel=1e-4) and not hits.all()
+
+
+def test_a_target_that_never_changes_is_met_or_missed_and_never_undefined():
+    x, _ = rows()
+    for target, wanted in ((torch.full_like(x, 3.0), 0.0), (torch.zeros_like(x), 0.0)):
+        stat = Moments([(0, 1)])
+        stat.update({0: x, 1: target}, torch.arange(700))
+        pair = stat.pair(0, 1)
+        assert relative_residual(pair, *solve(pair, "affine")[:2]) == wanted
+        assert relative_residual(pair, *solve(pair, "drop")[:2]) == float("inf")
