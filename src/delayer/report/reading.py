@@ -1,5 +1,6 @@
 """What a study folder holds that a page can be made of: damaged and contradictory files are left out, and named."""
 
+import os
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -21,7 +22,8 @@ def readable(study: Study) -> tuple[dict[str, Any], list[str]]:
     for name, (file, _, stage) in Study.FILES.items():
         try:
             if name not in records:
-                records[name] = record = study.read_or_none(name)
+                there = os.path.lexists(study.path(file))  # a link that leads nowhere is no file that was never written
+                records[name] = record = study.read(name) if there else None
                 if record is not None and (why := contradiction(record, records["study"] and records["study"].chain)):
                     raise StudyError(f"{file} {why}. Run `delayer {stage}` again.")
         except StudyError as problem:
