@@ -179,28 +179,59 @@ def _killed_at(kind: type, name: str, count: int, *words: Any) -> None:
         setattr(kind, name, whole)
 
 
-def build(root: Path) -> None:
-    """The folders, each as readers find it."""
+def _new(root: Path) -> list[Any]:
+    return [NETWORK, "--data", f"npz:{root / 'data.npz'}", *FEW]
+
+
+def _data(root: Path) -> None:
     draw = np.random.default_rng(0)
     labels = np.arange(80) % 10
     images = np.clip(128 + 90 * draw.standard_normal((10, 8, 8))[labels] + 20 * draw.standard_normal((80, 8, 8)), 0, 255)
     np.savez(root / "data.npz", x=images.astype("uint8"), y=labels)
-    new = [NETWORK, "--data", f"npz:{root / 'data.npz'}", *FEW]
-    run = root / "run"
-    command("run", *new, *PLAN, *CHECK, "--out", run)
-    shutil.copytree(run, root / "planning")
+
+
+def _run_(root: Path) -> None:
+    """Everything done; and beside it the same before it was tuned."""
+    command("run", *_new(root), *PLAN, *CHECK, "--out", root / "run")
+    shutil.copytree(root / "run", root / "untuned")
+    command("tune", root / "run", *TUNE)
+    command("check", root / "run", *CHECK)
+
+
+def _planning(root: Path) -> None:
+    shutil.copytree(root / "untuned", root / "planning")
     (root / "planning" / "plan.json").unlink()
-    shutil.copytree(run, root / "stopped")
+
+
+def _stopped(root: Path) -> None:
+    shutil.copytree(root / "untuned", root / "stopped")
     _killed_at(Training, "save", 2, "tune", root / "stopped", *TUNE)
-    command("tune", run, *TUNE)
-    command("check", run, *CHECK)
-    shrunk = root / "shrunk"
-    command("sites", *new, "--out", shrunk)
-    command("compare", shrunk, "--schedules", "last", "--seeds", "1", "--remove", "1", "--a-round", "1")
-    shutil.copytree(shrunk, root / "halfway")
-    command("shrink", shrunk, *SHRINK)
+
+
+def _shrunk(root: Path) -> None:
+    command("sites", *_new(root), "--out", root / "shrunk")
+    command("compare", root / "shrunk", "--schedules", "last", "--seeds", "1", "--remove", "1", "--a-round", "1")
+    shutil.copytree(root / "shrunk", root / "compared")
+    command("shrink", root / "shrunk", *SHRINK)
+
+
+def _halfway(root: Path) -> None:
+    shutil.copytree(root / "compared", root / "halfway")
     _killed_at(_Run, "keep", 1, "shrink", root / "halfway", *SHRINK)
-    _search(root / "nas")
+
+
+BUILDERS = {"run": _run_, "planning": _planning, "stopped": _stopped, "shrunk": _shrunk, "halfway": _halfway,
+            "nas": lambda root: _search(root / "nas")}
+NEEDS = {"planning": "run", "stopped": "run", "halfway": "shrunk"}
+
+
+def build(root: Path, folder: str) -> None:
+    """A folder as readers find it, and first those that it is made from."""
+    if not (root / "data.npz").exists():
+        _data(root)
+    for name in (NEEDS.get(folder), folder):
+        if name and not (root / name).exists():
+            BUILDERS[name](root)
     for page in root.glob("*/*.html"):
         page.unlink()
 
@@ -214,8 +245,7 @@ class Fuzz:
 
     @classmethod
     def prepared(cls, root: Path, only: Sequence[str] = tuple(READERS)) -> "Fuzz":
-        """Everything built, and the answers of the readers that are named."""
-        build(root)
+        """What the named readers read, and what they answer."""
         fuzz = cls(root, {})
         for name in only:
             fuzz.expect(name)
@@ -224,6 +254,7 @@ class Fuzz:
     def expect(self, name: str) -> None:
         """Ask a reader twice: libraries are imported then, and the answer must be the same again."""
         read, folder, _, _ = READERS[name]
+        build(self.root, folder)
         for _ in range(2):
             with self.copy(folder) as copied:
                 found = read(copied)

@@ -17,7 +17,7 @@ from tests.fuzzed_folders import READERS, Fuzz
 ROOT = Path(__file__).parent.parent
 BAD = ("traceback", "hang", "changed", "import")
 CASES = {"load": 120, "winner": 50, "search's page": 50, "tune, stopped": 20, "cut": 20, "check": 10, "report": 8,
-         "report of a shrinking": 4, "tune": 10}
+         "tune": 10}
 """How often each reader is asked here; those left out take seconds a case."""
 
 
