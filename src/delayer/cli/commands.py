@@ -10,10 +10,10 @@ from delayer.cli.app import DATA, JSON, MODEL, OUT, QUIET, STUDY, TEST, app
 from delayer.cli.opening import opened, reopened
 from delayer.cli.options import with_options
 from delayer.cli.tables import print_record, say_where, show, try_report
-from delayer.errors import DelayerError
 from delayer.plan import read_plan
 from delayer.progress import Reporter
 from delayer.scoring import ScoreOptions
+from delayer.stages.asked import check_words
 from delayer.tasks import TaskOptions
 from delayer.tune import TuneOptions
 
@@ -25,15 +25,13 @@ def run_command(model: MODEL, data: DATA = None, test: TEST = None, out: OUT = P
                 tune_epochs: Annotated[int, typer.Option(help="Epochs of fine-tuning with the original as teacher.")] = 0,
                 json_: JSON = False, quiet: QUIET = False, *, load, task, scan, plan, check) -> None:
     """Everything: score, scan, plan, cut, check, report. The result is STUDY/model, STUDY/report.html, results.json."""
-    if not data:
-        raise DelayerError("Which data? Give --data, such as imagefolder:PATH or digits.")
-    results = stages.run(model, data, out=out, load_options=load, task_options=task, scan_options=scan,
-                         plan_options=plan, check_options=check, tune_epochs=tune_epochs, test=test,
-                         reporter=Reporter(quiet=quiet), on_stage=None if json_ or quiet else show)
+    check_words(plan, scan, check)
+    work = opened(model, data, out, load, task, test, quiet, scan=scan, plan=plan, check=check)
+    results = stages.run_all(work, scan, plan, check, tune_epochs=tune_epochs, on_stage=None if json_ or quiet else show)
     if json_:
         print(results.model_dump_json(indent=1))
     else:
-        say_where(out)
+        say_where(work.study.folder)
 
 
 @app.command("score")
@@ -70,6 +68,7 @@ def scan_command(model: MODEL, data: DATA = None, out: OUT = Path("study"), json
 def plan_command(model: MODEL, data: DATA = None, out: OUT = Path("study"), json_: JSON = False, quiet: QUIET = False,
                  *, load, task, scan, plan) -> None:
     """What to cut under a budget, chosen on validation data: plan.json, which can be edited and replayed."""
+    check_words(plan, scan)
     work = opened(model, data, out, load, task, None, quiet, scan=scan, plan=plan)
     with work.study.lock():
         stages.write_study(work)
@@ -84,8 +83,6 @@ def cut_command(study: STUDY, plan: Annotated[Path | None, typer.Option("--plan"
     with work.study.lock():
         chosen = read_plan(plan or study / "plan.json")
         stages.cut_stage(work, chosen)
-        if plan:
-            chosen.save(study / "plan.json")
         print_record(chosen, json_)
 
 
@@ -94,12 +91,10 @@ def cut_command(study: STUDY, plan: Annotated[Path | None, typer.Option("--plan"
 def tune_command(study: STUDY, only: Annotated[str, typer.Option(
                      help="everything, or neighbourhood: the maps and the blocks next to each cut.")] = "everything",
                  json_: JSON = False, quiet: QUIET = False, *, tune) -> None:
-    """Fine-tune STUDY/model shortly with the original as teacher; keeps the best epoch on validation data."""
+    """Fine-tune STUDY/model, as it was cut or shrunk, shortly with the original as teacher; keeps the best epoch."""
     work = reopened(study, Reporter(quiet=quiet))
     with work.study.lock():
-        plan = read_plan(study / "plan.json")
-        _, report = stages.tune_stage(work, stages.cut_stage(work, plan), plan, tune, only=only)
-        print_record(report, json_)
+        print_record(stages.tune_stage(work, tune, only=only)[2], json_)
 
 
 @app.command("export")
@@ -107,7 +102,7 @@ def export_command(study: STUDY, json_: JSON = False, quiet: QUIET = False) -> N
     """Export STUDY/model to ONNX and check it against torch."""
     work = reopened(study, Reporter(quiet=quiet))
     with work.study.lock():
-        print_record(stages.export_stage(work, stages.cut_stage(work, read_plan(study / "plan.json"))), json_)
+        print_record(stages.export_stage(work, stages.standing(work)[0]), json_)
 
 
 @app.command("check")
@@ -116,8 +111,8 @@ def check_command(study: STUDY, json_: JSON = False, quiet: QUIET = False, *, ch
     """What was lost and won: test grade, parameters, multiply-adds, memory, latency, reload proof, ONNX."""
     work = reopened(study, Reporter(quiet=quiet))
     with work.study.lock():
-        plan = read_plan(study / "plan.json")
-        print_record(stages.check_stage(work, stages.cut_stage(work, plan), plan, check), json_)
+        small, plan, _ = stages.standing(work)
+        print_record(stages.check_stage(work, small, plan, check), json_)
         try_report(study, json_)
 
 

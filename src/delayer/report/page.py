@@ -18,7 +18,7 @@ from delayer.report.formats import source
 from delayer.report.measured_figures import candidate_figures, latency_figure
 from delayer.report.measured_tables import candidates_table, latency_table, measures_table, proofs_table
 from delayer.report.networks import grouped, networks_figure, networks_table
-from delayer.report.reading import readable
+from delayer.report.reading import leave_out_, readable
 from delayer.report.scan_figures import error_maps, length_figure
 from delayer.report.shrinking import (
     comparison_figure,
@@ -65,10 +65,11 @@ def render(folder: str | Path) -> Path:
     """
     study = Study(folder)
     records, left_out = readable(study)
+    doubted = leave_out_(records, study)
     if not any(records.values()):
         files = ", ".join(file for file, _, _ in Study.FILES.values())
         raise StudyError(f"{study.folder} is no study folder: it holds none of {files}. Run `delayer run` first.")
-    page = filled("template.html", context(SimpleNamespace(**records), left_out))
+    page = filled("template.html", context(SimpleNamespace(**records), [*left_out, *doubted]))
     path = study.path("report.html")
     write_atomically(path, page)
     return path

@@ -7,6 +7,7 @@ from typing import Any
 
 from delayer.errors import StudyError
 from delayer.study import Candidates, ChainInfo, EditInfo, Results, Scan, Scores, Shrunk, Sites, Study
+from delayer.study.marks import doubts
 
 MOST_BLOCKS = 1000
 """Of a network whose spans a page can show; each map has a cell for each two of them."""
@@ -32,6 +33,23 @@ def readable(study: Study) -> tuple[dict[str, Any], list[str]]:
     if said and not any(records.values()):
         raise StudyError(said[0].removeprefix("Left out here: "))
     return records, said
+
+
+def leave_out_(records: dict[str, Any], study: Study) -> list[str]:
+    """Take out what is of another network than the rest of the folder; a sentence for each record that is in doubt.
+
+    Spans that were judged by hand stand in where there is no scan of all.
+    """
+    try:
+        found = doubts(study, records["study"])
+    except StudyError as problem:
+        found = {}
+        said = [f"What belongs together in this folder is not known: {problem}"]
+    else:
+        said = [f"{doubt.why} It is left out here." if doubt.misleads else doubt.why for doubt in found.values()]
+    records |= {name: None for name, doubt in found.items() if doubt.misleads}
+    records["scan"] = records["scan"] or records["spans"]
+    return said
 
 
 def contradiction(record: Any, chain: ChainInfo | None) -> str:

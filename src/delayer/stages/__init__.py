@@ -9,16 +9,18 @@ from delayer.stages.compare import CompareOptions, compare_stage
 from delayer.stages.cut import cut_stage
 from delayer.stages.options import CheckOptions, LoadOptions, PlanOptions, ScanOptions
 from delayer.stages.plan import plan_stage
-from delayer.stages.run import report_stage, run
+from delayer.stages.run import report_stage, run, run_all
 from delayer.stages.scan import scan_stage
 from delayer.stages.score import score_stage
 from delayer.stages.shrink import shrink_stage
 from delayer.stages.sites import SitesOptions, sites_stage
+from delayer.stages.standing import standing
 from delayer.stages.tune import tune_stage
 from delayer.stages.work import Work, open_work, write_study
 
 __all__ = [
     "CheckOptions", "CompareOptions", "LoadOptions", "PlanOptions", "ScanOptions", "SitesOptions", "Work", "check_stage",
-    "compare_stage", "cut_stage", "export_stage", "open_work", "plan_stage", "report_stage", "run", "scan_stage", "score_stage",
-    "shrink_stage", "sites_stage", "tune_stage", "write_study",
+    "compare_stage", "cut_stage", "export_stage", "open_work", "plan_stage", "report_stage", "run", "run_all", "scan_stage",
+    "score_stage",
+    "shrink_stage", "sites_stage", "standing", "tune_stage", "write_study",
 ]  # fmt: skip

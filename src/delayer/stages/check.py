@@ -11,11 +11,14 @@ from delayer.errors import DataError, ExportError
 from delayer.hashing import model_hash
 from delayer.measure import compare_latency, num_macs, num_params, peak_memory_mib, size_bytes
 from delayer.plan import Plan
+from delayer.stages.artefacts import finish, is_finished, stage_key
 from delayer.stages.options import CheckOptions
-from delayer.stages.work import Work, is_finished, mark_finished, stage_key
+from delayer.stages.standing import check_made_on
+from delayer.stages.work import Work
 from delayer.store import example_of, read_artefact
 from delayer.store.proof import reload_proof
 from delayer.study import LatencyInfo, Measures, OnnxInfo, Proof, Results
+from delayer.study.marks import MODEL
 from delayer.tasks import evaluate, grade_of, predictions
 from delayer.tune.readout import linear_readout
 
@@ -23,10 +26,11 @@ from delayer.tune.readout import linear_readout
 def check_stage(work: Work, small: nn.Module, plan: Plan, options: CheckOptions = CheckOptions()) -> Results:
     """results.json: grades on test data, costs, paired latency, reload proof and ONNX."""
     key = stage_key(work, "check", plan.model_dump(mode="json"), options, work.task_options, model_hash(small))
-    if work.study.has("results") and is_finished(work, "check", key):
+    if is_finished(work, "check", key):
         return work.study.read("results")
     if options.readout not in ("head", "linear"):
         raise DataError(f"There is no read-out {options.readout!r}. Use head (the network's own) or linear (a new one).")
+    check_made_on(work, plan)
     folder, warnings = work.study.path("model"), list(work.warnings)
     measures = {}
     test = work.task.batches("test")
@@ -64,7 +68,7 @@ def check_stage(work: Work, small: nn.Module, plan: Plan, options: CheckOptions 
         notes=tuple(work.notes), provenance=work.provenance(),
     )
     work.study.write("results", results)
-    mark_finished(work, "check", key)
+    finish(work, "check", key, ["results.json"], [MODEL])
     return results
 
 

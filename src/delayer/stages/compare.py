@@ -11,8 +11,9 @@ from delayer.chain import Chain
 from delayer.errors import DelayerError, StudyError
 from delayer.measure import compare_latency, num_macs, num_params
 from delayer.shrink import ShrinkOptions, merge_faster_, num_kernels, schedules, shrink_until
+from delayer.stages.artefacts import finish, is_finished, stage_key
 from delayer.stages.shrink import said
-from delayer.stages.work import Work, is_finished, mark_finished, stage_key
+from delayer.stages.work import Work
 from delayer.store import example_of
 from delayer.study import Compared, Comparison, Grade, Record, Round, as_lines, whole_lines, write_atomically
 from delayer.tasks import grade_of, predictions
@@ -67,7 +68,7 @@ def compare_stage(work: Work, options: CompareOptions = CompareOptions()) -> Com
     for name in options.names:
         options.rate(name)  # raises before hours of work
     key = stage_key(work, "compare", options, work.task_options)
-    if work.study.has("compare") and is_finished(work, "compare", key):
+    if is_finished(work, "compare", key):
         return work.study.read("compare")
     reference = predictions(work.model, work.task.batches("test"), device=work.device)
     original = grade_of(reference, reference, seed=work.seed)
@@ -82,7 +83,7 @@ def compare_stage(work: Work, options: CompareOptions = CompareOptions()) -> Com
                             rows=tuple(rows))
     work.study.write("compare", comparison)
     write_atomically(work.study.path("compare.csv"), as_csv(rows))
-    mark_finished(work, "compare", key)
+    finish(work, "compare", key, ["compare.json", "compare.csv"])
     return comparison
 
 

@@ -2,20 +2,25 @@
 
 from torch import nn
 
-from delayer.plan import Plan, apply, read_plan
-from delayer.stages.work import Work, is_finished, mark_finished, stage_key
-from delayer.store import load, save
+from delayer.plan import Plan, read_plan
+from delayer.stages.artefacts import finish
+from delayer.stages.standing import bring_back_, cut_, cut_lineage, find
+from delayer.stages.work import Work
+from delayer.study.marks import MODEL
 
 
 def cut_stage(work: Work, plan: Plan | None = None) -> nn.Module:
-    """model/: the cut network, saved so that `load` opens it."""
+    """model/: the cut network, saved so that `load` opens it; one that was fine-tuned since gives way to it.
+
+    plan: by default plan.json. Raises PlanError when there is none, or when it is for another network.
+    """
     plan = plan or read_plan(work.study.path("plan.json"))
-    key = stage_key(work, "cut", plan.model_dump(mode="json"), work.task_options)
-    folder = work.study.path("model")
-    if (folder / "delayer.json").exists() and is_finished(work, "cut", key):
-        return load(str(folder)).to(work.device)
-    with work.reporter.step("Cutting") as tick:
-        small = apply(work.chain, plan, data=work.task.batches("fit"), progress=tick)
-    save(small, plan, work.chain, folder, example=work.example)
-    mark_finished(work, "cut", key)
+    lineage = cut_lineage(work, plan)
+    if folder := find(work, lineage):
+        work.say_finished("cut")
+        small, _ = bring_back_(work, folder)
+    else:
+        plan.check(work.chain)
+        small = cut_(work, plan)
+    finish(work, "cut", lineage[0].key, [MODEL], ["plan.json"])
     return small

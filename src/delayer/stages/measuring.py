@@ -11,10 +11,11 @@ from delayer.measure import num_params
 from delayer.plan import edit_modules_
 from delayer.planner import measured_record
 from delayer.progress import Tick
+from delayer.stages.artefacts import stage_key
 from delayer.stages.journal import Journal
 from delayer.stages.options import PlanOptions
 from delayer.stages.repair import graded_after_repair
-from delayer.stages.work import Work, stage_key
+from delayer.stages.work import Work
 from delayer.stats import Moments
 from delayer.study import Candidates, Grade
 from delayer.tasks import evaluate, grade_of

@@ -6,6 +6,7 @@ from functools import partial
 from delayer.budget import Budget
 from delayer.chain import Span
 from delayer.edits import Edit
+from delayer.errors import StudyError
 from delayer.judging import Measuring, Verdict, attempt, damage_of, drop_of, ensure_judged, takes
 from delayer.measure import compare_latency, num_params
 from delayer.measure.profile import profile_blocks, saved_ms
@@ -16,33 +17,54 @@ from delayer.processes import from_first
 from delayer.repair import tail_of
 from delayer.rows import Rows
 from delayer.scan import scan
+from delayer.stages.artefacts import changed, finish, is_finished, stage_key
 from delayer.stages.asked import check_asked, operators_of
 from delayer.stages.measuring import best_of_finalists, measuring, original_grade, write_candidates
 from delayer.stages.options import PlanOptions, ScanOptions
 from delayer.stages.repair import repaired
 from delayer.stages.scan import scan_stage, watched_groups
 from delayer.stages.score import score_stage
-from delayer.stages.work import Work, is_finished, mark_finished, stage_key
+from delayer.stages.work import Work
 from delayer.stats import Moments
 from delayer.store import example_of
-from delayer.study import Grade, Scan
+from delayer.study import Grade, Scan, Study
+from delayer.study.marks import read_marks
 from delayer.tasks import evaluate
 from delayer.ties import best_of
 
+BESIDE = ("candidates", "spans")
+"""Records that a plan may leave beside itself."""
+
 
 def plan_stage(work: Work, options: PlanOptions, scan_options: ScanOptions = ScanOptions()) -> Plan:
-    """plan.json and candidates.json: what to cut, chosen on validation data."""
+    """plan.json, and candidates.json or spans.json where cuts were measured: what to cut, chosen on validation data."""
     key = stage_key(work, "plan", options, scan_options, work.task_options)
     path = work.study.path("plan.json")
-    if path.exists() and is_finished(work, "plan", key):
+    if "plan.json" in changed(work, "plan") and path.exists():
+        _keep_edited(work, key)
+    if is_finished(work, "plan", key):
         return read_plan(path)
     check_asked(work, options, scan_options)
+    for name in BESIDE:  # of an earlier plan
+        work.study.discard(name)
     plan = _plan_published(work, methods[options.method], options) if options.method != "ours" else (
         _plan_by_hand(work, options, scan_options) if options.span else _plan_searched(work, options, scan_options))
     plan = repaired(work, plan, options)
     plan.save(path)
-    mark_finished(work, "plan", key)
+    finish(work, "plan", key, ["plan.json", *(Study.FILES[name][0] for name in BESIDE if work.study.has(name))])
     return plan
+
+
+def _keep_edited(work: Work, key: str) -> None:
+    """A plan.json that its owner edited is not written over unseen. Raises StudyError where the same is asked again."""
+    path, kept = work.study.path("plan.json"), work.study.path("plan.edited.json")
+    if read_marks(work.study)["plan"].key == key:
+        raise StudyError(
+            f"{path} was edited since it was planned. Cut it as it is now by `delayer cut {work.study.folder}`, or delete it to "
+            "plan again."
+        )
+    path.replace(kept)
+    work.reporter.line(f"The plan that was edited by hand lies in {kept} now.")
 
 
 def _plan_of(work: Work, cut: Sequence[Edit], *, refit: str, rows: str) -> Plan:
@@ -74,7 +96,7 @@ def _plan_by_hand(work: Work, options: PlanOptions, scan_options: ScanOptions) -
     fit, heldout = (work.moments(split, groups, rows) for split in ("fit", "validation"))
     names = (options.operator,) if options.operator else operators_of(scan_options.operators)
     table = scan(work.chain, fit, heldout, macs=work.block_macs, operators=operators_of(",".join(names)), spans=spans)
-    work.study.write("scan", table)
+    work.study.write("spans", table)
     measure = measuring(work, fit, options, ["hand", scan_options])
     chosen: list[Edit] = []
     measured = []

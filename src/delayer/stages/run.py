@@ -14,7 +14,7 @@ from delayer.stages.plan import plan_stage
 from delayer.stages.scan import scan_stage
 from delayer.stages.score import score_stage
 from delayer.stages.tune import tune_stage
-from delayer.stages.work import open_work, write_study
+from delayer.stages.work import Work, open_work, write_study
 from delayer.study import Results
 from delayer.tasks import TaskOptions
 from delayer.tune import TuneOptions
@@ -37,13 +37,20 @@ def run(model: str, data: str | Sequence[str], *, out: str | Path, load_options:
     on_stage: called with each stage's name and record.
     """
     data = (data,) if isinstance(data, str) else tuple(data)
-    told = on_stage or (lambda stage, record: None)
     check_words(plan_options, scan_options, check_options)
     options = {**load_options.model_dump(mode="json"), **task_options.model_dump(mode="json"),
                **scan_options.model_dump(mode="json"), **plan_options.model_dump(mode="json"),
                **check_options.model_dump(mode="json"), "test": test}
     work = open_work(model, data, out=out, load_options=load_options, task_options=task_options, test=test,
                      options=options, reporter=reporter)
+    return run_all(work, scan_options, plan_options, check_options, tune_epochs=tune_epochs, on_stage=on_stage)
+
+
+def run_all(work: Work, scan_options: ScanOptions = ScanOptions(), plan_options: PlanOptions = PlanOptions(),
+            check_options: CheckOptions = CheckOptions(), *, tune_epochs: int = 0,
+            on_stage: Callable[[str, Any], None] | None = None) -> Results:
+    """All stages of an opened study; see `run`."""
+    told = on_stage or (lambda stage, record: None)
     check_asked(work, plan_options, scan_options)
     with work.study.lock():
         write_study(work)
@@ -52,10 +59,11 @@ def run(model: str, data: str | Sequence[str], *, out: str | Path, load_options:
             told("scan", scan_stage(work, scan_options))
         plan = plan_stage(work, plan_options, scan_options)
         told("plan", plan)
-        small = cut_stage(work, plan)
         if tune_epochs:
-            small, report = tune_stage(work, small, plan, TuneOptions(epochs=tune_epochs))
+            small, _, report = tune_stage(work, TuneOptions(epochs=tune_epochs), plan=plan)
             work.notes.append(report.note)
+        else:
+            small = cut_stage(work, plan)
         results = check_stage(work, small, plan, check_options)
         told("check", results)
         if importlib.util.find_spec("plotly") and importlib.util.find_spec("jinja2"):

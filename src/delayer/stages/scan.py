@@ -3,10 +3,11 @@
 from delayer.errors import DelayerError
 from delayer.rows import Rows
 from delayer.scan import moment_groups, scan
+from delayer.stages.artefacts import finish, is_finished, stage_key
 from delayer.stages.asked import operators_of
 from delayer.stages.options import ScanOptions
 from delayer.stages.score import score_stage
-from delayer.stages.work import Work, is_finished, mark_finished, stage_key
+from delayer.stages.work import Work
 from delayer.study import Scan
 
 
@@ -14,7 +15,7 @@ def watched_groups(work: Work, options: ScanOptions) -> tuple[list[tuple[int, ..
     """The points to watch together within the memory bound, and why; a first pass ranks spans where not all fit."""
     groups, why = moment_groups(work.chain, memory_bytes=options.memory * 2**30)
     if not groups:
-        scores = work.study.read_or_none("scores") or score_stage(work)
+        scores = score_stage(work)
         influence = next(s for s in scores.scores if s.name == "block_influence")
         ends = {span: work.chain.ends(span) for span in work.chain.spans()}
         prefer = sorted(ends, key=lambda s: influence.values[ends[s][0]][ends[s][1]] / len(s))
@@ -29,7 +30,7 @@ def watched_groups(work: Work, options: ScanOptions) -> tuple[list[tuple[int, ..
 def scan_stage(work: Work, options: ScanOptions = ScanOptions()) -> Scan:
     """scan.json: every operator on every span, with the ridge that does best on held-out rows."""
     key = stage_key(work, "scan", options, work.task_options)
-    if work.study.has("scan") and is_finished(work, "scan", key):
+    if is_finished(work, "scan", key):
         return work.study.read("scan")
     operators = operators_of(options.operators)
     (groups, why), rows = watched_groups(work, options), Rows("each", options.share)
@@ -42,6 +43,6 @@ def scan_stage(work: Work, options: ScanOptions = ScanOptions()) -> Scan:
                              f"{found.failed[0]}.")
         work.reporter.line(work.warnings[-1])
     work.study.write("scan", found)
-    mark_finished(work, "scan", key)
+    finish(work, "scan", key, ["scan.json"])
     return found
 

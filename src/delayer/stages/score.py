@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from delayer.metrics import metrics
 from delayer.scoring import ScoreOptions, correlate, rank_blocks, score
-from delayer.stages.work import Work, is_finished, mark_finished, stage_key
+from delayer.stages.artefacts import finish, is_finished, stage_key
+from delayer.stages.work import Work
 from delayer.study import Score, Scores
 from delayer.tasks import open_task
 
@@ -18,7 +19,7 @@ def score_stage(work: Work, options: ScoreOptions | None = None, *, others: Sequ
     """
     options = options or ScoreOptions(**{k: work.options[k] for k in ScoreOptions.model_fields if k in work.options})
     key = stage_key(work, "score", work.task_options, options, [[o.model_hash, o.task.hash] for o in others])
-    if work.study.has("scores") and is_finished(work, "score", key):
+    if is_finished(work, "score", key):
         return work.study.read("scores")
     names = _names([work, *others])
     found = []
@@ -38,7 +39,7 @@ def score_stage(work: Work, options: ScoreOptions | None = None, *, others: Sequ
     scores = Scores(scores=tuple(found), ranking=tuple(ranking), disagreements=tuple(disagreements),
                     networks=tuple(sorted(networks, key=_most_redundant_first)), correlations=tuple(correlate(found)))
     work.study.write("scores", scores)
-    mark_finished(work, "score", key)
+    finish(work, "score", key, ["scores.json"])
     return scores
 
 

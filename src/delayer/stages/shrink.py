@@ -1,40 +1,76 @@
 """Stage: activations made linear, round after round, and saved as a plan."""
 
+from pathlib import Path
+
 from torch import nn
 
-from delayer.plan import Plan, read_plan
+from delayer.chain import Chain
+from delayer.edits.fuse import Fuse
+from delayer.plan import Plan
 from delayer.shrink import ShrinkOptions, merge_faster_, shrink_until
-from delayer.stages.work import Work, is_finished, mark_finished, stage_key
-from delayer.store import example_of, load, save
-from delayer.study import Round
+from delayer.stages.artefacts import finish, stage_key
+from delayer.stages.standing import bring_back_, find, put_
+from delayer.stages.work import Work
+from delayer.store import Made, example_of
+from delayer.study import MergeInfo, Record, Round, read_record, write_atomically
+from delayer.study.marks import MODEL, file_hash, read_marks
 
 
 def shrink_stage(work: Work, options: ShrinkOptions = ShrinkOptions()) -> tuple[nn.Module, Plan]:
-    """model/, plan.json and shrink.json; a killed run goes on in the middle of its round."""
-    key, path = stage_key(work, "shrink", options, work.task_options), work.study.path("plan.json")
-    if work.study.has("shrink") and path.exists() and is_finished(work, "shrink", key):
-        return load(str(work.study.path("model"))).to(work.device), read_plan(path)
+    """model/ and shrink.json, the plan in model/; a killed run goes on in the middle of its round."""
+    key = stage_key(work, "shrink", options, work.task_options)
+    lineage = (Made(stage="shrink", key=key),)
+    if work.study.has("shrink") and file_hash(work.study.path("shrink.json")) == _hash_then(work, key) and (
+            folder := find(work, lineage)):
+        work.say_finished("shrink")
+        small, plan = bring_back_(work, folder)
+        finish(work, "shrink", key, ["shrink.json", MODEL], ["plan.json"])
+        return small, plan
 
+    state = work.study.path(".shrink") / key
     with work.reporter.step("Making activations linear") as tick:
         small, edits, shrunk = shrink_until(
-            work.chain, work.task, options, example=work.example, folder=work.study.path(".shrink"), seed=work.seed,
+            work.chain, work.task, options, example=work.example, folder=state, seed=work.seed,
             on_round=lambda one, _: work.reporter.line(said(one)), progress=tick)
     small.model.eval()
-    with work.reporter.step("Merging what became linear") as tick:
-        merged, found = merge_faster_(small, example_of(work.example, 1), batch_size=options.merge_batch, seed=work.seed,
-                                      progress=tick)
+    merged, found = _merged_(work, small, options, state / "merges.json")
     shrunk = shrunk.model_copy(update={"merges": found})
-    edits += merged
     plan = Plan(model=work.name, model_hash=work.model_hash, data_hash=work.task.hash, num_blocks=work.chain.num_blocks,
-                edits=edits, seed=work.seed)
+                edits=edits + merged, seed=work.seed)
     small.model.delayer_edits = plan.edits
-    save(small.model, plan, work.chain, work.study.path("model"), example=work.example)
-    plan.save(path)
+    put_(work, small.model, plan, lineage)
     work.study.write("shrink", shrunk)
-    mark_finished(work, "shrink", key)
+    finish(work, "shrink", key, ["shrink.json", MODEL], ["plan.json"])
     work.notes.append(shrunk.note)
     work.reporter.line(shrunk.note)
     return small.model, plan
+
+
+class _Merges(Record):
+    """Which linear neighbours were merged: decided by the clock, so that it is decided once."""
+
+    edits: tuple[Fuse, ...]
+    found: tuple[MergeInfo, ...]
+
+
+def _merged_(work: Work, small: Chain, options: ShrinkOptions, path: Path) -> tuple[tuple[Fuse, ...], tuple[MergeInfo, ...]]:
+    """Merge what is faster merged, or what a run that was killed behind its measuring had found to be."""
+    if path.exists():
+        merges = read_record(path, _Merges)
+        for edit in merges.edits:
+            edit.apply_(small)
+        return merges.edits, merges.found
+    with work.reporter.step("Merging what became linear") as tick:
+        edits, found = merge_faster_(small, example_of(work.example, 1), batch_size=options.merge_batch, seed=work.seed,
+                                     progress=tick)
+    write_atomically(path, _Merges(edits=edits, found=found).model_dump_json(indent=1))
+    return edits, found
+
+
+def _hash_then(work: Work, key: str) -> str | None:
+    """The hash that shrink.json had when this very shrinking was done; None where it was not, or where another was since."""
+    mark = read_marks(work.study).get("shrink")
+    return mark.files.get("shrink.json") if mark and mark.key == key else None
 
 
 def said(one: Round) -> str:

@@ -7,7 +7,8 @@ from pydantic import Field
 from delayer.chain import Chain
 from delayer.score_sites import score_sites
 from delayer.sites import sites_
-from delayer.stages.work import Work, is_finished, mark_finished, stage_key
+from delayer.stages.artefacts import finish, is_finished, stage_key
+from delayer.stages.work import Work
 from delayer.study import Record, Sites
 
 
@@ -23,7 +24,7 @@ class SitesOptions(Record):
 def sites_stage(work: Work, options: SitesOptions = SitesOptions()) -> Sites:
     """sites.json: every activation, what every site metric says of it, and a ranking."""
     key = stage_key(work, "sites", options, work.task_options)
-    if work.study.has("sites") and is_finished(work, "sites", key):
+    if is_finished(work, "sites", key):
         return work.study.read("sites")
     chain = Chain(deepcopy(work.model), work.chain.family, work.chain.blocks)  # whose forward passes are traced anew
     with work.reporter.step(f"Watching activations on {work.data[0]}") as tick:
@@ -31,5 +32,5 @@ def sites_stage(work: Work, options: SitesOptions = SitesOptions()) -> Sites:
         batches = None if options.data_free else work.task.batches("fit")
         found = score_sites(chain, sites, batches, batch_size=options.chunk, data=work.data[0], progress=tick)
     work.study.write("sites", found)
-    mark_finished(work, "sites", key)
+    finish(work, "sites", key, ["sites.json"])
     return found

@@ -1,36 +1,67 @@
-"""Stage: a short fine-tune of the cut network with the original as teacher."""
+"""Stage: a short fine-tune of the network in model/ with the original as teacher."""
+
+from pathlib import Path
 
 from torch import nn
 
-from delayer.errors import BudgetError
-from delayer.plan import Plan
-from delayer.stages.work import Work, is_finished, mark_finished, stage_key
-from delayer.store import load, save
-from delayer.study import write_atomically
+from delayer.errors import BudgetError, StudyError
+from delayer.plan import Plan, read_plan
+from delayer.stages.artefacts import finish, is_finished, stage_key
+from delayer.stages.cut import cut_stage
+from delayer.stages.standing import Lineage, cut_lineage, find, put_, standing
+from delayer.stages.work import Work
+from delayer.store import Made
+from delayer.study import read_record, write_atomically
+from delayer.study.marks import MODEL
 from delayer.tune import TuneOptions, TuneReport, tune_
 from delayer.tune.neighbourhood import counterparts, neighbourhood
 
 
-def tune_stage(work: Work, small: nn.Module, plan: Plan, options: TuneOptions = TuneOptions(), *,
-               only: str = "everything") -> tuple[nn.Module, TuneReport]:
-    """model/ again, fine-tuned, and tune.json. A killed run goes on from its last checkpoint.
+def tune_stage(work: Work, options: TuneOptions = TuneOptions(), *, only: str = "everything", plan: Plan | None = None
+               ) -> tuple[nn.Module, Plan, TuneReport]:
+    """model/ again, fine-tuned, and tune.json; gives the network, its plan and what happened.
 
+    It begins with the network as it was cut or shrunk, also where a fine-tuned one stands in model/. A killed run goes on
+    from its last checkpoint.
     only: "everything", or "neighbourhood" for the maps and the blocks next to each cut.
+    plan: what the network is to be cut by; by default what stands in model/ is taken.
+    Raises StudyError where the network before fine-tuning is gone and cannot be made again.
     """
     if only not in ("everything", "neighbourhood"):
         raise BudgetError(f"Fine-tuning {only!r} is not known. Use everything or neighbourhood.")
-    key = stage_key(work, "tune", plan.model_dump(mode="json"), options, only, work.task_options)
-    path, folder = work.study.path("tune.json"), work.study.path("model")
-    if path.exists() and is_finished(work, "tune", key):
-        return load(str(folder)).to(work.device), TuneReport.model_validate_json(path.read_text())
-    checkpoint = work.study.path(".tune.safetensors")
+    folder, begin = _beginning(work, plan)
+    plan = read_plan(folder / "plan.json")
+    key = stage_key(work, "tune", [made.key for made in begin], plan.model_dump(mode="json"), options, only, work.task_options)
+    path, lineage = work.study.path("tune.json"), (*begin, Made(stage="tune", key=key))
+    if is_finished(work, "tune", key):
+        return work.open(work.study.path("model")), plan, read_record(path, TuneReport)
+    small, checkpoint = work.open(folder), work.study.path(f".tune-{key}.safetensors")
     with work.reporter.step("Fine-tuning") as tick:
         report = tune_(small, work.task, work.model, options, checkpoint=checkpoint, progress=tick, device=work.device,
                        counterparts=counterparts(work.chain, plan) if options.hidden_weight else None,
                        only=neighbourhood(work.chain, plan) if only == "neighbourhood" else None, seed=work.seed)
-    save(small, plan, work.chain, folder, example=work.example)
+    put_(work, small, plan, lineage)
     write_atomically(path, report.model_dump_json(indent=1))
-    mark_finished(work, "tune", key)
-    checkpoint.unlink(missing_ok=True)
+    finish(work, "tune", key, ["tune.json", MODEL])
+    for old in work.study.folder.glob(".tune-*.safetensors"):
+        old.unlink()
     work.reporter.line(report.note)
-    return small, report
+    return small, plan, report
+
+
+def _beginning(work: Work, plan: Plan | None) -> tuple[Path, Lineage]:
+    """The folder of the network that fine-tuning begins with, and how that came about."""
+    if plan is None:
+        _, plan, lineage = standing(work)
+        begin = tuple(made for made in lineage if made.stage != "tune")
+    else:
+        begin = cut_lineage(work, plan)
+    if not (folder := find(work, begin)):
+        if not begin or begin[0].stage != "cut":
+            raise StudyError(
+                f"The network as it was before it was fine-tuned is no longer in {work.study.folder}. Make it again: "
+                "`delayer shrink` with the options of then, or `delayer cut`."
+            )
+        cut_stage(work, plan)
+        folder = work.study.path("model")
+    return folder, begin

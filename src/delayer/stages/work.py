@@ -1,9 +1,7 @@
 """A network, its data and its study folder, opened; and which stages stand finished in the folder."""
 
 import datetime
-import hashlib
 import importlib.metadata
-import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,7 +25,7 @@ from delayer.rows import Rows
 from delayer.stages.options import LoadOptions
 from delayer.stats import Moments
 from delayer.store import example_of, load
-from delayer.study import Asked, BlockInfo, ChainInfo, Provenance, Record, Study, StudyInfo, write_atomically
+from delayer.study import Asked, BlockInfo, ChainInfo, Provenance, Study, StudyInfo
 from delayer.tasks import TaskOptions, open_task, predictions
 
 
@@ -76,6 +74,16 @@ class Work:
             found = predictions(self.model, self.task.batches("validation"), device=self.device, progress=tick)
         self.warnings += found.notes
         return found
+
+    def say_finished(self, stage: str) -> None:
+        """Say once that a stage stands finished in the folder."""
+        if stage not in self.told:
+            self.reporter.line(f"{stage.capitalize()}: already there.")
+            self.told.add(stage)
+
+    def open(self, folder: Path) -> nn.Module:
+        """A network that this study saved."""
+        return load(str(folder)).to(self.device)
 
     def provenance(self) -> Provenance:
         from delayer import __version__
@@ -153,33 +161,10 @@ def write_study(work: Work) -> StudyInfo:
                         segments=tuple((s.start, s.stop) for s in chain.segments)),
         params=num_params(work.model), macs=work.macs, provenance=work.provenance(),
     )
+    before = work.study.read_or_none("study")
+    then, now = (one and (one.provenance.model_hash, one.provenance.data_hash) for one in (before, info))
+    if then and then != now:
+        what = "another network" if then[0] != now[0] else "other data, or other samples of it,"
+        work.reporter.line(f"{work.study.folder} was about {what} so far; its stages are done again as they are needed.")
     work.study.write("study", info)
     return info
-
-
-def stage_key(work: Work, stage: str, *options: Any) -> str:
-    text = json.dumps([stage, work.model_hash, work.task.hash, work.data, work.seed,
-                       [o.model_dump(mode="json") if isinstance(o, Record | TaskOptions) else o for o in options]])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _keys(study: Study) -> dict[str, str]:
-    try:
-        return json.loads(study.path(".stages.json").read_text())
-    except (OSError, ValueError):
-        return {}
-
-
-def is_finished(work: Work, stage: str, key: str) -> bool:
-    """Whether a stage stands finished in the folder for this very network, data and options; says so once."""
-    finished = _keys(work.study).get(stage) == key
-    if finished and stage not in work.told:
-        work.reporter.line(f"{stage.capitalize()}: already there.")
-        work.told.add(stage)
-    return finished
-
-
-def mark_finished(work: Work, stage: str, key: str) -> None:
-    """Remember that a stage is done."""
-    work.told.add(stage)
-    write_atomically(work.study.path(".stages.json"), json.dumps(_keys(work.study) | {stage: key}))

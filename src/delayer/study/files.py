@@ -7,6 +7,15 @@ from pathlib import Path
 
 from delayer.errors import StudyError
 
+UNFINISHED = ".unfinished-"
+"""How names of files begin that are being written; one that was killed leaves them."""
+
+
+def clear_unfinished_(folder: Path) -> None:
+    """Take away what writers that were killed left in a folder and in the folders inside. Nobody may be writing there."""
+    for path in folder.rglob(f"{UNFINISHED}*"):
+        path.unlink(missing_ok=True)
+
 
 def share_(path: str | Path) -> None:
     """Give a file the permissions that new files have here; temporary and safetensors files are the owner's alone."""
@@ -36,7 +45,7 @@ def write_atomically(path: Path, text: str | bytes) -> None:
     name = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{UNFINISHED}{path.name}.", delete=False) as file:
             name = file.name
             file.write(data)
             file.flush()

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from delayer.errors import StudyError
 from delayer.study.cuts import Candidates
-from delayer.study.files import write_atomically
+from delayer.study.files import clear_unfinished_, write_atomically
 from delayer.study.network import StudyInfo
 from delayer.study.record import read_record
 from delayer.study.results import Results
@@ -26,12 +26,13 @@ class Study:
         "scores": ("scores.json", Scores, "score"),
         "sites": ("sites.json", Sites, "sites"),
         "scan": ("scan.json", Scan, "scan"),
+        "spans": ("spans.json", Scan, "plan"),
         "candidates": ("candidates.json", Candidates, "plan"),
         "shrink": ("shrink.json", Shrunk, "shrink"),
         "compare": ("compare.json", Comparison, "compare"),
         "results": ("results.json", Results, "check"),
     }
-    """File, record and the stage that writes it."""
+    """File, record and the one stage that writes it."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -60,9 +61,16 @@ class Study:
             raise TypeError(f"{file} holds a {kind.__name__}, not a {type(record).__name__}.")
         write_atomically(self.path(file), record.model_dump_json(indent=1))
 
+    def discard(self, name: str) -> None:
+        """Take away a record that its stage no longer stands for."""
+        self.path(self.FILES[name][0]).unlink(missing_ok=True)
+
     @contextmanager
     def lock(self) -> Iterator["Study"]:
-        """Hold the folder for this process. Raises StudyError when another process works in it."""
+        """Hold the folder for this process, cleared of what killed writers left.
+
+        Raises StudyError when another process works in it.
+        """
         import fcntl
 
         try:
@@ -79,4 +87,5 @@ class Study:
                 raise StudyError(
                     f"Another process works in {self.folder}. Wait for it, or choose another --out folder."
                 ) from error
+            clear_unfinished_(self.folder)
             yield self
