@@ -342,18 +342,20 @@ def works(folder: Path, stage: str) -> None:
             stages.shrink_stage(work, SHRINK)
 
 
-@pytest.mark.parametrize("stage, needs", [
-    ("cut", ["plan"]), ("tune", ["plan", "cut"]), ("shrink", []), ("shrink", ["plan", "cut"]), ("tune", ["plan", "cut", "tune"]),
-], ids=lambda x: x if isinstance(x, str) else "-".join(x))
-def test_a_kill_at_any_change_of_the_disk_goes_on_to_the_same_result(stage, needs, opened, tmp_path):
+KILLS = [("cut", "plan"), ("tune", "plan cut"), ("shrink", ""), ("shrink", "plan cut"), ("tune", "plan cut tune")]
+
+
+@pytest.mark.parametrize("every", [15, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stage, needs", KILLS[:3] + [pytest.param(*kill, marks=pytest.mark.slow) for kill in KILLS[3:]])
+def test_a_kill_at_any_change_of_the_disk_goes_on_to_the_same_result(stage, needs, every, opened, tmp_path):
     begin = copy(opened, tmp_path / "begin")
-    for name in needs:
+    for name in needs.split():
         assert not do(begin, name, *(["--epochs", "3"] if name == "tune" else []))
     whole = copy(begin, tmp_path / "whole")
     assert not KILL.during(whole, 0, lambda: works(whole, stage))
     expected, number = answer(whole), KILL.seen
     assert number > 5
-    for at in range(1, number + 1):
+    for at in range(1, number + 1, every):
         folder = copy(begin, tmp_path / f"at-{at}")
         assert KILL.during(folder, at, lambda folder=folder: works(folder, stage))
         works(folder, stage)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from delayer.errors import StudyError
+from delayer.errors import ModelError, StudyError
 from delayer.plan import Plan, apply, read_plan
 from delayer.stages.artefacts import finish, stage_key
 from delayer.stages.work import Work
@@ -38,20 +38,27 @@ def cut_(work: Work, plan: Plan) -> nn.Module:
 def put_(work: Work, small: nn.Module, plan: Plan, lineage: Lineage) -> None:
     """Save a network into model/. Before it is fine-tuned, what stands there is kept as `.untuned`."""
     folder, before = work.study.path("model"), work.study.path(".untuned")
-    if len(lineage) > 1 and lineage_of(folder) == lineage[:-1]:
+    if len(lineage) > 1 and _is(folder, lineage[:-1]):
         _copy_(folder, before)
     save(small, plan, work.chain, folder, example=work.example, lineage=lineage)
     if len(lineage) == 1:
-        shutil.rmtree(before, ignore_errors=True)
+        _clear_(before)
 
 
 def _copy_(folder: Path, to: Path) -> None:
     """A second name for each file of a saved network, which nobody writes into; a copy where the disk has no such thing."""
-    temporary = to.with_name(f"{to.name}.new")
-    for old in (temporary, to):
-        shutil.rmtree(old, ignore_errors=True)
-    shutil.copytree(folder, temporary, copy_function=_linked)
+    _clear_(to)
+    shutil.copytree(folder, temporary := _new(to), copy_function=_linked)
     os.rename(temporary, to)
+
+
+def _clear_(folder: Path) -> None:
+    for old in (_new(folder), folder):
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _new(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.new")
 
 
 def _linked(source: str, to: str) -> None:
@@ -64,7 +71,15 @@ def _linked(source: str, to: str) -> None:
 def find(work: Work, lineage: Lineage) -> Path | None:
     """The folder in the study that holds the network of this lineage: model/, what it was before fine-tuning, or none."""
     return next((folder for folder in (work.study.path("model"), work.study.path(".untuned"))
-                 if lineage_of(folder) == lineage), None)
+                 if _is(folder, lineage)), None)
+
+
+def _is(folder: Path, lineage: Lineage) -> bool:
+    """Whether a folder holds, undamaged, the network of this lineage."""
+    try:
+        return lineage_of(folder) == lineage
+    except ModelError:
+        return False
 
 
 def bring_back_(work: Work, folder: Path) -> tuple[nn.Module, Plan]:

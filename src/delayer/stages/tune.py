@@ -34,6 +34,7 @@ def tune_stage(work: Work, options: TuneOptions = TuneOptions(), *, only: str = 
     key = stage_key(work, "tune", [made.key for made in begin], plan.model_dump(mode="json"), options, only, work.task_options)
     path, lineage = work.study.path("tune.json"), (*begin, Made(stage="tune", key=key))
     if is_finished(work, "tune", key):
+        _clear_checkpoints_(work)
         return work.open(work.study.path("model")), plan, read_record(path, TuneReport)
     small, checkpoint = work.open(folder), work.study.path(f".tune-{key}.safetensors")
     with work.reporter.step("Fine-tuning") as tick:
@@ -43,10 +44,14 @@ def tune_stage(work: Work, options: TuneOptions = TuneOptions(), *, only: str = 
     put_(work, small, plan, lineage)
     write_atomically(path, report.model_dump_json(indent=1))
     finish(work, "tune", key, ["tune.json", MODEL])
-    for old in work.study.folder.glob(".tune-*.safetensors"):
-        old.unlink()
+    _clear_checkpoints_(work)
     work.reporter.line(report.note)
     return small, plan, report
+
+
+def _clear_checkpoints_(work: Work) -> None:
+    for old in work.study.folder.glob(".tune-*.safetensors"):
+        old.unlink()
 
 
 def _beginning(work: Work, plan: Plan | None) -> tuple[Path, Lineage]:
