@@ -413,6 +413,6 @@ def test_out_of_memory_says_what_would_fit(command, monkeypatch):
     def hungry(*_, **__):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr(cli.commands.stages, "run", hungry)
+    monkeypatch.setattr(cli.commands.stages, "run_all", hungry)
     code, _, err = command("run", NETWORK, "--data", "digits", "--remove", "blocks=1")
     assert code == 2 and "Half the --batch-size" in err

@@ -28,7 +28,7 @@ from delayer.store.closed import TIMM_FACTS, check_configuration, check_folder, 
 from delayer.store.huggingface import from_pretrained
 from delayer.store.integrity import RECORD, deciding_files, read_json, seal, verified
 from delayer.store.originals import by_name, load_timm, mark_huggingface, source_of
-from delayer.store.replacing import bring_back_, new_place, replace_
+from delayer.store.replacing import bring_back_, new_place, old_place, replace_
 from delayer.store.skeletons import cut_skeleton, skeleton
 from delayer.store.trust import MAX_DEPTH, Trust, allowed, check_source, nested
 from delayer.store.weights import distinct_weights, fill_, read_weights
@@ -112,7 +112,7 @@ def save(model: nn.Module, plan: Plan, chain: Chain, folder: str | Path, *, exam
             "Free some space or choose another folder."
         ) from error
     finally:
-        if folder.exists():  # else the new folder may be the only one
+        if folder.exists() or not old_place(folder).exists():  # else it stopped between two renames, which `recover_` mends
             shutil.rmtree(temporary, ignore_errors=True)
     return artefact
 
