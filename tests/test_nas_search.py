@@ -224,8 +224,10 @@ def test_the_winner_reloads_in_a_fresh_process(finished, tmp_path):
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     code = ("import sys, torch; from delayer.nas import load_winner; torch.set_num_threads(1)\n"
             "x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))\n"
-            "print(load_winner(sys.argv[1])(x).tolist())")
-    said = fresh.run([sys.executable, "-c", code, folder], check=True, cwd=ROOT)
+            "print(load_winner(sys.argv[1], **eval(sys.argv[2]))(x).tolist())")
+    alone, said = (fresh.run([sys.executable, "-c", code, folder, arguments], cwd=ROOT)
+                   for arguments in ("{}", "{'own': 'tests.nas_blocks:plain'}"))
+    assert "'tests.nas_blocks:plain' is a function of somebody's own, and a file's word is no reason" in alone.stderr
     torch.testing.assert_close(torch.tensor(json.loads(said.stdout)), model(x), rtol=0, atol=0)
     config = json.loads((folder / "winner" / "config.json").read_text())
     again = delayer.load("delayer.nas:network", weights=folder / "winner" / "model.safetensors", **config)

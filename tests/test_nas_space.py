@@ -118,6 +118,8 @@ def test_a_block_factory_that_is_not_there(name):
 
 
 def test_a_space_of_ones_own_is_named_as_a_function():
-    assert isinstance(SpaceOptions(space="delayer.nas:CellSpace").open(), CellSpace)
+    named = SpaceOptions(space="delayer.nas:CellSpace")
+    named.give()
+    assert isinstance(named.open(), CellSpace)
     with pytest.raises(NasError, match="search space 'cels' cannot be found .* or choose cells or depth_width"):
         SpaceOptions(space="cels").open()

@@ -7,7 +7,7 @@ import typer
 
 from delayer import stages
 from delayer.cli.app import DATA, JSON, MODEL, OUT, QUIET, STUDY, TEST, app
-from delayer.cli.opening import opened, reopened
+from delayer.cli.opening import opened, opens_networks, reopened
 from delayer.cli.options import with_options
 from delayer.cli.tables import print_record, say_where, show, try_report
 from delayer.plan import read_plan
@@ -19,6 +19,7 @@ from delayer.tune import TuneOptions
 
 
 @app.command("run")
+@opens_networks
 @with_options(load=stages.LoadOptions, task=TaskOptions, scan=stages.ScanOptions, plan=stages.PlanOptions,
               check=stages.CheckOptions)
 def run_command(model: MODEL, data: DATA = None, test: TEST = None, out: OUT = Path("study"),
@@ -35,6 +36,7 @@ def run_command(model: MODEL, data: DATA = None, test: TEST = None, out: OUT = P
 
 
 @app.command("score")
+@opens_networks
 @with_options(load=stages.LoadOptions, task=TaskOptions, counting=ScoreOptions)
 def score_command(model: MODEL, data: DATA = None, out: OUT = Path("study"),
                   others: Annotated[list[str] | None, typer.Option(
@@ -52,6 +54,7 @@ def score_command(model: MODEL, data: DATA = None, out: OUT = Path("study"),
 
 
 @app.command("scan")
+@opens_networks
 @with_options(load=stages.LoadOptions, task=TaskOptions, scan=stages.ScanOptions)
 def scan_command(model: MODEL, data: DATA = None, out: OUT = Path("study"), json_: JSON = False, quiet: QUIET = False,
                  *, load, task, scan) -> None:
@@ -64,6 +67,7 @@ def scan_command(model: MODEL, data: DATA = None, out: OUT = Path("study"), json
 
 
 @app.command("plan")
+@opens_networks
 @with_options(load=stages.LoadOptions, task=TaskOptions, scan=stages.ScanOptions, plan=stages.PlanOptions)
 def plan_command(model: MODEL, data: DATA = None, out: OUT = Path("study"), json_: JSON = False, quiet: QUIET = False,
                  *, load, task, scan, plan) -> None:
@@ -76,6 +80,7 @@ def plan_command(model: MODEL, data: DATA = None, out: OUT = Path("study"), json
 
 
 @app.command("cut")
+@opens_networks
 def cut_command(study: STUDY, plan: Annotated[Path | None, typer.Option("--plan", help="Another plan file to replay.")] = None,
                 json_: JSON = False, quiet: QUIET = False) -> None:
     """Cut as planned and save STUDY/model."""
@@ -87,6 +92,7 @@ def cut_command(study: STUDY, plan: Annotated[Path | None, typer.Option("--plan"
 
 
 @app.command("tune")
+@opens_networks
 @with_options(tune=TuneOptions)
 def tune_command(study: STUDY, only: Annotated[str, typer.Option(
                      help="everything, or neighbourhood: the maps and the blocks next to each cut.")] = "everything",
@@ -98,6 +104,7 @@ def tune_command(study: STUDY, only: Annotated[str, typer.Option(
 
 
 @app.command("export")
+@opens_networks
 def export_command(study: STUDY, json_: JSON = False, quiet: QUIET = False) -> None:
     """Export STUDY/model to ONNX and check it against torch."""
     work = reopened(study, Reporter(quiet=quiet))
@@ -106,6 +113,7 @@ def export_command(study: STUDY, json_: JSON = False, quiet: QUIET = False) -> N
 
 
 @app.command("check")
+@opens_networks
 @with_options(check=stages.CheckOptions)
 def check_command(study: STUDY, json_: JSON = False, quiet: QUIET = False, *, check) -> None:
     """What was lost and won: test grade, parameters, multiply-adds, memory, latency, reload proof, ONNX."""

@@ -1,14 +1,46 @@
-"""The work that a command is about: opened anew, or from a study folder."""
+"""The work that a command is about: opened anew, or from a study folder, and what the user allows files to name."""
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, Any
 
+import typer
 from pydantic import BaseModel
 
 from delayer import stages
 from delayer.errors import DelayerError, StudyError
+from delayer.given import give, given, given_names, is_name, remember
 from delayer.progress import Reporter
+from delayer.store import allowing
+from delayer.store.trust import allowed, not_given
 from delayer.study import Study, StudyInfo
 from delayer.tasks import TaskOptions
+
+FACTORY = Annotated[list[str] | None, typer.Option(
+    "--factory", metavar="NAME", envvar="DELAYER_FACTORY", help="package.module:factory of your own that the opened folders were "
+    "made with; never taken from a file.")]
+TRUST = Annotated[bool, typer.Option("--trust", help="Import and call whatever the opened folders name. They may run anything.")]
+CHANGED = Annotated[bool, typer.Option("--allow-changed", help="Open networks whose files are not those that were saved.")]
+
+
+def opens_networks(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command that opens networks, with the options that say what their folders may name."""
+
+    def wrapped(*, factory: list[str] | None, trust: bool, allow_changed: bool, **arguments: Any) -> Any:
+        for name in factory or ():
+            give(name)
+        with allowing(trust=trust, allow_changed=allow_changed):
+            return command(**arguments)
+
+    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in inspect.signature(command).parameters.values()]
+    options = (("factory", None, FACTORY), ("trust", False, TRUST), ("allow_changed", False, CHANGED))
+    more = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+            for name, default, kind in options]
+    wrapped.__signature__ = inspect.Signature([*own, *more])
+    wrapped.__annotations__ = {p.name: p.annotation for p in (*own, *more)}
+    wrapped.__doc__, wrapped.__name__ = command.__doc__, command.__name__
+    return wrapped
 
 
 def opened(model: str, data: list[str] | None, out: Path | None, load: stages.LoadOptions, task: TaskOptions,
@@ -30,7 +62,8 @@ def reopened(folder: Path, reporter: Reporter) -> stages.Work:
     info: StudyInfo = Study(folder).read("study")
     chosen = {m: m(**{k: v for k, v in info.asked.options.items() if k in m.model_fields and v is not None})
               for m in (stages.LoadOptions, TaskOptions)}
-    work = stages.open_work(info.asked.model, info.asked.data, out=folder, load_options=chosen[stages.LoadOptions],
+    model = _model_of(info.asked.model, folder)
+    work = stages.open_work(model, info.asked.data, out=folder, load_options=chosen[stages.LoadOptions],
                             task_options=chosen[TaskOptions], test=info.asked.options.get("test"),
                             options=info.asked.options, reporter=reporter)
     if work.model_hash != info.provenance.model_hash:
@@ -39,3 +72,17 @@ def reopened(folder: Path, reporter: Reporter) -> stages.Work:
             f"{work.model_hash}. Start a new study folder, or bring the old weights back."
         )
     return work
+
+
+def _model_of(asked: str, folder: Path) -> str:
+    """The network of a study, as a name that may be opened: a factory's only where the user gave it in this very call."""
+    if asked.startswith("timm:") and ":" in asked[5:] and not allowed()[0]:
+        raise DelayerError(f"{folder} was made with {asked}, whose folder may be anybody's. If it is yours, add --trust, or "
+                           "start a new study folder and name the network yourself.")
+    if not is_name(asked) or given(asked) or allowed()[0]:
+        return asked
+    if len(typed := given_names()) != 1:
+        raise DelayerError(not_given(asked, str(folder)))
+    (name,) = typed
+    remember(asked, give(name))
+    return name

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from delayer import stages
 from delayer.cli.app import DATA, JSON, MODEL, OUT, QUIET, TEST, app
-from delayer.cli.opening import opened
+from delayer.cli.opening import opened, opens_networks
 from delayer.cli.options import with_options
 from delayer.cli.tables import print_record, say_where, try_report
 from delayer.shrink import ShrinkOptions
@@ -12,6 +12,7 @@ from delayer.tasks.options import TrainingTaskOptions
 
 
 @app.command("shrink")
+@opens_networks
 @with_options(load=stages.LoadOptions, task=TrainingTaskOptions, shrink=ShrinkOptions, check=stages.CheckOptions)
 def shrink_command(model: MODEL, data: DATA = None, test: TEST = None, out: OUT = Path("study"), json_: JSON = False,
                    quiet: QUIET = False, *, load, task, shrink, check) -> None:
@@ -27,6 +28,7 @@ def shrink_command(model: MODEL, data: DATA = None, test: TEST = None, out: OUT 
 
 
 @app.command("compare")
+@opens_networks
 @with_options(load=stages.LoadOptions, task=TrainingTaskOptions, compare=stages.CompareOptions)
 def compare_command(model: MODEL, data: DATA = None, test: TEST = None, out: OUT = Path("study"), json_: JSON = False,
                     quiet: QUIET = False, *, load, task, compare) -> None:

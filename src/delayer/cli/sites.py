@@ -8,7 +8,7 @@ from rich.table import Table
 
 from delayer import stages
 from delayer.cli.app import DATA, JSON, MODEL, OUT, QUIET, app
-from delayer.cli.opening import opened
+from delayer.cli.opening import opened, opens_networks
 from delayer.cli.options import with_options
 from delayer.cli.tables import print_record, try_report
 from delayer.study import Sites
@@ -16,6 +16,7 @@ from delayer.tasks import TaskOptions
 
 
 @app.command("sites")
+@opens_networks
 @with_options(load=stages.LoadOptions, task=TaskOptions, sites=stages.SitesOptions)
 def sites_command(model: MODEL, data: DATA = None, out: OUT = Path("study"), json_: JSON = False, quiet: QUIET = False, *,
                   load, task, sites) -> None:

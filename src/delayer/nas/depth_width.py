@@ -26,18 +26,26 @@ class Residual(nn.Module):
         return self.shortcut(x) + self.inner(x)
 
 
+RESIDUAL = "delayer.nas.depth_width:residual_block"
+
+
 def residual_block(in_width: int, width: int, stride: int) -> nn.Module:
     """The block that stands in where the user names none."""
     return Residual(in_width, width, stride)
+
+
+BLOCK = ("block factory", "factory(in_width, width, stride)")
 
 
 class DepthWidthSpace(Space):
     """Stages of `depth` blocks of one width each; every stage but the first begins by halving the image.
 
     A candidate is such as `2x16-3x32`: two blocks of width 16, then three of width 32.
+
+    block: a function that makes one block, or its name, which is imported when the first network is built.
     """
 
-    def __init__(self, *, block: str = "delayer.nas.depth_width:residual_block", depths: tuple[int, ...] = (1, 2, 3),
+    def __init__(self, *, block: str | BlockFactory = residual_block, depths: tuple[int, ...] = (1, 2, 3),
                  widths: tuple[int, ...] = (16, 32, 64), num_stages: int = 3):
         self.block, self.num_stages = block, num_stages
         self.choices: Mapping[str, tuple[int, ...]] = {
@@ -67,7 +75,7 @@ class DepthWidthSpace(Space):
         return self.encode(self.decode(candidate))
 
     def build(self, candidate: str, *, in_channels: int = 3, num_classes: int = 10) -> nn.Module:
-        block = named(self.block, "block factory", "factory(in_width, width, stride)")
+        block = self.block if callable(self.block) else named(self.block, *BLOCK)
         return StagedNetwork(self.decode(candidate), self.num_stages, block, in_channels, num_classes)
 
     def layers(self, model: "StagedNetwork") -> list[nn.Module]:

@@ -30,17 +30,17 @@ class Engine(Protocol):
 class Processes:
     """Workers as processes of this machine; what one says lies in FOLDER/workers/NAME.log."""
 
-    def __init__(self, folder: Path, num_workers: int, threads: int):
-        self.folder, self.running = folder, {}
+    def __init__(self, folder: Path, num_workers: int, threads: int, own: str):
+        self.folder, self.running, self.own = folder, {}, own
         self.threads = threads or max(1, (os.cpu_count() or 1) // num_workers)
         (folder / "workers").mkdir(parents=True, exist_ok=True)
 
     def start(self, name: str) -> None:
-        command = [sys.executable, "-m", "delayer.nas", str(self.folder), name, str(self.threads)]
+        command = [sys.executable, "-m", "delayer.nas", str(self.folder), name, str(self.threads), self.own]
         paths = os.pathsep.join(path for path in sys.path if path)
         with open(self._log(name), "w") as log:
             self.running[name] = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                                                  env=os.environ | {"PYTHONPATH": paths})
+                                                  env=os.environ | {"PYTHONPATH": paths, "PYTHONSAFEPATH": "1"})
 
     def _log(self, name: str) -> Path:
         return self.folder / "workers" / f"{name}.log"
@@ -64,8 +64,8 @@ class Ray:
     RAY_ADDRESS joins a cluster that runs; without it Ray is started on this machine.
     """
 
-    def __init__(self, folder: Path, num_workers: int, threads: int):
-        self.ray, self.folder, self.running = library("ray", "ray"), folder, {}
+    def __init__(self, folder: Path, num_workers: int, threads: int, own: str):
+        self.ray, self.folder, self.running, self.own = library("ray", "ray"), folder, {}, own
         if not self.ray.is_initialized():
             cpus = num_workers * max(threads, 1)
             here = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": cpus, "include_dashboard": False}
@@ -76,7 +76,7 @@ class Ray:
         self.work = self.ray.remote(num_cpus=max(threads, 1), max_retries=0)(work)
 
     def start(self, name: str) -> None:
-        self.running[name] = self.work.remote(str(self.folder), name)
+        self.running[name] = self.work.remote(str(self.folder), name, self.own)
 
     def ended(self) -> dict[str, tuple[int, str]]:
         done, _ = self.ray.wait(list(self.running.values()), num_returns=len(self.running), timeout=0) \
@@ -96,9 +96,12 @@ class Ray:
 
 
 @contextmanager
-def engine(name: str, folder: Path, num_workers: int, threads: int = 0) -> Iterator[Engine]:
-    """An engine whose workers are gone afterwards."""
-    made = {"processes": Processes, "ray": Ray}[name](folder, num_workers, threads)
+def engine(name: str, folder: Path, num_workers: int, threads: int = 0, own: str = "") -> Iterator[Engine]:
+    """An engine whose workers are gone afterwards.
+
+    own: the function of the user's own that workers may import; they do not take it from the search's files.
+    """
+    made = {"processes": Processes, "ray": Ray}[name](folder, num_workers, threads, own)
     try:
         yield made
     finally:

@@ -5,11 +5,13 @@ from typing import Literal
 from pydantic import Field
 
 from delayer.nas.cells import CellSpace
-from delayer.nas.depth_width import DepthWidthSpace
-from delayer.nas.space import Space, named
+from delayer.nas.depth_width import BLOCK, RESIDUAL, DepthWidthSpace, residual_block
+from delayer.nas.space import Space, known, named
 from delayer.nas.strategies import StrategyOptions
 from delayer.study import Record
 from delayer.tasks import TaskOptions
+
+SPACE = ("search space", "factory(), or choose cells or depth_width")
 
 
 class SpaceOptions(Record):
@@ -21,7 +23,7 @@ class SpaceOptions(Record):
     """cells: channels of the first stage."""
     cells: int = Field(5, gt=0)
     """cells: cells in each of the three stages."""
-    block: str = "delayer.nas.depth_width:residual_block"
+    block: str = RESIDUAL
     """depth_width: package.module:factory of a block, called as factory(in_width, width, stride)."""
     depths: tuple[int, ...] = (1, 2, 3)
     """depth_width: allowed blocks of a stage; may be repeated."""
@@ -31,12 +33,25 @@ class SpaceOptions(Record):
     """depth_width: how many stages."""
 
     def open(self) -> Space:
-        """The space itself. Raises NasError for a name that says nothing."""
+        """The space itself. Raises NasError for a name of somebody's own that the user did not give in this process."""
         if self.space == "cells":
             return CellSpace(width=self.width, num_cells=self.cells)
         if self.space == "depth_width":
-            return DepthWidthSpace(block=self.block, depths=self.depths, widths=self.widths, num_stages=self.stages)
-        return named(self.space, "search space", "factory(), or choose cells or depth_width")()
+            block = residual_block if self.block == RESIDUAL else known(self.block, *BLOCK)
+            return DepthWidthSpace(block=block, depths=self.depths, widths=self.widths, num_stages=self.stages)
+        return known(self.space, *SPACE)()
+
+    @property
+    def own(self) -> str:
+        """The function of the user's own that these options name, or ""."""
+        if self.space == "depth_width":
+            return "" if self.block == RESIDUAL else self.block
+        return "" if self.space == "cells" else self.space
+
+    def give(self) -> None:
+        """Import what these options name, since the user typed them. Raises NasError when there is no such thing."""
+        if self.own:
+            named(self.own, *(BLOCK if self.space == "depth_width" else SPACE))
 
 
 class ProxyOptions(Record):

@@ -40,6 +40,7 @@ def search(data: str, *, out: str | Path, strategy: str = "redtest", test: str |
     Raises NasError, DataError, StudyError, UnknownName, ModelError when optuna (or Ray) is not installed.
     """
     reporter, folder = reporter or Reporter(), Path(out).resolve()
+    space.give()
     setup = Setup(data=data, test=test, strategy=strategies[strategy].name, space=space, proxy=proxy, task=task,
                   strategy_options=strategy_options, seed=task.seed, device=device)
     opened = open_data(data, space.open(), task, test=test)
@@ -50,7 +51,7 @@ def search(data: str, *, out: str | Path, strategy: str = "redtest", test: str |
             trials = Trials(folder)
             trials.release()
             trials.fill(options.trials)
-        notes = _work_off(trials, folder, options, reporter)
+        notes = _work_off(trials, folder, space.own, options, reporter)
         results = _conclude(trials, folder, setup, opened, options, notes, reporter)
     for note in results.notes:
         reporter.line(note)
@@ -71,13 +72,13 @@ def _keep_setup(folder: Path, setup: Setup) -> None:
                        "number of trials, workers and what comes after them may change), or choose another --out.")
 
 
-def _work_off(trials: Trials, folder: Path, options: SearchOptions, reporter: Reporter) -> list[str]:
+def _work_off(trials: Trials, folder: Path, own: str, options: SearchOptions, reporter: Reporter) -> list[str]:
     """Keep workers at work until no slot waits; what a dead worker was at goes back to the queue."""
     names, exhausted, idle_deaths, notes = (f"worker-{i}" for i in count()), False, 0, []
     num_workers = min(options.workers, trials.num_waiting())
     if not num_workers:
         return notes
-    with engine(options.engine, folder, num_workers, options.threads) as team, reporter.step("Candidates") as tick:
+    with engine(options.engine, folder, num_workers, options.threads, own) as team, reporter.step("Candidates") as tick:
         for _ in range(num_workers):
             team.start(next(names))
         while team.running:

@@ -1,19 +1,16 @@
 """A search space: named choices, the string that states them, and the network that they make."""
 
-import importlib
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from random import Random
 from typing import Any
 
 from torch import nn
 
-from delayer.errors import NasError
-from delayer.libraries import first_line
+from delayer.errors import NasError, UnknownName
+from delayer.given import give, given, is_name
 
 
 class Space(ABC):
@@ -65,20 +62,30 @@ class Space(ABC):
 
 
 def named(name: str, what: str, called: str) -> Callable[..., Any]:
-    """The function `package.module:factory` of the user's. Raises NasError when there is no such thing.
+    """The function `package.module:factory` that the user typed, imported. Raises NasError when there is no such thing.
 
     what: the kind of function, called: how it is called; for the error.
     """
-    module, colon, attribute = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
     try:
-        if not colon:
-            raise ImportError("it has no colon")
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise NasError(f"The {what} {name!r} cannot be found ({first_line(error)}). Name a function as "
+        return give(name)
+    except UnknownName as error:
+        reason = str(error).partition("(")[2].partition(").")[0]
+        raise NasError(f"The {what} {name!r} cannot be found ({reason}). Name a function as "
                        f"package.module:factory, called as {called}.") from error
+
+
+def known(name: str, what: str, called: str) -> Callable[..., Any]:
+    """The function of a name that stands in options, which may come from a file: never imported because it stands there.
+
+    Raises NasError when the user did not give that name in this process.
+    """
+    found = given(name)
+    if found is None and not is_name(name):
+        return named(name, what, called)  # which says what a name looks like
+    if found is None:
+        raise NasError(f"The {what} {name[:200]!r} is a function of somebody's own, and a file's word is no reason to import "
+                       "it. If it is yours, give it: load_winner(FOLDER, own=...); trust=True imports whatever the file names.")
+    return found
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save
 
 from delayer.errors import DelayerError
+from delayer.given import give
 from delayer.libraries import first_line
 from delayer.nas.data import NasData, open_data
 from delayer.nas.options import Setup
@@ -34,8 +35,13 @@ def seen_of(results: Sequence[NasTrial]) -> list[Seen]:
             for r in results if r.state != "failed"]
 
 
-def work(folder: str, name: str) -> int:
-    """Work on the search in a folder until no slot waits. Gives 0, or EXHAUSTED."""
+def work(folder: str, name: str, own: str = "") -> int:
+    """Work on the search in a folder until no slot waits. Gives 0, or EXHAUSTED.
+
+    own: the function that the user named for the search's blocks or space; what the folder names is not imported.
+    """
+    if own:
+        give(own)
     setup = read_record(Path(folder) / "search.json", Setup)
     with at_work(folder):
         data = open_data(setup.data, setup.space.open(), setup.task, test=setup.test)
@@ -83,7 +89,7 @@ def weights_path(folder: str | Path, slot: int) -> Path:
 
 def main() -> None:
     """Work as the command line says; ends at once when whoever started it is gone."""
-    folder, name, threads = sys.argv[1:]
+    folder, name, threads, own = sys.argv[1:]
     parent = os.getppid()
 
     def watch() -> None:
@@ -94,6 +100,6 @@ def main() -> None:
     threading.Thread(target=watch, daemon=True).start()
     torch.set_num_threads(int(threads))
     try:
-        sys.exit(work(folder, name))
+        sys.exit(work(folder, name, own))
     except DelayerError as error:
         sys.exit(f"delayer: {error}")

@@ -27,8 +27,8 @@ def deciding_files(folder: Path) -> dict[str, Path]:
 
 def seal(artefact: Artefact, folder: Path) -> Artefact:
     """Write delayer.json, with the hashes of all other files and its own, and get the record."""
-    artefact = artefact.model_copy(update={"files": {name: _sha256(path) for name, path in deciding_files(folder).items()}})
-    artefact = artefact.model_copy(update={"hash": _own_hash(artefact.model_dump(mode="json"))})
+    artefact = artefact.model_copy(update={"files": {name: sha256(path) for name, path in deciding_files(folder).items()}})
+    artefact = artefact.model_copy(update={"hash": record_hash(artefact.model_dump(mode="json"))})
     write_atomically(folder / RECORD, artefact.model_dump_json(indent=1))
     return artefact
 
@@ -67,18 +67,18 @@ def digest_of(folder: str | Path) -> str:
     Raises WeightsError or ModelError naming the file that changed.
     """
     artefact = verified(folder)
-    files = artefact.files if artefact.format > 1 else {n: _sha256(p) for n, p in deciding_files(Path(folder)).items()}
-    return _own_hash({"files": files, "source": artefact.source.model_dump(mode="json"), "chain": artefact.chain})
+    files = artefact.files if artefact.format > 1 else {n: sha256(p) for n, p in deciding_files(Path(folder)).items()}
+    return record_hash({"files": files, "source": artefact.source.model_dump(mode="json"), "chain": artefact.chain})
 
 
 def _changed(folder: Path, artefact: Artefact) -> list[str]:
     """What differs from what was saved, a few words each; weights first."""
-    found = [] if _own_hash(read_json(folder / RECORD)) == artefact.hash else [f"{RECORD} was changed"]
+    found = [] if record_hash(read_json(folder / RECORD)) == artefact.hash else [f"{RECORD} was changed"]
     there = deciding_files(folder)
     for name, stated in artefact.files.items():
         if name not in there:
             found.append(f"{name} is gone")
-        elif _sha256(there[name]) != stated:
+        elif sha256(there[name]) != stated:
             found.append(f"{name} was changed")
     found += [f"{name} was added" for name in there if name not in artefact.files]
     return sorted(found, key=lambda text: not text.split(" ")[0].endswith(".safetensors"))
@@ -95,12 +95,14 @@ def read_json(path: Path) -> dict:
     return found
 
 
-def _own_hash(record: dict) -> str:
+def record_hash(record: dict) -> str:
+    """SHA-256 over a JSON object without its field `hash`, its keys sorted."""
     text = json.dumps({key: value for key, value in record.items() if key != "hash"}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """SHA-256 of a file. Raises ModelError when it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from delayer.errors import ModelError, UnknownName
+from delayer.errors import DelayerError, ModelError, UnknownName
 from delayer.given import give, is_name
 from delayer.libraries import first_line, library
 from delayer.store.artefact import Source
@@ -86,6 +86,8 @@ def call_factory(name: str, factory: Callable[..., Any], arguments: Mapping[str,
     """The network that a factory of the user's builds. Raises ModelError for whatever it raises, or gives instead."""
     try:
         model = factory(**arguments)
+    except DelayerError:
+        raise
     except Exception as error:
         stated = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise ModelError(
