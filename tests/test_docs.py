@@ -37,7 +37,7 @@ def run(command: list[str], place: Path) -> None:
 
 
 @pytest.mark.timeout(1200)
-def test_every_example_runs_in_the_order_of_the_page(place):
+def test_every_example_runs_in_the_order_of_the_page(place, monkeypatch):
     """Commands first, since Python examples open what they left behind; photos stand for the reader's own data."""
     pytest.importorskip("timm")
     pytest.importorskip("sklearn")
@@ -49,6 +49,10 @@ def test_every_example_runs_in_the_order_of_the_page(place):
                 continue
             if words[1:2] == ["nas"]:
                 pytest.importorskip("optuna")
+            if words[0] == "export":
+                name, _, value = words[1].partition("=")
+                monkeypatch.setenv(name, value)
+                continue
             assert words[0] == "delayer", f"an example that no test runs: {line}"
             extra = ["--no-onnx", "--effort", "2", "--seconds", "0.3"] if words[1] == "run" else (
                 ["--no-onnx", "--seconds", "0.3"] if words[1] == "check" else (["--effort", "2"] if words[1] == "plan" else []))

@@ -273,7 +273,8 @@ def test_a_half_precision_hub_folder_gives_single_precision(tmp_path):
     assert {p.dtype for p in found.parameters()} == {torch.float32}
     small, artefact = saved(chain_of(found), tmp_path / "cut", inputs, dropped=["1"])
     assert artefact.ordinary
-    assert {p.dtype for p in by_its_own_loader("LlamaForCausalLM", tmp_path / "cut").parameters()} == {torch.float32}
+    assert {p.dtype for p in by_its_own_loader("LlamaForCausalLM", tmp_path / "cut").parameters()} == {torch.float16}
+    assert {p.dtype for p in load(str(tmp_path / "cut")).parameters()} == {torch.float32}
 
 
 def test_tied_embeddings_are_saved_once_and_stay_tied(tmp_path):
@@ -481,7 +482,7 @@ def test_a_full_disk_leaves_the_old_folder(own, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("delayer.store.folder.save_file", full)
+    monkeypatch.setattr("delayer.store.ordinary.save_file", full)
     with pytest.raises(StudyError, match="could not be written .No space left on device.; what stood there before is"):
         saved(chain, own / "cut", x, dropped=["2"])
     assert torch.equal(answer(load(str(own / "cut")), x), before)

@@ -19,9 +19,9 @@ class SpaceOptions(Record):
 
     space: str = "cells"
     """cells (NAS-Bench-201), depth_width (stages of an own block), or package.module:factory of a space of your own."""
-    width: int = Field(16, gt=0)
+    width: int = Field(16, gt=0, le=65_536)
     """cells: channels of the first stage."""
-    cells: int = Field(5, gt=0)
+    cells: int = Field(5, gt=0, le=1000)
     """cells: cells in each of the three stages."""
     block: str = RESIDUAL
     """depth_width: package.module:factory of a block, called as factory(in_width, width, stride)."""
@@ -29,7 +29,7 @@ class SpaceOptions(Record):
     """depth_width: allowed blocks of a stage; may be repeated."""
     widths: tuple[int, ...] = (16, 32, 64)
     """depth_width: allowed channels of a stage; may be repeated."""
-    stages: int = Field(3, gt=0)
+    stages: int = Field(3, gt=0, le=64)
     """depth_width: how many stages."""
 
     def open(self) -> Space:

@@ -4,8 +4,9 @@ No pickle anywhere, and nothing is imported or called because a file says so: se
 """
 
 from delayer.store.artefact import Artefact, Made, Source
-from delayer.store.folder import example_of, load, load_ordinary, recover_, save
+from delayer.store.folder import example_of, load, recover_, save
 from delayer.store.integrity import digest_of, read_artefact
+from delayer.store.ordinary import load_ordinary
 from delayer.store.originals import source_of
 from delayer.store.proof import reload_proof
 from delayer.store.trust import allowing

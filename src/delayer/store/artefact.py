@@ -47,4 +47,4 @@ class Artefact(Record):
     files: dict[str, str] = {}
     """SHA-256 of every file of the folder that decides what loads."""
     hash: str = ""
-    """SHA-256 over this record without this field, as JSON with sorted keys."""
+    """SHA-256 over the text of this file, with this field empty."""

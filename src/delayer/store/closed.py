@@ -37,8 +37,8 @@ ATTENTION = frozenset({None, "", "eager", "sdpa"})
 EXPERTS = frozenset({None, "", "eager", "grouped_mm", "batched_mm"})
 DTYPES = frozenset({None, "", "auto", "float32", "float16", "bfloat16", "float64"})
 RUNS = frozenset(
-    "auto_map custom_pipelines trust_remote_code quantization_config kernel_config backbone use_timm_backbone "
-    "use_pretrained_backbone backbone_kwargs checkpoint_path pretrained pretrained_cfg model_args custom_generate".split()
+    "auto_map custom_pipelines trust_remote_code quantization_config kernel_config checkpoint_path pretrained pretrained_cfg "
+    "model_args custom_generate".split()
 )  # fmt: skip
 """Keys of a configuration with which something is fetched, imported or run."""
 CHOICES = {"_attn_implementation": ATTENTION, "attn_implementation": ATTENTION, "_experts_implementation": EXPERTS,
@@ -59,6 +59,14 @@ def check_timm(name: str, arguments: Mapping[str, Any], said: str) -> None:
         if not (key in TIMM_NUMBERS and _numbers(value) or key in TIMM_WORDS and _word(value)):
             raise ModelError(f"{said} wants timm's {name} built with {key}={str(value)[:80]!r}, which a file may not ask for. "
                              "Build the network yourself, in a function, and give that: load(FOLDER, factory=...).")
+
+
+def check_timm_folder(folder: Path) -> None:
+    """Raises ModelError for a folder of timm's whose configuration names what it may not, or that holds a pickle only."""
+    config = read_json(folder / "config.json")
+    check_timm(str(config.get("architecture", "")), config.get("model_args") or {}, str(folder / "config.json"))
+    if not (folder / "model.safetensors").is_file():
+        raise ModelError(f"{folder} has no model.safetensors; delayer never opens pickles. Convert its weights to safetensors.")
 
 
 def timm_facts(stated: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,11 +99,23 @@ def check_huggingface(source: Source, said: str) -> None:
 def check_configuration(config: Mapping[str, Any], said: str) -> None:
     """Raises ModelError for a key with which a configuration would fetch, import or run something."""
     for path, key, value in _walk(config):
-        if key in RUNS and value or key in CHOICES and (not isinstance(value, str | None) or value not in CHOICES[key]) \
-                or key == "model_type" and value in FOREIGN or key.startswith("__"):
-            what = "names Python code of its own" if key == "auto_map" else f"holds {path}={str(value)[:60]!r}"
-            raise ModelError(f"{said} {what}; a file may not have code imported, fetched or run. Write the network as a function "
-                             "of your own and load that, or take a version of it that its library knows by itself.")
+        if key == "auto_map" and value:
+            raise ModelError(f"{said} wants Python code of its own imported (auto_map), which delayer never does. Take a version "
+                             "that its library knows by itself; trust=True (--trust) opens it as that, without its code.")
+        if _runs(key, value):
+            raise ModelError(f"{said} holds {path}={str(value)[:60]!r}, with which something would be fetched, imported or "
+                             "run. Take it out if you can do without; trust=True (--trust) lets it be.")
+
+
+def _runs(key: str, value: Any) -> bool:
+    """Whether a configuration's entry asks for more than shapes and numbers."""
+    if key in CHOICES:
+        return not isinstance(value, str | None) or value not in CHOICES[key]
+    if key == "backbone":
+        return not _word(value)
+    if key == "backbone_kwargs":
+        return not _numbers(list(value.values()) if isinstance(value, Mapping) else value)
+    return key in RUNS and bool(value) or key == "model_type" and value in FOREIGN or key.startswith("__")
 
 
 def check_folder(folder: Path) -> None:
@@ -123,7 +143,7 @@ def _walk(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
         path, value = todo.pop()
         if isinstance(value, Mapping):
             for key, inner in value.items():
-                yield f"{path}{key}", key, inner
+                yield f"{path}{key}", str(key), inner
                 if key not in LABELS:
                     todo.append((f"{path}{key}.", inner))
         elif isinstance(value, list | tuple):

@@ -1,6 +1,8 @@
-"""Hugging Face networks by name, strictly: no weight is random, and no pickle is opened."""
+"""Hugging Face networks by name, strictly: no weight is random, no pickle is opened, and no code of theirs is run."""
 
 import importlib
+import json
+import warnings
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -8,29 +10,95 @@ from typing import Any
 import torch
 from torch import nn
 
-from delayer.errors import UnknownName, WeightsError
+from delayer.errors import DelayerError, DelayerWarning, UnknownName, WeightsError
 from delayer.libraries import first_line, library, quiet
-from delayer.store.weights import check_fit, read_weights
+from delayer.store.closed import check_configuration, check_folder
+from delayer.store.limits import check_counts
+from delayer.store.weights import check_fit, header, note_dtype_, read_weights
+
+_HEADS = (
+    "AutoModel", "AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModelForSeq2SeqLM", "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification", "AutoModelForQuestionAnswering", "AutoModelForImageClassification",
+    "AutoModelForPreTraining",
+)  # fmt: skip
+"""Kinds of heads, for a configuration that names no class; the first wins among those that fit a file equally well."""
 
 
-def open_huggingface(name: str, weights: str | Path | None) -> nn.Module:
-    """The network of a hub name or folder, with weights of its own or those of a safetensors file."""
+def open_huggingface(name: str, weights: str | Path | None, *, trust: bool = False) -> nn.Module:
+    """The network of a hub name or folder, with weights of its own or those of a safetensors file.
+
+    trust: do not look for what its configuration names. Code that it brings is never run.
+    """
     transformers = library("transformers", "text")
     try:
         with quiet(transformers):
-            config = transformers.AutoConfig.from_pretrained(name)
+            stated, _ = transformers.PreTrainedConfig.get_config_dict(name)
     except Exception as error:
-        raise UnknownName(
-            f"{name!r} is neither a folder of delayer's, a timm:NAME, a package.module:factory, nor a Hugging Face "
-            f"name or folder that can be opened ({first_line(error)}).{_hint(name)}"
-        ) from error
+        raise _unknown(name, error) from error
+    if not trust:
+        check_configuration(stated, name)
+        check_counts(stated, name)
+        if Path(name).is_dir():
+            check_folder(Path(name))
+    try:
+        with quiet(transformers):
+            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:
+        raise _unknown(name, error) from error
+    files = [Path(weights)] if weights is not None else weight_files(name)
+    shapes = {key: shape for file in files for key, shape in header(file).items()}
     kind = getattr(transformers, (getattr(config, "architectures", None) or [""])[0], None)
     if kind is None:
-        with quiet(transformers), torch.device("meta"):
-            kind = type(transformers.AutoModel.from_config(config))
+        kind = _class_of(config, set(shapes))
     if weights is None:
-        return from_pretrained(kind, name)
-    return from_pretrained(kind, None, config=config, state_dict=read_weights(weights))
+        model = from_pretrained(kind, name)
+    else:
+        model = from_pretrained(kind, None, config=config, state_dict=read_weights(weights))
+    return note_dtype_(model, (dtype for dtype, _ in shapes.values()))
+
+
+def weight_files(name: str) -> list[Path]:
+    """The safetensors files of a folder or hub name; none where it has none."""
+    transformers = library("transformers", "text")
+    found = []
+    for file in ("model.safetensors", "model.safetensors.index.json"):
+        with quiet(transformers):
+            path = transformers.utils.cached_file(name, file, _raise_exceptions_for_missing_entries=False,
+                                                  _raise_exceptions_for_connection_errors=False)
+        if path and file.endswith(".json"):
+            parts = sorted(set(json.loads(Path(path).read_text())["weight_map"].values()))
+            found = [Path(transformers.utils.cached_file(name, part)) for part in parts]
+        elif path:
+            return [Path(path)]
+    return found
+
+
+def _class_of(config: Any, given: set[str]) -> Any:
+    """The class whose weights a file holds, for a configuration that names none: it has a place for most of them."""
+    transformers = library("transformers", "text")
+    found: dict[Any, tuple[int, int, int]] = {}
+    for head in _HEADS:
+        kind = getattr(transformers, head)._model_mapping.get(type(config), None)
+        for one in kind if isinstance(kind, tuple) else (kind,):
+            if one is None or one in found:
+                continue
+            with quiet(transformers), torch.device("meta"):
+                model = one(config)
+            own = model.state_dict().keys()
+            bare = [{key.removeprefix(f"{one.base_model_prefix}.") for key in keys} for keys in (own, given)]
+            tied = set(getattr(model, "all_tied_weights_keys", ()))
+            # Of two that fit alike, the one under whose very names the weights lie: a head may be tied, and in no file.
+            found[one] = (len(bare[1] - bare[0]), len(bare[0] - bare[1] - tied), len(given - own))
+    if not found:
+        raise UnknownName(f"transformers has no network for a {type(config).__name__}. Name its class under `architectures`.")
+    return min(found, key=found.get)
+
+
+def _unknown(name: str, error: Exception) -> UnknownName:
+    return UnknownName(
+        f"{name!r} is neither a folder of delayer's, a timm:NAME, a package.module:factory, nor a Hugging Face "
+        f"name or folder that can be opened ({first_line(error)}).{_hint(name)}"
+    )
 
 
 def from_pretrained(kind: Any, name: str | None, **options: Any) -> nn.Module:
@@ -40,7 +108,10 @@ def from_pretrained(kind: Any, name: str | None, **options: Any) -> nn.Module:
     try:
         with quiet(transformers):
             model, report = kind.from_pretrained(name, dtype=torch.float32, use_safetensors=True, **options,
+                                                 trust_remote_code=False,
                                                  ignore_mismatched_sizes=True, output_loading_info=True)
+    except DelayerError:
+        raise
     except Exception as error:
         raise WeightsError(
             f"{said!r} has no safetensors weights that {kind.__name__} can load ({first_line(error)}). "
@@ -51,7 +122,10 @@ def from_pretrained(kind: Any, name: str | None, **options: Any) -> nn.Module:
         return from_pretrained(kind, name, add_pooling_layer=False, **options)
     shapes = [f"{key} is {list(given)} where the network has {list(own)}"
               for key, given, own in report["mismatched_keys"]]
-    unexpected = report["unexpected_keys"] if name is None else ()  # a hub checkpoint may hold further heads
+    unexpected = report["unexpected_keys"] if name is None else ()
+    if name is not None and (more := sorted(report["unexpected_keys"])):  # a hub checkpoint may hold further heads
+        warnings.warn(f"{said} holds {len(more)} tensors for which {type(model).__name__} has no place ({', '.join(more[:3])}"
+                      f"{', …' if len(more) > 3 else ''}); they are left out.", DelayerWarning, stacklevel=2)
     check_fit(said, type(model).__name__, len(model.state_dict()), missing, unexpected, shapes)
     return model
 

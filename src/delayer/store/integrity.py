@@ -7,11 +7,12 @@ import hashlib
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 from delayer.errors import DelayerWarning, ModelError, WeightsError
-from delayer.libraries import first_line
 from delayer.store.artefact import Artefact
 from delayer.study import read_record, write_atomically
+from delayer.study.reading import parsed, read_bytes
 
 RECORD = "delayer.json"
 _DECIDES = (".json", ".safetensors", ".jinja", ".model", ".bin", ".pt", ".pth", ".py", ".pkl")
@@ -28,7 +29,9 @@ def deciding_files(folder: Path) -> dict[str, Path]:
 def seal(artefact: Artefact, folder: Path) -> Artefact:
     """Write delayer.json, with the hashes of all other files and its own, and get the record."""
     artefact = artefact.model_copy(update={"files": {name: sha256(path) for name, path in deciding_files(folder).items()}})
-    artefact = artefact.model_copy(update={"hash": record_hash(artefact.model_dump(mode="json"))})
+    artefact = artefact.model_copy(update={"hash": ""})
+    text = artefact.model_dump_json(indent=1)
+    artefact = artefact.model_copy(update={"hash": hashlib.sha256(text.encode()).hexdigest()})
     write_atomically(folder / RECORD, artefact.model_dump_json(indent=1))
     return artefact
 
@@ -46,7 +49,7 @@ def verified(folder: str | Path, *, allow_changed: bool = False) -> Artefact:
     """
     folder = Path(folder)
     artefact = read_artefact(folder)
-    if artefact.format == 1:
+    if artefact.format == 1 and not artefact.files and not artefact.hash:
         _say(f"{folder} was saved by an earlier version without hashes, so that nothing proves it intact. Save it again.")
         return artefact
     changed = _changed(folder, artefact)
@@ -73,7 +76,8 @@ def digest_of(folder: str | Path) -> str:
 
 def _changed(folder: Path, artefact: Artefact) -> list[str]:
     """What differs from what was saved, a few words each; weights first."""
-    found = [] if record_hash(read_json(folder / RECORD)) == artefact.hash else [f"{RECORD} was changed"]
+    text = read_bytes(folder / RECORD, ModelError).replace(f'"hash": "{artefact.hash}"'.encode(), b'"hash": ""')
+    found = [] if hashlib.sha256(text).hexdigest() == artefact.hash else [f"{RECORD} was changed"]
     there = deciding_files(folder)
     for name, stated in artefact.files.items():
         if name not in there:
@@ -84,14 +88,11 @@ def _changed(folder: Path, artefact: Artefact) -> list[str]:
     return sorted(found, key=lambda text: not text.split(" ")[0].endswith(".safetensors"))
 
 
-def read_json(path: Path) -> dict:
-    """The object in a JSON file. Raises ModelError when there is none."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read as JSON ({first_line(error)}). Bring the file back.") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path} holds a {type(found).__name__} where an object was expected. Bring the file back.")
+def read_json(path: Path, kind: type = dict) -> Any:
+    """The object (or list) in a JSON file. Raises ModelError when there is none."""
+    found = parsed(read_bytes(path, ModelError), str(path), ModelError)
+    if not isinstance(found, kind):
+        raise ModelError(f"{path} holds a {type(found).__name__} where a {kind.__name__} was expected. Bring the file back.")
     return found
 
 

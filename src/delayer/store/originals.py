@@ -15,17 +15,23 @@ from delayer.errors import DelayerError, ModelError, UnknownName
 from delayer.given import give, is_name
 from delayer.libraries import first_line, library
 from delayer.store.artefact import Source
+from delayer.store.closed import check_timm_folder
 from delayer.store.huggingface import open_huggingface
-from delayer.store.weights import fill_, read_weights
+from delayer.store.weights import fill_, header, note_dtype_, read_weights
 
 
-def by_name(name: str, weights: str | Path | None, arguments: Mapping[str, Any]) -> nn.Module:
+def by_name(name: str, weights: str | Path | None, arguments: Mapping[str, Any], *, trust: bool = False) -> nn.Module:
     """A network whose name is no folder of delayer's; see `delayer.load`."""
     is_timm = name.startswith("timm:")
     if not is_timm and not is_name(name):
-        return mark_huggingface(open_huggingface(name, weights), name)
+        return mark_huggingface(open_huggingface(name, weights, trust=trust), name)
+    if name.startswith("timm:local-dir:") and not trust:
+        check_timm_folder(Path(name.removeprefix("timm:local-dir:")))
     model = load_timm(name[5:], weights is None, arguments) if is_timm else call_factory(name, give(name), arguments)
-    return model if weights is None else fill_(model, read_weights(weights), name=str(weights))
+    if weights is None:
+        return model
+    given = read_weights(weights)
+    return note_dtype_(fill_(model, given, name=str(weights)), (dtype for dtype, _ in header(weights).values()))
 
 
 def source_of(model: nn.Module, factory: str | None = None) -> Source:
@@ -74,6 +80,8 @@ def load_timm(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.M
         )
     try:
         model = timm.create_model(name, pretrained=pretrained, **arguments)
+    except DelayerError:
+        raise
     except Exception as error:  # whatever a download or a constructor raises becomes one sentence
         what = f"{name!r} with its pretrained weights" if pretrained else f"{name!r}"
         advice = "Check the network connection, or give --weights FILE.safetensors." if pretrained else ""

@@ -62,7 +62,8 @@ def _named_in(folder: Path) -> dict[str, str]:
 
 
 def _main(folder: str, probe: str, kind: str, names: str, factory: str) -> None:
-    from delayer.store.folder import load, load_ordinary
+    from delayer.store.folder import load
+    from delayer.store.ordinary import load_ordinary
 
     for name, spelling in json.loads(names).items():
         remember(name, give(spelling))

@@ -1,18 +1,21 @@
 """Skeletons: the shapes of a network that a folder describes, built from nothing but what a file may name."""
 
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
+import torch
 from torch import nn
 
-from delayer.errors import ModelError
+from delayer.errors import DelayerError, ModelError
 from delayer.families import chain_from_facts
 from delayer.libraries import first_line, library, quiet
 from delayer.plan import Plan, apply_
-from delayer.store.artefact import Source
+from delayer.store.artefact import Artefact, Source
 from delayer.store.closed import closed_configuration, huggingface_class
+from delayer.store.limits import Shapes, check_counts, no_larger_than
 from delayer.store.originals import call_factory, load_timm
-from delayer.store.trust import OURS, Trust, factory_for, nested
+from delayer.store.trust import OURS, Trust, factory_for, nested, root
 
 
 def skeleton(source: Source, trust: Trust, said: str) -> nn.Module:
@@ -35,11 +38,43 @@ def skeleton(source: Source, trust: Trust, said: str) -> nn.Module:
     try:
         with quiet(transformers):
             return kind(kind.config_class.from_dict(closed_configuration(kind, source.config)), **source.arguments)
+    except DelayerError:
+        raise
     except Exception as error:  # whatever a constructor raises becomes one sentence
         raise ModelError(
             f"{source.model_class} could not be rebuilt from its configuration: {first_line(error)}. "
             f"Is this version of transformers ({transformers.__version__}) older than the one that saved it?"
         ) from error
+
+
+def measured_skeleton(artefact: Artefact, shapes: Shapes, trust: Trust, said: str) -> nn.Module:
+    """The original's skeleton, once its size is found to go with the weights file: first without memory, then with it.
+
+    A factory of the user's own makes what it makes. Raises ModelError.
+    """
+    first = root(artefact.source, said)
+    if first.kind == "factory" and first.name != OURS:
+        return skeleton(artefact.source, trust, said)
+    check_counts(first.config, said)
+    with no_larger_than(shapes, num_blocks(artefact), said):
+        if first.kind != "factory":
+            with suppress(RuntimeError, NotImplementedError), torch.device("meta"):
+                try:
+                    skeleton(artefact.source, trust, said)
+                except ModelError as error:
+                    if error.__cause__ is None:  # too large; what cannot be built without memory is built with it
+                        raise
+    with no_larger_than(shapes, num_blocks(artefact), said):
+        return skeleton(artefact.source, trust, said)
+
+
+def num_blocks(artefact: Artefact) -> int:
+    """Blocks of the network that was cut first, as far as the records tell: the most that any of them lists."""
+    chains, source = [artefact.chain], artefact.source
+    while source.kind == "delayer":
+        chains.append(source.config.get("chain") or {})
+        source = nested(source, "the folder")
+    return max(len(chain.get("blocks") or ()) for chain in chains)
 
 
 def cut_skeleton(model: nn.Module, facts: dict[str, Any], plan: Plan) -> nn.Module:

@@ -83,20 +83,26 @@ def not_given(name: str, said: str) -> str:
     )
 
 
-def check_source(source: Source, trust: Trust, said: str, depth: int = 0) -> None:
+def check_source(source: Source, trust: Trust, said: str) -> None:
     """Look at all that a source names before anything of it is built. Raises ModelError for what a file may not name."""
     from delayer.store.closed import check_huggingface, check_timm
 
-    if depth > MAX_DEPTH:
-        raise ModelError(f"{said} says that its network was cut more than {MAX_DEPTH} times over. Load and save it anew.")
-    if source.kind == "delayer":
-        check_source(nested(source, said), trust, said, depth + 1)
-    elif source.kind == "timm":
+    source = root(source, said)
+    if source.kind == "timm":
         check_timm(source.name, source.config, said)
     elif source.kind == "huggingface":
         check_huggingface(source, said)
     elif source.name != OURS:
         factory_for(source, trust, said)
+
+
+def root(source: Source, said: str) -> Source:
+    """The source of the network that was cut first. Raises ModelError where there is no end to it."""
+    for _ in range(MAX_DEPTH + 1):
+        if source.kind != "delayer":
+            return source
+        source = nested(source, said)
+    raise ModelError(f"{said} says that its network was cut more than {MAX_DEPTH} times over. Load and save it anew.")
 
 
 def nested(source: Source, said: str) -> Source:

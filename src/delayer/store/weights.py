@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from delayer.errors import WeightsError
+from delayer.hashing import tensors_of
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -32,13 +33,43 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         ) from error
 
 
+def header(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of every tensor of a safetensors file, from its header alone. Raises WeightsError."""
+    try:
+        with safe_open(str(path), "pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+    except (SafetensorError, OSError, ValueError):
+        read_weights(path)  # which says what is wrong
+        raise
+
+
+def note_dtype_(model: nn.Module, dtypes: Iterable[str]) -> nn.Module:
+    """Note on a network the half precision that all its weights were stored in, so that a copy is stored in it again."""
+    floats = {dtype for dtype in dtypes if dtype.startswith(("F", "BF"))}
+    model.delayer_dtype = {"F16": "float16", "BF16": "bfloat16"}.get(floats.pop(), "") if len(floats) == 1 else ""
+    return model
+
+
+def round_(model: nn.Module, dtype: str) -> bool:
+    """Round all floating-point state to a half precision, in the network's own; False, and nothing done, if some overflows."""
+    tensors = [t for t in tensors_of(model).values() if t.is_floating_point()]
+    rounded = [t.detach().to(getattr(torch, dtype)) for t in tensors]
+    if not all(torch.isfinite(t).all() for t in rounded):
+        return False
+    with torch.no_grad():
+        for tensor, value in zip(tensors, rounded, strict=True):
+            tensor.copy_(value)
+    return True
+
+
 def fill_(model: nn.Module, weights: dict[str, Tensor], *, name: str) -> nn.Module:
     """Load weights strictly, in the network's own precision, and get the network.
 
     Tensors that the network shares between names (tied embeddings) may be given under one of them.
-    Raises WeightsError listing what is missing, unexpected or of another shape.
+    Raises WeightsError listing what is missing, unexpected or of another shape; ModelError for state that is no tensor.
     """
-    own = model.state_dict()
+    state, own = model.state_dict(), tensors_of(model)
     twins: dict[tuple[int, tuple], list[str]] = {}
     for key, tensor in own.items():
         twins.setdefault((tensor.data_ptr(), tuple(tensor.shape)), []).append(key)
@@ -60,8 +91,10 @@ def fill_(model: nn.Module, weights: dict[str, Tensor], *, name: str) -> nn.Modu
     shapes = [f"{key} is {list(weights[key].shape)} where the network has {list(own[key].shape)}"
               for key in own.keys() & weights.keys() if weights[key].shape != own[key].shape]
     check_fit(name, type(model).__name__, len(own), own.keys() - weights.keys(), weights.keys() - own.keys(), shapes)
+    for key, value in weights.items():
+        state[key] = value.to(own[key].dtype)
     with torch.no_grad():
-        model.load_state_dict({key: value.to(own[key].dtype) for key, value in weights.items()})
+        model.load_state_dict(state)  # with the versions of its modules, which some look for when they load
     return model
 
 
@@ -81,14 +114,18 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
-def distinct_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The state of a network for a safetensors file: contiguous, on the CPU, each shared tensor once."""
+def distinct_weights(model: nn.Module, dtype: str = "") -> dict[str, Tensor]:
+    """The state of a network for a safetensors file: contiguous, on the CPU, each shared tensor once.
+
+    dtype: the half precision to store floating-point tensors in; "" for their own.
+    """
     seen: set[tuple[int, tuple, tuple]] = set()
     found: dict[str, Tensor] = {}
-    for key, tensor in model.state_dict().items():
+    for key, tensor in tensors_of(model).items():
         place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
         if tensor.numel() and place in seen:
             continue
         seen.add(place)
-        found[key] = tensor.detach().cpu().contiguous().clone()
+        stored = getattr(torch, dtype) if dtype and tensor.is_floating_point() else tensor.dtype
+        found[key] = tensor.detach().to("cpu", stored).contiguous().clone()
     return found

@@ -83,7 +83,7 @@ def _stated(model: nn.Module) -> tuple[str, dict[str, Any]]:
     from transformers import AutoImageProcessor
 
     try:
-        processor = AutoImageProcessor.from_pretrained(name)
+        processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError):
         return "the network's configuration", facts
     if hasattr(processor, "data_config"):  # a timm network inside transformers

@@ -90,7 +90,7 @@ def _tokenizer_of(model: nn.Module, options: TaskOptions) -> Any:
             f"Texts need a tokenizer, and {type(model).__name__} does not name one. Pass --tokenizer NAME."
         )
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(

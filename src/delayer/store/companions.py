@@ -1,0 +1,84 @@
+"""What travels with a network: its tokenizer or image processor, and what a sentence encoder does behind it.
+
+Nothing of a companion is run: one that brings Python of its own stays behind, and the saved folder says so.
+"""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from delayer.errors import ModelError
+from delayer.libraries import first_line, library, quiet
+from delayer.store.artefact import Source
+from delayer.store.closed import check_configuration
+from delayer.store.integrity import read_json
+
+MAKERS = {"tokenizer_config.json": "AutoTokenizer", "preprocessor_config.json": "AutoImageProcessor"}
+SENTENCE_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
+"""Files of a sentence encoder's folder: its modules in order, its prompts and similarity, its longest text."""
+
+
+def copy_companions(source: Source, folder: Path, *, ordinary: bool) -> list[str]:
+    """Let them travel from where a network came from, and get what could not, a sentence each."""
+    if source.kind not in ("huggingface", "delayer") or not source.name:
+        return []
+    notes = _copy_makers(source.name, folder)
+    if (path := _found(source.name, "modules.json")) is None:
+        return notes
+    try:
+        notes += _copy_sentence_modules(source.name, read_json(path, list), folder)
+    except (ModelError, OSError, KeyError, TypeError) as error:
+        return [*notes, f"What the sentence encoder does behind the network could not be copied ({first_line(error)})."]
+    if not ordinary:
+        notes.append("The folder says how a sentence encoder pools and normalises (modules.json), but SentenceTransformer opens "
+                     "ordinary checkpoints only, and this cut puts new maps into the network.")
+    return notes
+
+
+def _copy_makers(name: str, folder: Path) -> list[str]:
+    transformers, notes = library("transformers", "text"), []
+    for file, maker in MAKERS.items():
+        # Without its file, a tokenizer would be made up from the configuration.
+        if (path := _found(name, file)) is None:
+            continue
+        try:
+            check_configuration(read_json(path), file)
+            with quiet(transformers):
+                getattr(transformers, maker).from_pretrained(name, trust_remote_code=False).save_pretrained(folder)
+        except Exception as error:  # whatever the library raises
+            notes.append(f"What {file} describes does not travel with this copy ({first_line(error)}).")
+    return notes
+
+
+def _copy_sentence_modules(name: str, modules: list[dict[str, Any]], folder: Path) -> list[str]:
+    """The list of a sentence encoder's modules, and the folders of those behind the network."""
+    foreign = [m["type"] for m in modules if not re.fullmatch(r"sentence_transformers\.[\w.]+", m["type"])]
+    if foreign or not all(re.fullmatch(r"[A-Za-z0-9_]*", m["path"]) for m in modules):
+        return [f"The sentence encoder's modules do not travel with this copy: {(foreign or ['a path'])[0]} is none of its "
+                "library's."]
+    for module in modules:
+        if not module["path"]:
+            continue
+        for file in ("config.json", "model.safetensors"):
+            if (found := _found(name, f"{module['path']}/{file}")) is not None:
+                (folder / module["path"]).mkdir(exist_ok=True)
+                shutil.copyfile(found, folder / module["path"] / file)
+        (folder / module["path"]).mkdir(exist_ok=True)
+    for file in SENTENCE_FILES:
+        if (found := _found(name, file)) is not None:
+            shutil.copyfile(found, folder / file)
+    return []
+
+
+def _found(name: str, file: str) -> Path | None:
+    """Where a file of a folder, or of a hub name, lies on this machine; None where there is none."""
+    transformers = library("transformers", "text")
+    try:
+        with quiet(transformers):
+            path = transformers.utils.cached_file(name, file, _raise_exceptions_for_missing_entries=False,
+                                                  _raise_exceptions_for_gated_repo=False,
+                                                  _raise_exceptions_for_connection_errors=False)
+    except Exception:  # a name that is neither a folder nor the hub's has no such file
+        return None
+    return Path(path) if path else None

