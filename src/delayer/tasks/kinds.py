@@ -117,7 +117,7 @@ def is_probability(output: Tensor) -> bool:
     """Whether rows [n, classes] are probabilities already: none below 0, and each row sums to 1."""
     if output.shape[1] < 2 or not output.is_floating_point() or not len(output) or output.min() < 0:
         return False
-    return bool((output.double().sum(1) - 1).abs().max() < (1e-2 if output.dtype.itemsize < 4 else 1e-4))
+    return bool((output.float().sum(1) - 1).abs().max() < (1e-2 if output.dtype.itemsize < 4 else 1e-4))
 
 
 def writes_text(model: nn.Module) -> bool:

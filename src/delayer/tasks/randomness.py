@@ -17,7 +17,7 @@ def randomness(model: nn.Module, inputs: Inputs) -> list[str]:
     with ready(model, inputs) as there:
         def answer(seed: int) -> Tensor:
             with seeded(seed):
-                return output_of(call(model, there)).double()
+                return output_of(call(model, there)).cpu().double()
 
         first, other = answer(0), answer(1)
         if (gap := _apart(first, other)) <= ROUNDING:
