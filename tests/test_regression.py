@@ -72,6 +72,26 @@ def without_a_planted_block() -> nn.Module:
     return model
 
 
+def test_the_command_line_takes_the_kind_and_says_what_it_does(tmp_path, monkeypatch, capsys):
+    from delayer import cli
+
+    def command(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["delayer", "plan", *words])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        said = capsys.readouterr()
+        return code, " ".join((said.out + said.err).split())
+
+    code, said = command("--help")
+    assert "--kind" in said and "causal-lm or regression" in said
+    words = ("tests.tiny:regression", "--data", arrays(tmp_path / "a.npz", False), "--out", str(tmp_path / "s"))
+    code, said = command(*words, "--max-drop", "1", "--kind", "regresion")
+    assert code == 2 and "--kind 'regresion' does not do" in said and "'regression'" in said
+
+
 @pytest.mark.parametrize("shape", [(3,), (4, 3), (3, 2, 2), (1,)])
 def test_the_loss_is_each_outputs_squared_error_over_how_much_it_varies(shape):
     torch.manual_seed(0)

@@ -9,8 +9,6 @@ from pydantic import BaseModel, ValidationError
 
 from delayer.errors import DelayerError
 
-_HIDDEN = {"kind"}
-
 
 def with_options(**models: type[BaseModel]) -> Callable[[Callable], Callable]:
     """Give a command one option for each field of some option models; it gets the filled models by their names."""
@@ -35,8 +33,7 @@ def with_options(**models: type[BaseModel]) -> Callable[[Callable], Callable]:
         extra = [
             inspect.Parameter(f, inspect.Parameter.KEYWORD_ONLY, default=_default(info),
                               annotation=Annotated[_plain_type(info.annotation), typer.Option(
-                                  help=info.description, show_default=info.default not in (None, ()),
-                                  hidden=f in _HIDDEN)])
+                                  help=info.description, show_default=info.default not in (None, ()))])
             for f, (_, info) in fields.items()
         ]
         kept = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for n, p in own.items() if n not in models]

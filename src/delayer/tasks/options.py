@@ -25,7 +25,8 @@ class TaskOptions(BaseModel):
     seed: int = 0
     """Decides which samples go where, and in which order."""
     kind: Kind | None = None
-    """What the network does; by default found from its answer to one sample, from what it says of itself and from labels."""
+    """What the network does: image-classification, text-classification, embedding, causal-lm or regression; by default found
+    from its answer to one sample, from what it says of itself and from the labels."""
     labels: bool = True
     """Whether labels are used; without them networks are graded by agreement with the original."""
     classes: Path | None = None
