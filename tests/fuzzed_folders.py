@@ -139,18 +139,18 @@ def _search(folder: Path) -> Any:
 TOP = ("study.json", "scores.json", "scan.json", "candidates.json", "results.json", ".stages.json")
 MODEL = ("model/delayer.json", "model/plan.json", "model/model.safetensors")
 READERS: dict[str, tuple[Callable[[Path], tuple[Any, str]], str, tuple[str, ...], int]] = {
-    "load": (load, "run", MODEL, 20),
-    "report": (report, "run", TOP, 5),
+    "load": (load, "run", MODEL, 40),
+    "report": (report, "run", TOP, 6),
     "report of a shrinking": (report, "shrunk", ("sites.json", "shrink.json", "compare.json", "study.json"), 3),
-    "cut": (cut, "run", ("study.json", "plan.json", ".stages.json", *MODEL), 5),
+    "cut": (cut, "run", ("study.json", "plan.json", ".stages.json", *MODEL), 6),
     "check": (check, "run", ("study.json", "plan.json", "results.json", "tune.json", ".stages.json", *MODEL), 4),
     "tune": (tune, "run", ("study.json", "plan.json", "tune.json", ".stages.json", *MODEL), 4),
-    "tune, stopped": (tune, "stopped", (".tune*.safetensors", "study.json", ".stages.json"), 4),
+    "tune, stopped": (tune, "stopped", (".tune*.safetensors", "study.json", ".stages.json"), 5),
     "plan": (plan, "planning", ("study.json", "scores.json", "scan.json", ".stages.json", ".measured.jsonl"), 1),
     "shrink": (shrink, "halfway", (".shrink/shrink.safetensors", "study.json", ".stages.json"), 1),
-    "search": (search, "nas", ("search.json", "trials.journal", "trials/*.safetensors"), 1),
-    "search's page": (search_page, "nas", ("nas.json",), 8),
-    "winner": (winner, "nas", ("winner/config.json", "winner/model.safetensors"), 8),
+    "search": (search, "nas", ("search.json", "trials.journal", "trials/*.safetensors"), 2),
+    "search's page": (search_page, "nas", ("nas.json",), 12),
+    "winner": (winner, "nas", ("winner/config.json", "winner/model.safetensors"), 16),
 }
 """What reads: how, which folder, which of its files are damaged, and how often."""
 
