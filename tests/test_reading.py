@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from delayer.errors import DelayerError, ModelError, PlanError, StudyError
+from delayer.errors import DelayerError, ModelError, NasError, PlanError, StudyError
 from delayer.families import chain_from_facts, chain_of
 from delayer.plan import read_plan
 from delayer.report import render
@@ -228,3 +228,20 @@ def test_every_bit_of_a_checkpoint_counts(tmp_path):
             assert record == Small(number=3) and all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
     path.unlink()
     assert read_checkpoint(path, Small) is None
+
+
+def test_a_changed_line_of_a_searchs_journal_is_found(tmp_path):
+    pytest.importorskip("optuna")
+    from delayer.nas.storage import journal_of
+
+    path = tmp_path / "trials.journal"
+    logs = [{"op_code": 4, "params": {"a": (1, 2)}, "at": f"t{i}"} for i in range(3)]
+    journal_of(path).append_logs(logs)
+    again = [{**log, "params": {"a": [1, 2]}} for log in logs]
+    assert list(journal_of(path).read_logs(0)) == again and list(journal_of(path).read_logs(2)) == again[2:]
+    text = path.read_text()
+    path.write_text(text.replace("t1", "t7"))
+    with pytest.raises(NasError, match="Line 2 of .*trials.journal was changed"):
+        list(journal_of(path).read_logs(0))
+    path.write_text("".join(line.partition(',"crc"')[0] + "}\n" for line in text.splitlines()))  # of an earlier version
+    assert list(journal_of(path).read_logs(0)) == again
