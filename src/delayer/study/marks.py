@@ -5,13 +5,15 @@ to the files that it was made from, so that nobody takes an old file for a new o
 """
 
 import hashlib
-import json
+import os
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from delayer.errors import StudyError
 from delayer.study.files import write_atomically
 from delayer.study.folder import Study
 from delayer.study.network import StudyInfo
+from delayer.study.reading import read_json
 from delayer.study.record import Record, read_record
 
 FILE = ".stages.json"
@@ -52,7 +54,9 @@ class Doubt(NamedTuple):
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits; "" where there is none."""
+    """SHA-256 of a file, 64 hexadecimal digits; "" where there is none, "no file" for a folder, a pipe or a broken link."""
+    if not path.is_file():  # a pipe would be waited for
+        return "no file" if os.path.lexists(path) else ""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -63,15 +67,15 @@ def file_hash(path: Path) -> str:
 def read_marks(study: Study) -> dict[str, Mark]:
     """The marks by stage; none in a folder of a version that kept no hashes. Raises StudyError when the file is damaged."""
     path = study.path(FILE)
-    if not path.exists() or _is_first_format(path):
+    if not os.path.lexists(path) or _is_first_format(path):
         return {}
     return read_record(path, Marks).stages
 
 
 def _is_first_format(path: Path) -> bool:
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        found = read_json(path)
+    except StudyError:
         return False
     return isinstance(found, dict) and "format" not in found and all(isinstance(key, str) for key in found.values())
 
@@ -89,7 +93,11 @@ def doubts(study: Study, info: StudyInfo | None) -> dict[str, Doubt]:
     """
     marks, found = read_marks(study), {}
     for name, (file, _, stage) in study.FILES.items():
-        if (mark := marks.get(stage)) and study.has(name) and (doubt := _doubt(study, mark, stage, file, info)):
+        if not (mark := marks.get(stage)):
+            continue
+        if not study.has(name) and file in mark.files:
+            found[name] = Doubt(f"{file}, which `{stage}` wrote, is gone. Run `delayer {stage}` again.", False)
+        elif study.has(name) and (doubt := _doubt(study, mark, stage, file, info)):
             found[name] = doubt
     return found
 
