@@ -245,3 +245,18 @@ def test_a_changed_line_of_a_searchs_journal_is_found(tmp_path):
         list(journal_of(path).read_logs(0))
     path.write_text("".join(line.partition(',"crc"')[0] + "}\n" for line in text.splitlines()))  # of an earlier version
     assert list(journal_of(path).read_logs(0)) == again
+
+
+def test_options_of_a_study_that_do_not_do_are_named(tmp_path):
+    from delayer.cli.opening import reopened
+    from delayer.progress import Reporter
+
+    study = planted_studies.vit(tmp_path / "s")
+    info = json.loads(study.path("study.json").read_text())
+    info["asked"]["options"]["num_fit"] = -3
+    study.path("study.json").write_text(json.dumps(info))
+    with pytest.raises(StudyError, match="its seal no longer fits"):
+        reopened(study.folder, Reporter(quiet=True))
+    study.path("study.json").write_text(json.dumps(info | {"seal": ""}))
+    with pytest.raises(StudyError, match="study.json states options that do not do: num_fit"):
+        reopened(study.folder, Reporter(quiet=True))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from delayer import stages
 from delayer.errors import DelayerError, StudyError
@@ -14,7 +14,7 @@ from delayer.given import give, given, given_names, is_name, remember
 from delayer.progress import Reporter
 from delayer.store import allowing
 from delayer.store.trust import allowed, not_given
-from delayer.study import Study, StudyInfo
+from delayer.study import Study, StudyInfo, first_fault
 from delayer.tasks import TaskOptions
 
 FACTORY = Annotated[list[str] | None, typer.Option(
@@ -60,8 +60,12 @@ def opened(model: str, data: list[str] | None, out: Path | None, load: stages.Lo
 def reopened(folder: Path, reporter: Reporter) -> stages.Work:
     """The work of a study folder, with the network, data and options that it was made with."""
     info: StudyInfo = Study(folder).read("study")
-    chosen = {m: m(**{k: v for k, v in info.asked.options.items() if k in m.model_fields and v is not None})
-              for m in (stages.LoadOptions, TaskOptions)}
+    try:
+        chosen = {m: m(**{k: v for k, v in info.asked.options.items() if k in m.model_fields and v is not None})
+                  for m in (stages.LoadOptions, TaskOptions)}
+    except ValidationError as problem:
+        raise StudyError(f"{folder / 'study.json'} states options that do not do: {first_fault(problem)}. Bring the file back, "
+                         "or start a new study folder.") from problem
     model = _model_of(info.asked.model, folder)
     work = stages.open_work(model, info.asked.data, out=folder, load_options=chosen[stages.LoadOptions],
                             task_options=chosen[TaskOptions], test=info.asked.options.get("test"),
