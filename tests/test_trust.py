@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import hostile
@@ -12,7 +13,7 @@ from planted import BY_NAME, normal
 from test_store import OWN, original, saved
 
 from delayer import cli, given
-from delayer.cli.opening import reopened
+from delayer.cli.opening import opens_networks, reopened
 from delayer.errors import DelayerError, DelayerWarning, ModelError, NasError, UnknownName
 from delayer.families import chain_of
 from delayer.nas import SpaceOptions, load_winner
@@ -308,6 +309,14 @@ def test_a_study_of_one_s_own_network_asks_for_its_name_once(own, monkeypatch, c
         assert "none.npz" in said("export", str(study.folder), *words), "the network was opened, its data is not there"
     monkeypatch.setenv("DELAYER_FACTORY", "own_networks:make")
     assert "none.npz" in said("export", str(study.folder))
+
+
+def test_a_command_says_its_warnings_in_a_sentence(capsys):
+    def command() -> None:
+        warnings.warn("It is opened all the same.", DelayerWarning, stacklevel=1)
+
+    opens_networks(command)(factory=None, trust=False, allow_changed=True)
+    assert capsys.readouterr().err == "delayer: It is opened all the same.\n"
 
 
 def test_the_current_folder_is_importable_for_typed_names_only(own):
