@@ -368,3 +368,11 @@ def test_a_kill_at_any_change_of_the_disk_goes_on_to_the_same_result(stage, need
 def test_a_plan_that_is_missing_is_named(opened, tmp_path):
     with pytest.raises(PlanError, match="There is no plan"):
         works(copy(opened, tmp_path / "s"), "cut")
+
+
+@pytest.mark.parametrize("more, named", [(("--data", "npz:other.npz"), "--data"), (("--num-fit", "50"), "--num-fit"),
+                                         (("--seed", "4", "--weights", "w.safetensors"), "--weights, --seed")])
+def test_a_study_is_not_opened_with_options_that_it_was_not_made_with(more, named, opened, tmp_path):
+    folder = copy(opened, tmp_path / "s")
+    assert f"{named} would make it another study" in do(folder, "scan", *more)
+    assert not do(folder, "score", "--num-fit", "64", "--data", "digits")

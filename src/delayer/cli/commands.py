@@ -14,6 +14,7 @@ from delayer.plan import read_plan
 from delayer.progress import Reporter
 from delayer.scoring import ScoreOptions
 from delayer.stages.asked import check_words
+from delayer.stages.tune import check_only
 from delayer.tasks import TaskOptions
 from delayer.tune import TuneOptions
 
@@ -46,7 +47,7 @@ def score_command(model: MODEL, data: DATA = None, out: OUT = Path("study"),
     work = opened(model, data, out, load, task, None, quiet, counting=counting)
     work.options |= counting.model_dump(mode="json")
     beside = [opened(other, data or list(work.data), out, load.model_copy(update={"weights": None, "blocks": None}), task,
-                     None, quiet) for other in others or ()]
+                     None, quiet, beside=True) for other in others or ()]
     with work.study.lock():
         stages.write_study(work)
         print_record(stages.score_stage(work, counting, others=beside), json_)
@@ -98,6 +99,7 @@ def tune_command(study: STUDY, only: Annotated[str, typer.Option(
                      help="everything, or neighbourhood: the maps and the blocks next to each cut.")] = "everything",
                  json_: JSON = False, quiet: QUIET = False, *, tune) -> None:
     """Fine-tune STUDY/model, as it was cut or shrunk, shortly with the original as teacher; keeps the best epoch."""
+    check_only(only)
     work = reopened(study, Reporter(quiet=quiet))
     with work.study.lock():
         print_record(stages.tune_stage(work, tune, only=only)[2], json_)

@@ -59,17 +59,37 @@ def _in_a_sentence(otherwise: Callable[..., None]) -> Callable[..., None]:
 
 
 def opened(model: str, data: list[str] | None, out: Path | None, load: stages.LoadOptions, task: TaskOptions,
-            test: str | None, quiet: bool, **more: BaseModel) -> stages.Work:
-    """The work that a command is about; a study folder stands for what was asked when it was made."""
+            test: str | None, quiet: bool, *, beside: bool = False, **more: BaseModel) -> stages.Work:
+    """The work that a command is about; a study folder stands for what was asked when it was made.
+
+    beside: a network to compare with, whose study brings its own data and options.
+    Raises DelayerError where a study is opened with other data or options than its own.
+    """
     reporter = Reporter(quiet=quiet)
     folder = Path(model)
     if (folder / "study.json").exists():
+        if not beside:
+            _check_own(folder, data, test, load, task)
         return reopened(folder, reporter)
     if not data:
         raise DelayerError(f"Which data? Give --data, such as imagefolder:PATH or digits. ({model} is no study folder.)")
     options = {k: v for record in (load, task, *more.values()) for k, v in record.model_dump(mode="json").items()}
     return stages.open_work(model, data, out=out, load_options=load, task_options=task, test=test,
                             options=options | {"test": test}, reporter=reporter)
+
+
+def _check_own(folder: Path, data: list[str] | None, test: str | None, *typed: BaseModel) -> None:
+    """Raises DelayerError for data or options that a study was not made with, which would not be used."""
+    asked = Study(folder).read("study").asked
+    others = ["--data"] * bool(data and tuple(data) != asked.data) + ["--test"] * bool(test and test != asked.options.get("test"))
+    for options in typed:
+        given = options.model_dump(mode="json")
+        defaults = type(options).model_validate({}).model_dump(mode="json")
+        others += [f"--{name.replace('_', '-')}" for name, value in given.items()
+                   if value != defaults[name] and value != asked.options.get(name)]
+    if others:
+        raise DelayerError(f"{folder} stands for the network, data and options that it was made with, and {', '.join(others)} "
+                           "would make it another study. Leave that out, or name the network and another --out folder.")
 
 
 def reopened(folder: Path, reporter: Reporter) -> stages.Work:

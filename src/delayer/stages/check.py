@@ -57,7 +57,7 @@ def check_stage(work: Work, small: nn.Module, plan: Plan, options: CheckOptions 
                                 device=work.device, seed=work.seed)
     with work.reporter.step("Reloading in a fresh process"):
         proofs = [reload_proof(small.cpu(), folder, _to_cpu(work.example))]
-        if read_artefact(folder).ordinary:
+        if (saved := read_artefact(folder)).ordinary:
             proofs.append(reload_proof(small, folder, _to_cpu(work.example), ordinary=True))
         small.to(work.device)
     onnx, more = _onnx(work, small, options, warnings)
@@ -65,7 +65,7 @@ def check_stage(work: Work, small: nn.Module, plan: Plan, options: CheckOptions 
         headline=headline(work.name, measures["original"], measures["cut"], plan, times, proofs), original=measures["original"],
         cut=measures["cut"], edits=tuple(e.info() for e in plan.edits), latency=(*times, *more), proofs=tuple(proofs),
         onnx=onnx, warnings=tuple(dict.fromkeys(warnings)),
-        notes=tuple(work.notes), provenance=work.provenance(),
+        notes=(*work.notes, *saved.notes), provenance=work.provenance(),
     )
     work.study.write("results", results)
     finish(work, "check", key, ["results.json"], [MODEL])

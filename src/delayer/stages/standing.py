@@ -40,7 +40,9 @@ def put_(work: Work, small: nn.Module, plan: Plan, lineage: Lineage) -> None:
     folder, before = work.study.path("model"), work.study.path(".untuned")
     if len(lineage) > 1 and _is(folder, lineage[:-1]):
         _copy_(folder, before)
-    save(small, plan, work.chain, folder, example=work.example, lineage=lineage)
+    saved = save(small, plan, work.chain, folder, example=work.example, lineage=lineage)
+    for note in saved.notes:
+        work.reporter.line(note)
     if len(lineage) == 1:
         _clear_(before)
 

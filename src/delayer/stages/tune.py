@@ -27,8 +27,7 @@ def tune_stage(work: Work, options: TuneOptions = TuneOptions(), *, only: str = 
     plan: what the network is to be cut by; by default what stands in model/ is taken.
     Raises StudyError where the network before fine-tuning is gone and cannot be made again.
     """
-    if only not in ("everything", "neighbourhood"):
-        raise BudgetError(f"Fine-tuning {only!r} is not known. Use everything or neighbourhood.")
+    check_only(only)
     folder, begin = _beginning(work, plan)
     plan = read_plan(folder / "plan.json")
     key = stage_key(work, "tune", [made.key for made in begin], plan.model_dump(mode="json"), options, only, work.task_options)
@@ -47,6 +46,12 @@ def tune_stage(work: Work, options: TuneOptions = TuneOptions(), *, only: str = 
     _clear_checkpoints_(work)
     work.reporter.line(report.note)
     return small, plan, report
+
+
+def check_only(only: str) -> None:
+    """Raises BudgetError for parts of a network that fine-tuning does not know."""
+    if only not in ("everything", "neighbourhood"):
+        raise BudgetError(f"Fine-tuning {only!r} is not known. Use everything or neighbourhood.")
 
 
 def _clear_checkpoints_(work: Work) -> None:
