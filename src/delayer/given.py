@@ -26,12 +26,12 @@ def is_name(text: str) -> bool:
 def give(name: str) -> Callable[..., Any]:
     """The function of a name that the user typed; the name is known from then on, and files may refer to it.
 
-    The current folder can be imported from. Raises UnknownName when there is no such thing.
+    What is not installed is looked for in the current folder. Raises UnknownName when there is no such thing.
     """
     module, _, attribute = name.partition(":")
     found: Any = None
     if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+        sys.path.append(str(Path.cwd()))  # last: a library that is imported later must not come from a folder of files
     try:
         if not is_name(name):
             raise ImportError("it is not spelled so")
