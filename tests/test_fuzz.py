@@ -77,7 +77,7 @@ OUTCOMES = {
     "same": (lambda: ([1.00001], ""), "same"),
     "changed": (lambda: ([2.0], ""), "changed"),
     "said": (lambda: ([2.0], "a file was changed"), "said"),
-    "slow": (lambda: any(iter(int, 1)), "hang"),
+    "slow": (lambda: _wait(), "hang"),
     "swallowed": (lambda: _swallow(), "hang"),
     "sentence": (lambda: _raise(DelayerError("One sentence.")), "refused"),
     "two lines": (lambda: _raise(DelayerError("One line.\nAnother.")), "traceback"),
@@ -91,10 +91,15 @@ def _raise(error: Exception):
     raise error
 
 
+def _wait():
+    while True:  # in Python: a loop in C would not hear the signal
+        pass
+
+
 def _swallow():
     while True:
         try:
-            any(iter(int, 1))
+            _wait()
         except Exception:
             continue
 

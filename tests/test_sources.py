@@ -1,6 +1,7 @@
 """Every data source on the command line: what it reads, what it says, and what it refuses."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -705,3 +706,18 @@ def test_stories_have_the_published_perplexity(data_root):
     task = open_task(f"text:{data_root / 'text' / 'tinystories_test.json'}", model, TaskOptions(num_validation=120))
     grade = evaluate(model, task)
     assert np.log(grade.value) == pytest.approx(1.40, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["npz", "csv", "jsonl", "text"])
+def test_a_pipe_or_a_device_is_not_waited_for(kind, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(DataError, match="a pipe or a device"):
+            open_task(f"{kind}:{path}", nn.Sequential(nn.Linear(4, 2)))
+
+
+@pytest.mark.parametrize("name", ["csv", "text", "imagefolder", "json/anything"])
+def test_readers_of_the_datasets_library_are_no_data_sets(name):
+    pytest.importorskip("datasets")
+    with pytest.raises(DataError, match="names a reader of the datasets library"):
+        open_task(f"hf:{name}", nn.Sequential(nn.Linear(4, 2)))
