@@ -425,3 +425,46 @@ def test_facts_of_older_files_are_read():
         for name in ("form", "names", "hidden", "takes", "passes", "stays"):
             del block[name]
     assert gap(loose(cut(chain_from_facts(model, facts), ["2"])), loose(model)) < 1e-5
+
+
+class HandsOnAMask(nn.Module):
+    """[n, positions, 4] → the same, and the mask, as it came or one more."""
+
+    def __init__(self, more: int):
+        super().__init__()
+        self.inner, self.more = nn.Linear(4, 4), more
+
+    def forward(self, x, mask=None):
+        return x + self.inner(x), None if mask is None else mask + self.more
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_an_output_that_held_nothing_when_it_was_watched_is_not_made_up_later(more):
+    """Without the mask a cut runs; with it, it says that it was never shown one. Watched with it, it is handed on, or stays."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList(HandsOnAMask(more) for _ in range(4))
+            nn.init.zeros_(self.blocks[2].inner.weight)
+            nn.init.zeros_(self.blocks[2].inner.bias)
+
+        def forward(self, x, mask=None):
+            for block in self.blocks:
+                x, mask = block(x, mask)
+            return x.mean(1) if mask is None else (x * mask).mean(1)
+
+    torch.manual_seed(0)
+    net, x = Net().eval(), torch.randn(3, 5, 4)
+    masked = {"x": x, "mask": torch.ones(3, 5, 1)}
+    chain = chain_of(net, {"x": x})
+    small = apply(chain, plan_by_hand(chain, ["2"], operator="drop"))
+    torch.testing.assert_close(small(x), net(x))
+    with pytest.raises(ModelError, match="watched without argument 1 of its blocks"):
+        small(**masked)
+    again = chain_of(net, masked)
+    if more:
+        assert not again.blocks[2].removable and "output 1" in again.blocks[2].stays
+    else:
+        small = apply(again, plan_by_hand(again, ["2"], operator="drop"))
+        torch.testing.assert_close(small(**masked), net(**masked))

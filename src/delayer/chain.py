@@ -17,6 +17,8 @@ from delayer.handing import Form
 
 AGAIN = "="
 """Stands for a block's own hidden state, where an item of its answer is that once more."""
+UNSAID = "?"
+"""Begins the place of an argument that was not there when the network was watched, so that nobody knows what becomes of it."""
 
 Place = int | str
 """Where hidden states are seen: a point by its number, or a module by its path (its output)."""
@@ -79,8 +81,8 @@ class Block:
     takes: str = ""
     """The place of the hidden state among its arguments (`handing`); "" for the first tensor, as in older files."""
     passes: tuple[str, ...] = ()
-    """For each item the place of the argument that it hands on as it came, `AGAIN` for its own hidden state once more, or
-    "" for None. Items that are not named here are None."""
+    """For each item the place of the argument that it hands on as it came, `AGAIN` for its own hidden state once more, ""
+    for None, or `UNSAID` and the place of an argument that was None. Items that are not named here are None."""
     stays: str = ""
     """Why it has to stay, where its shape would let it go."""
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from delayer.calling import hidden_in
-from delayer.chain import AGAIN, Block
+from delayer.chain import AGAIN, UNSAID, Block
+from delayer.errors import ModelError
 from delayer.handing import argument, together
 
 PLAIN = (str, int, float, bool)
@@ -48,9 +49,19 @@ class StandIn(nn.Module):
         if not self.block.returns:
             return hidden
         passes = dict(zip(self.block.items, self.block.passes, strict=False))
-        items = {item: hidden if passes.get(item) == AGAIN else argument(passes[item], args, kwargs) if passes.get(item) else None
+        items = {item: hidden if passes.get(item) == AGAIN else self._handed(passes.get(item, ""), args, kwargs)
                  for item in self.block.items}
         return together(self.block.form, items | {self.block.gives: hidden})
+
+    def _handed(self, place: str, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """What is handed on of the arguments. Raises ModelError for one that was not there when the network was watched."""
+        found = argument(place.removeprefix(UNSAID), args, kwargs) if place else None
+        if place.startswith(UNSAID) and found is not None:
+            raise ModelError(
+                f"Block {self.block.path} was taken out of a network that was watched without argument {place[1:]} of its "
+                "blocks, so what it hands on there is not known. Watch it on a batch that has it: chain_of(model, example)."
+            )
+        return found
 
     def _count(self, cache: Any, hidden: Tensor) -> None:
         """Store nothing for each new token, in the shape of the layer's slot where that is fixed already."""

@@ -16,6 +16,7 @@ from delayer.errors import ModelError
 from delayer.families._facts import facts_of
 from delayer.families._letting_go import with_reasons
 from delayer.families._probe import BY_HAND, blocks_from, probe
+from delayer.families._unsaid import with_unsaid
 from delayer.registry import Registry
 
 families: Registry[Family] = Registry("family", "delayer.families")
@@ -68,7 +69,10 @@ def chain_of(model: nn.Module, example: Inputs | None = None, *, blocks: str | N
         family = replace(family, axis=guess_axis(model, visits))
     chain = Chain(model, family, blocks_from(model, visits, family.axis))
     # What the network reads of a described family's blocks is known, and tests hold it.
-    return chain if described else Chain(model, family, with_reasons(chain, example))
+    if described:
+        return chain
+    chain = Chain(model, family, with_reasons(chain, example))
+    return Chain(model, family, with_unsaid(chain, example))
 
 
 def chain_from_facts(model: nn.Module, facts: dict[str, Any]) -> Chain:
