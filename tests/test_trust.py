@@ -330,3 +330,22 @@ def test_the_current_folder_is_importable_for_typed_names_only(own):
     assert [path for path in sys.path if path == str(own)] == before == []
     load("own_networks:make")
     assert sys.path[-1] == str(own)  # a library that is imported later comes from where it is installed
+
+
+@pytest.mark.parametrize("edit, said", [
+    ({"architectures": ["Trainer"]}, "names the class 'Trainer'"),
+    ({"architectures": ["RagModel"]}, "names the class 'RagModel'"),
+    ({"n_embd": 10**8}, "describes a network of more than"), ({"vocab_size": 10**9}, "describes a network of more than"),
+    ({"num_labels": 999_999}, "10,000 is the most that is believed"), ({"architectures": [["x"]]}, ""),
+])
+def test_a_folder_of_the_librarys_own_is_held_to_the_same_lists_and_sizes(edit, said, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=32, n_positions=16)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    stated = json.loads((tmp_path / "config.json").read_text()) | edit
+    (tmp_path / "config.json").write_text(json.dumps(stated))
+    if said:
+        with pytest.raises(ModelError, match=said):
+            load(str(tmp_path))
+    else:  # no name at all: the class that fits the weights
+        assert type(load(str(tmp_path))).__name__ == "GPT2LMHeadModel"

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from delayer.errors import DelayerError, DelayerWarning, UnknownName, WeightsError
+from delayer.errors import DelayerError, DelayerWarning, ModelError, UnknownName, WeightsError
 from delayer.libraries import first_line, library, quiet
-from delayer.store.closed import check_configuration, check_folder
-from delayer.store.limits import check_counts
+from delayer.store.closed import check_configuration, check_folder, huggingface_class
+from delayer.store.limits import Shapes, check_counts, no_larger_than
 from delayer.store.weights import check_fit, header, note_dtype_, read_weights
 
 _HEADS = (
@@ -35,9 +35,11 @@ def open_huggingface(name: str, weights: str | Path | None, *, trust: bool = Fal
             stated, _ = transformers.PreTrainedConfig.get_config_dict(name)
     except Exception as error:
         raise _unknown(name, error) from error
+    files = [Path(weights)] if weights is not None else weight_files(name)
+    shapes = {key: shape for file in files for key, shape in header(file).items()}
     if not trust:
         check_configuration(stated, name)
-        check_counts(stated, name)
+        check_counts(stated, name, shapes)
         if Path(name).is_dir():
             check_folder(Path(name))
     try:
@@ -45,16 +47,29 @@ def open_huggingface(name: str, weights: str | Path | None, *, trust: bool = Fal
             config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:
         raise _unknown(name, error) from error
-    files = [Path(weights)] if weights is not None else weight_files(name)
-    shapes = {key: shape for file in files for key, shape in header(file).items()}
-    kind = getattr(transformers, (getattr(config, "architectures", None) or [""])[0], None)
-    if kind is None:
+    asked = (getattr(config, "architectures", None) or [""])[0]
+    if isinstance(asked, str) and hasattr(transformers, asked):
+        kind = getattr(transformers, asked) if trust else huggingface_class(asked, name)
+    else:
         kind = _class_of(config, set(shapes))
+    if shapes and not trust:
+        _check_size(kind, config, shapes, name)
     if weights is None:
         model = from_pretrained(kind, name)
     else:
         model = from_pretrained(kind, None, config=config, state_dict=read_weights(weights))
     return note_dtype_(model, (dtype for dtype, _ in shapes.values()))
+
+
+def _check_size(kind: Any, config: Any, shapes: Shapes, said: str) -> None:
+    """Raises ModelError for a configuration of a network much larger than its weights, before any memory is taken for it."""
+    try:
+        with no_larger_than(shapes, 0, said), quiet(library("transformers", "text")), torch.device("meta"):
+            kind(config)
+    except ModelError:
+        raise
+    except Exception:  # noqa: S110  what cannot be built without memory is built with it, and says then what is amiss
+        pass
 
 
 def weight_files(name: str) -> list[Path]:

@@ -21,8 +21,13 @@ _NAMES = {
 }
 
 
-def check_counts(config: Mapping[str, Any], said: str) -> None:
-    """Raises ModelError for a configuration that counts more layers, heads or labels than any network has."""
+def check_counts(config: Mapping[str, Any], said: str, shapes: Shapes | None = None) -> None:
+    """Raises ModelError for a configuration that counts more layers, heads or labels than any network has.
+
+    shapes: of its weights file, where that is known: 10,000 labels, or as many as any tensor has rows, are believed then.
+    """
+    mosts = MOST if shapes is None else MOST | {
+        "labels": max(10_000, *(size for _, shape in shapes.values() for size in shape), 0)}
     todo: list[tuple[str, Any]] = list(config.items())
     while todo:
         key, value = todo.pop()
@@ -31,7 +36,7 @@ def check_counts(config: Mapping[str, Any], said: str) -> None:
         elif isinstance(value, list | tuple):
             todo += [(key, inner) for inner in value]
         elif isinstance(value, int | float) and value is not True:
-            most = next((MOST[what] for what, names in _NAMES.items() if names.fullmatch(str(key))), None)
+            most = next((mosts[what] for what, names in _NAMES.items() if names.fullmatch(str(key))), None)
             if most and value > most:
                 raise ModelError(f"{said} asks for {value:.0f} {key}, where {most:,} is the most that is believed. Bring "
                                  "the saved files back.")

@@ -55,7 +55,7 @@ def measured_skeleton(artefact: Artefact, shapes: Shapes, trust: Trust, said: st
     first = root(artefact.source, said)
     if first.kind == "factory" and first.name != OURS:
         return skeleton(artefact.source, trust, said)
-    check_counts(first.config, said)
+    check_counts(first.config, said, shapes)
     with no_larger_than(shapes, num_blocks(artefact), said):
         if first.kind != "factory":
             with suppress(RuntimeError, NotImplementedError), torch.device("meta"):
