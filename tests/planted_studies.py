@@ -122,6 +122,7 @@ def write(
         "shrink": shrink(chain),
         "compare": compare(params, macs),
         "scan": scan(chain, steps),
+        "spans": scan(chain, steps),
         "candidates": candidates(edits, params, macs),
         "results": results(len(chain.blocks), edits, params, macs, model),
     }

@@ -290,7 +290,12 @@ def test_a_folder_without_hashes_is_done_again(opened, tmp_path):
 def test_running_a_study_needs_no_data_named(opened, tmp_path):
     folder = copy(opened, tmp_path / "s")
     assert not do(folder, "run")
-    assert Study(folder).read("results").cut.num_blocks == 5
+    study = Study(folder)
+    assert study.read("results").cut.num_blocks == 5
+    assert not doubts(study, study.read("study"))
+    (folder / "results.json").unlink()
+    assert not do(folder, "report")
+    assert "has not been checked yet" in (folder / "report.html").read_text().replace("\u00a0", " ")
 
 
 class Killed(BaseException):

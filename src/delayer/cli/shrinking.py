@@ -24,7 +24,7 @@ def shrink_command(model: MODEL, data: DATA = None, test: TEST = None, out: OUT 
         print_record(stages.check_stage(work, small, plan, check), json_)
         try_report(work.study.folder, json_)
     if not json_:
-        say_where(out)
+        say_where(work.study.folder)
 
 
 @app.command("compare")

@@ -31,6 +31,7 @@ from delayer.report.shrinking import (
 from delayer.report.sites import sites_figures, sites_table
 from delayer.report.tables import Table, correlation_table, cuts_table, ranking_table, spans_table
 from delayer.study import Provenance, Score, Study, StudyInfo, write_atomically
+from delayer.study.marks import MODEL
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def render(folder: str | Path) -> Path:
     if not any(records.values()):
         files = ", ".join(file for file, _, _ in Study.FILES.values())
         raise StudyError(f"{study.folder} is no study folder: it holds none of {files}. Run `delayer run` first.")
-    page = filled("template.html", context(SimpleNamespace(**records), [*left_out, *doubted]))
+    shown = SimpleNamespace(**records, has_model=study.path(MODEL).exists())
+    page = filled("template.html", context(shown, [*left_out, *doubted]))
     path = study.path("report.html")
     write_atomically(path, page)
     return path
@@ -208,7 +210,8 @@ def headline(records: SimpleNamespace) -> str:
     done = [f"scored by {len({s.name for s in scores.scores})} metrics"] if scores else []
     done += [f"{len(candidates.measured):,} cuts measured"] if candidates else []
     network = f"{study.asked.model} has {len(study.chain.blocks)} blocks" if study else "An unfinished study"
-    return f"{', '.join([network, *done])}; nothing has been cut yet."
+    state = "what was cut has not been checked yet" if getattr(records, "has_model", False) else "nothing has been cut yet"
+    return f"{', '.join([network, *done])}; {state}."
 
 
 def provenance(study: StudyInfo | None, results) -> list[tuple[str, dict[str, str]]]:

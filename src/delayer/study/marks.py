@@ -93,7 +93,7 @@ def doubts(study: Study, info: StudyInfo | None) -> dict[str, Doubt]:
     """
     marks, found = read_marks(study), {}
     for name, (file, _, stage) in study.FILES.items():
-        if not (mark := marks.get(stage)):
+        if name == "study" or not (mark := marks.get(stage)):  # study.json says what all others are held against
             continue
         if not study.has(name) and file in mark.files:
             found[name] = Doubt(f"{file}, which `{stage}` wrote, is gone. Run `delayer {stage}` again.", False)
