@@ -1,13 +1,18 @@
 """What cannot be done is refused before any work starts, with what was asked, what was found and what to do."""
 
+from pathlib import Path
+
 import pictures
 import pytest
 import torch
 
+from delayer import cli
 from delayer.errors import BudgetError, DataError, DelayerError, ModelError, PlanError, SpanError
 from delayer.stages import CheckOptions, PlanOptions, ScanOptions, open_work, plan_stage, run
 from delayer.stages.asked import check_asked, check_words, operators_of
+from delayer.stages.tune import check_tuning
 from delayer.tasks import TaskOptions
+from delayer.tune import TuneOptions
 
 ONE = {"remove": "blocks=1"}
 BY_HAND = {"span": ("2",)}
@@ -170,3 +175,28 @@ def test_a_budget_that_can_be_met_passes(opened):
 
 def test_every_refusal_is_one_of_ours():
     assert all(issubclass(error, DelayerError) for *_, error, _ in [*WORDS, *ASKED])
+
+
+@pytest.mark.parametrize("words, said", [
+    (["run", "--remove", "blocks=1", "--tune-epochs", "-1"], "--tune-epochs"),
+    (["run", "--remove", "blocks=1", "--seed", "99999999999999999999"], "--seed"),
+    (["scan", "--blocks", "["], "no regular expression"),
+    (["scan", "--blocks", "(a+)+"], "may never end"),
+    (["shrink", "--remove", "99"], "99 activations are to be removed"),
+])
+def test_what_cannot_be_is_said_by_the_command_line(words, said, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sklearn")
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    stage, *options = words
+    monkeypatch.setattr("sys.argv", ["delayer", stage, "tests.tiny:network", "--data", "digits", "--num-fit", "64", "--out",
+                                     str(tmp_path / "s"), *options])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2 and said in capsys.readouterr().err
+    assert not (tmp_path / "s" / "scores.json").exists()
+
+
+@pytest.mark.parametrize("options, said", [({"milestones": (9,)}, "after epoch 9"), ({"milestones": (0,)}, "after epoch 0")])
+def test_a_milestone_that_never_comes_is_refused(options, said):
+    with pytest.raises(BudgetError, match=said):
+        check_tuning(TuneOptions(epochs=2, **options))

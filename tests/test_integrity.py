@@ -17,6 +17,7 @@ from test_store import OWN, original, saved
 from delayer.errors import DelayerWarning, ModelError, WeightsError
 from delayer.families import chain_of
 from delayer.store import Made, digest_of, load, read_artefact, recover_
+from delayer.store.closed import check_configuration
 from delayer.store.integrity import seal
 from delayer.store.limits import no_larger_than
 
@@ -217,7 +218,7 @@ def test_what_a_kill_left_half_done_is_not_brought_back(own):
     ({"num_hidden_layers": 9_999}, "describes a network of more than .* modules and tensors, while its weights file holds"),
     ({"vocab_size": 10**12}, "describes a network of more than .* elements, while its weights file holds"),
     ({"hidden_size": 10**8}, "describes a network of more than .* elements|cannot be rebuilt|could not be rebuilt"),
-    ({"num_labels": 10**10, "id2label": None}, "asks for 10000000000 num_labels, where 1,000,000"),
+    ({"num_labels": 10**10, "id2label": None}, "asks for 10000000000 num_labels, where 10,000"),
 ])  # fmt: skip
 def test_a_configuration_larger_than_its_weights_is_refused_before_it_is_built(change, message, tmp_path):
     saved(original("bert", tmp_path), tmp_path / "cut", BY_NAME["bert"].inputs(), mapped=["1"])
@@ -235,3 +236,21 @@ def test_the_limit_is_lifted_again():
             torch.nn.Linear(10_000, 10_000)
     with warnings.catch_warnings(), torch.device("meta"):
         torch.nn.Linear(10_000, 10_000)
+
+
+def test_a_saved_folder_without_its_record_is_not_taken_for_another_kind(tmp_path):
+    """An ordinary checkpoint beside a plan: without the hashes nothing would prove it."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=32, n_positions=16)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(ModelError, match="holds a plan and no delayer.json"):
+        load(str(tmp_path))
+    assert load(str(tmp_path), allow_changed=True).config.n_layer == 2
+
+
+@pytest.mark.parametrize("word", ["Infinity", "-Infinity", "NaN"])
+def test_numbers_without_a_word_in_json_are_numbers(word):
+    check_configuration({"time_step_limit": [0.0, {"__float__": word}]}, "config.json")
+    with pytest.raises(ModelError):
+        check_configuration({"time_step_limit": {"__float__": "os.system"}}, "config.json")

@@ -300,5 +300,6 @@ class Chain:
 
     def facts(self) -> dict[str, Any]:
         """The chain as plain data, enough to view another copy of the same network."""
-        return {"family": self.family.name, "axis": self.axis, "rows": self.family.rows,
-                "blocks": [asdict(block) for block in self.blocks]}
+        blocks = [{name: list(value) if isinstance(value, tuple) else value for name, value in asdict(block).items()}
+                  for block in self.blocks]
+        return {"family": self.family.name, "axis": self.axis, "rows": self.family.rows, "blocks": blocks}

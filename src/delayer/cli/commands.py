@@ -13,8 +13,8 @@ from delayer.cli.tables import print_record, say_where, show, try_report
 from delayer.plan import read_plan
 from delayer.progress import Reporter
 from delayer.scoring import ScoreOptions
-from delayer.stages.asked import check_words
-from delayer.stages.tune import check_only
+from delayer.stages.asked import check_measures, check_words
+from delayer.stages.tune import check_tuning
 from delayer.tasks import TaskOptions
 from delayer.tune import TuneOptions
 
@@ -24,7 +24,7 @@ from delayer.tune import TuneOptions
 @with_options(load=stages.LoadOptions, task=TaskOptions, scan=stages.ScanOptions, plan=stages.PlanOptions,
               check=stages.CheckOptions)
 def run_command(model: MODEL, data: DATA = None, test: TEST = None, out: OUT = Path("study"),
-                tune_epochs: Annotated[int, typer.Option(help="Epochs of fine-tuning with the original as teacher.")] = 0,
+                tune_epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning with the original as teacher.")] = 0,
                 json_: JSON = False, quiet: QUIET = False, *, load, task, scan, plan, check) -> None:
     """Everything: score, scan, plan, cut, check, report. The result is STUDY/model, STUDY/report.html, results.json."""
     check_words(plan, scan, check)
@@ -99,7 +99,7 @@ def tune_command(study: STUDY, only: Annotated[str, typer.Option(
                      help="everything, or neighbourhood: the maps and the blocks next to each cut.")] = "everything",
                  json_: JSON = False, quiet: QUIET = False, *, tune) -> None:
     """Fine-tune STUDY/model, as it was cut or shrunk, shortly with the original as teacher; keeps the best epoch."""
-    check_only(only)
+    check_tuning(tune, only)
     work = reopened(study, Reporter(quiet=quiet))
     with work.study.lock():
         print_record(stages.tune_stage(work, tune, only=only)[2], json_)
@@ -119,6 +119,7 @@ def export_command(study: STUDY, json_: JSON = False, quiet: QUIET = False) -> N
 @with_options(check=stages.CheckOptions)
 def check_command(study: STUDY, json_: JSON = False, quiet: QUIET = False, *, check) -> None:
     """What was lost and won: test grade, parameters, multiply-adds, memory, latency, reload proof, ONNX."""
+    check_measures(check)
     work = reopened(study, Reporter(quiet=quiet))
     with work.study.lock():
         small, plan, _ = stages.standing(work)

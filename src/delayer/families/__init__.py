@@ -58,7 +58,11 @@ def chain_of(model: nn.Module, example: Inputs | None = None, *, blocks: str | N
         paths = blocks_by_structure(model, example)
     else:
         pattern = blocks or family.blocks
-        paths = [path for path, _ in model.named_modules() if re.fullmatch(pattern, path)]
+        try:
+            paths = [path for path, _ in model.named_modules() if re.fullmatch(pattern, path)]
+        except re.error as error:
+            raise ModelError(f"{pattern!r} is no regular expression ({error}). Write one that matches the whole paths of the "
+                             r"blocks, such as layers\.\d+.") from error
         _check_paths(model, paths, pattern)
     visits = probe(model, paths, example)
     described = family is not None

@@ -2,9 +2,11 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import ValidationError
 from safetensors.torch import save
 from torch import nn
@@ -15,6 +17,7 @@ from delayer.nas.data import NasData
 from delayer.nas.options import SpaceOptions
 from delayer.store.artefact import Source
 from delayer.store.integrity import record_hash, sha256
+from delayer.store.limits import no_larger_than
 from delayer.store.weights import distinct_weights, fill_, read_weights
 from delayer.study import Record, read_record, write_atomically
 
@@ -84,7 +87,11 @@ def load_winner(folder: str | Path, *, own: str | Callable[..., Any] | None = No
     config, weights = read_record(folder / "config.json", WinnerConfig, NasError), folder / "model.safetensors"
     _prove(folder, config, allow_changed)
     give_own(config, own, trust)
-    return fill_(network(**config.model_dump()), read_weights(weights), name=str(weights)).eval()
+    given_weights = read_weights(weights)
+    shapes = {name: (str(tensor.dtype), tuple(tensor.shape)) for name, tensor in given_weights.items()}
+    with no_larger_than(shapes, 0, str(folder / "config.json")), suppress(RuntimeError, NotImplementedError), torch.device("meta"):
+        network(**config.model_dump())  # takes no memory, and is refused where it is another network than the weights are of
+    return fill_(network(**config.model_dump()), given_weights, name=str(weights)).eval()
 
 
 def give_own(config: WinnerConfig, own: str | Callable[..., Any] | None, trust: bool) -> None:

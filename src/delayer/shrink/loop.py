@@ -13,7 +13,7 @@ from torch import Tensor
 from delayer.calling import Inputs, with_batch
 from delayer.chain import Chain
 from delayer.edits import Edit, edit_from
-from delayer.errors import ModelError, NotFiniteError, StudyError
+from delayer.errors import BudgetError, ModelError, NotFiniteError, StudyError
 from delayer.hashing import model_hash
 from delayer.judging import drop_of
 from delayer.measure import compare_latency
@@ -70,8 +70,8 @@ def shrink_until(chain: Chain, task: Task, options: ShrinkOptions | None = None,
     example: inputs of a small batch. folder: where the state lies, so that a killed run goes on; None keeps no state.
     on_round: called after each round with the round and the chain as it is then.
     progress: called with (steps done, steps in all) of a round's training.
-    Raises ModelError without activations or where a forward pass cannot be traced, UnknownName for the schedule,
-    StudyError when the folder holds another run. The test split is not read.
+    Raises BudgetError for more activations than there are, ModelError without any or where a forward pass cannot be traced,
+    UnknownName for the schedule, StudyError when the folder holds another run. The test split is not read.
     """
     run = _Run(chain, task, options or ShrinkOptions(), example, Path(folder) if folder else None, seed, progress)
     while not run.place.note:
@@ -94,10 +94,13 @@ class _Run:
         self.chain, self.task, self.options, self.folder, self.seed, self.progress = (
             chain, task, options, folder, seed, progress)
         self.schedule = schedules[options.schedule]
-        self.reference = predictions(chain.model, task.batches("validation"))
-        original = evaluate(chain.model, task, "validation", reference=self.reference, seed=seed)
         self.small = Chain(deepcopy(chain.model), chain.family, chain.blocks)
         self.example, self.sites = example, sites_(self.small, example)
+        if options.remove > len(self.sites):
+            raise BudgetError(f"{options.remove} activations are to be removed, and {type(chain.model).__name__} has "
+                              f"{len(self.sites)}. Ask for as many at most.")
+        self.reference = predictions(chain.model, task.batches("validation"))
+        original = evaluate(chain.model, task, "validation", reference=self.reference, seed=seed)
         self.wanted = options.remove or len(self.sites)
         self.masks: dict[str, Tensor] = {}
         self.warm: Moments | None = {} if self.schedule.warm else None

@@ -1,6 +1,8 @@
 """What a user may ask for, stage by stage; the line under each field is its command-line help."""
 
-from pydantic import Field
+import re
+
+from pydantic import Field, field_validator
 
 from delayer.study import Record
 
@@ -14,6 +16,20 @@ class LoadOptions(Record):
     """Regular expression for the paths of the blocks, for a network that delayer does not know."""
     device: str = "auto"
     """Where to run: auto, cpu, cuda, cuda:1, mps."""
+
+
+    @field_validator("blocks")
+    @classmethod
+    def _an_expression(cls, blocks: str | None) -> str | None:
+        """One that is none is refused, and one that repeats what repeats, which may take for ever on a long path."""
+        if blocks is not None:
+            try:
+                re.compile(blocks)
+            except re.error as error:
+                raise ValueError(f"it is no regular expression ({error})") from error
+            if len(blocks) > 1000 or re.search(r"[+*}][^()]*\)[+*{]", blocks):
+                raise ValueError(r"a group that repeats is repeated, which may never end; write such as layers\.\d+")
+        return blocks
 
 
 class ScanOptions(Record):

@@ -27,7 +27,7 @@ def tune_stage(work: Work, options: TuneOptions = TuneOptions(), *, only: str = 
     plan: what the network is to be cut by; by default what stands in model/ is taken.
     Raises StudyError where the network before fine-tuning is gone and cannot be made again.
     """
-    check_only(only)
+    check_tuning(options, only)
     folder, begin = _beginning(work, plan)
     plan = read_plan(folder / "plan.json")
     key = stage_key(work, "tune", [made.key for made in begin], plan.model_dump(mode="json"), options, only, work.task_options)
@@ -35,11 +35,15 @@ def tune_stage(work: Work, options: TuneOptions = TuneOptions(), *, only: str = 
     if is_finished(work, "tune", key):
         _clear_checkpoints_(work)
         return work.open(work.study.path("model")), plan, read_record(path, TuneReport)
+    near = neighbourhood(work.chain, plan) if only == "neighbourhood" else None
+    if near is not None and not near:
+        raise BudgetError("No block lies beside what this network was cut or shrunk by, so that fine-tuning its neighbourhood "
+                          "would train nothing. Leave --only out.")
     small, checkpoint = work.open(folder), work.study.path(f".tune-{key}.safetensors")
     with work.reporter.step("Fine-tuning") as tick:
         report = tune_(small, work.task, work.model, options, checkpoint=checkpoint, progress=tick, device=work.device,
                        counterparts=counterparts(work.chain, plan) if options.hidden_weight else None,
-                       only=neighbourhood(work.chain, plan) if only == "neighbourhood" else None, seed=work.seed)
+                       only=near, seed=work.seed)
     put_(work, small, plan, lineage)
     write_atomically(path, report.model_dump_json(indent=1))
     finish(work, "tune", key, ["tune.json", MODEL])
@@ -48,10 +52,13 @@ def tune_stage(work: Work, options: TuneOptions = TuneOptions(), *, only: str = 
     return small, plan, report
 
 
-def check_only(only: str) -> None:
-    """Raises BudgetError for parts of a network that fine-tuning does not know."""
+def check_tuning(options: TuneOptions, only: str = "everything") -> None:
+    """Raises BudgetError for parts of a network that fine-tuning does not know, and for milestones that never come."""
     if only not in ("everything", "neighbourhood"):
         raise BudgetError(f"Fine-tuning {only!r} is not known. Use everything or neighbourhood.")
+    if away := [milestone for milestone in options.milestones if not 1 <= milestone < options.epochs]:
+        raise BudgetError(f"The rate is to be divided by ten after epoch {away[0]}, and there are {options.epochs}. "
+                          f"Give --milestones between 1 and {options.epochs - 1}, or more --epochs.")
 
 
 def _clear_checkpoints_(work: Work) -> None:

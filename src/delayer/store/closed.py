@@ -45,6 +45,8 @@ CHOICES = {"_attn_implementation": ATTENTION, "attn_implementation": ATTENTION, 
            "experts_implementation": EXPERTS, "dtype": DTYPES, "torch_dtype": DTYPES}  # fmt: skip
 FOREIGN = frozenset({"auto", "timm_backbone", "timm_wrapper", "rag", "yoso", "rwkv", "mra", "layoutlmv2"})
 """Folders of transformers whose networks are built by others, fetch kernels, or open pickles."""
+NO_NUMBERS = frozenset(("__float__", word) for word in ("Infinity", "-Infinity", "NaN"))
+"""How transformers writes a number that JSON has no word for."""
 LABELS = frozenset({"id2label", "label2id"})
 _WORD = re.compile(r"[A-Za-z0-9_]{0,32}")
 
@@ -115,7 +117,8 @@ def _runs(key: str, value: Any) -> bool:
         return not _word(value)
     if key == "backbone_kwargs":
         return not _numbers(list(value.values()) if isinstance(value, Mapping) else value)
-    return key in RUNS and bool(value) or key == "model_type" and value in FOREIGN or key.startswith("__")
+    return key in RUNS and bool(value) or key == "model_type" and value in FOREIGN or (
+        key.startswith("__") and (key, value) not in NO_NUMBERS)
 
 
 def check_folder(folder: Path) -> None:

@@ -60,6 +60,9 @@ def load(name: str, *, weights: str | Path | None = None, factory: str | Callabl
                              f"{first_line(error)[:200]}). Bring the saved files back.") from error
         if weights is not None:
             fill_(model, read_weights(weights), name=str(weights))
+    elif (Path(name) / "plan.json").is_file() and not (allow_changed or allowed()[1]):
+        raise ModelError(f"{name} holds a plan and no {RECORD}, so that nothing proves it to be what was saved. Bring that "
+                         "file back, or open the folder all the same by load(..., allow_changed=True) or --allow-changed.")
     elif factory is not None:
         raise ModelError(f"{name!r} is no folder that delayer saved, so no factory is needed to open it. Leave factory= out, or "
                          "name the factory itself instead.")

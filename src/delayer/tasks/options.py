@@ -22,7 +22,7 @@ class TaskOptions(BaseModel):
     """Samples to report on at most; nothing is ever chosen on them."""
     batch_size: int = Field(32, gt=0)
     """Samples a batch."""
-    seed: int = 0
+    seed: int = Field(0, ge=-(2**63), lt=2**63)
     """Decides which samples go where, and in which order."""
     kind: Kind | None = None
     """What the network does: image-classification, text-classification, embedding, causal-lm or regression; by default found
