@@ -19,8 +19,8 @@ import torch
 from provenance import provenance
 from torch import Tensor
 
-from delayer.metrics.cka import cka_of
-from delayer.stats.hsic import hsic_of
+from delayer.metrics.blocks.cka import cka_of
+from delayer.observing.stats.hsic import hsic_of
 
 SPEEDUP, DIFFERENCE = 10.0, 1e-6
 

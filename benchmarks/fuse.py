@@ -24,14 +24,14 @@ import torch
 from provenance import provenance
 from torch import Tensor, nn
 
-from delayer.algebra import LARGEST_ERROR, Part, in_a_row, merge, num_macs, with_shortcut
-from delayer.calling import evaluating
-from delayer.chain import Chain
+from delayer.activations.sites import sites_
 from delayer.edits.linearise import Linearise
 from delayer.families import chain_of
-from delayer.fusing import fusions
 from delayer.measure.timing import latency
-from delayer.sites import sites_
+from delayer.merging import LARGEST_ERROR, Part, in_a_row, merge, num_macs, with_shortcut
+from delayer.network.calling import evaluating
+from delayer.network.chain import Chain
+from delayer.search.fusing import fusions
 from delayer.store import load
 
 MLP_SPEEDUP = 1.5

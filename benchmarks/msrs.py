@@ -26,12 +26,12 @@ import torch
 from provenance import provenance
 from torch import Tensor
 
-from delayer.chain import Chain
 from delayer.families import chain_of
-from delayer.methods.redtest import kept_layers
-from delayer.metrics.cka import cka_of
-from delayer.scoring import score
-from delayer.stats.hsic import hsic_of
+from delayer.metrics.blocks.cka import cka_of
+from delayer.network.chain import Chain
+from delayer.observing.stats.hsic import hsic_of
+from delayer.search.methods.redtest import kept_layers
+from delayer.search.scoring import score
 from delayer.store import load
 from delayer.study import Score
 from delayer.tasks.splits import Batch

@@ -29,14 +29,14 @@ from pathlib import Path
 import torch
 from provenance import provenance
 
-from delayer.affine import RIDGES, Fits, solve
-from delayer.calling import call, evaluating
-from delayer.chain import Chain
 from delayer.families import chain_of
-from delayer.observe import observe
-from delayer.pair import relative_residual
-from delayer.rows import Rows
-from delayer.stats import Geometry, Hsic, Moments, Stat
+from delayer.fitting.affine import RIDGES, Fits, solve
+from delayer.network.calling import call, evaluating
+from delayer.network.chain import Chain
+from delayer.observing.one_pass import observe
+from delayer.observing.rows import Rows
+from delayer.observing.stats import Geometry, Hsic, Moments, Stat
+from delayer.observing.stats.pair import relative_residual
 from delayer.store import load
 from delayer.tasks import TaskOptions, open_task
 from delayer.tasks.splits import Batch, Split

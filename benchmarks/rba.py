@@ -18,12 +18,12 @@ import torch
 from provenance import provenance
 from torch import Tensor
 
-from delayer.affine import solve
-from delayer.chain import Chain, Span
 from delayer.families import chain_of
-from delayer.observe import observe, rows_of
-from delayer.rows import Rows
-from delayer.stats import Moments
+from delayer.fitting.affine import solve
+from delayer.network.chain import Chain, Span
+from delayer.observing.one_pass import observe, rows_of
+from delayer.observing.rows import Rows
+from delayer.observing.stats import Moments
 from delayer.store import load
 from delayer.tasks import TaskOptions, open_task
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from provenance import provenance
 from torch import nn
 
-from delayer.chain import Chain
 from delayer.families import chain_of
+from delayer.network.chain import Chain
 from delayer.plan import apply, plan_by_hand
 from delayer.store import load
 from delayer.tasks import Task, TaskOptions, open_task, task_of

@@ -19,18 +19,18 @@ import torch
 from torch import nn
 
 import delayer
-from delayer.budget import Budget
-from delayer.chain import Chain
 from delayer.edits import Edit
 from delayer.edits.drop_span import DropSpan
 from delayer.edits.renew_norms import RenewNorms
 from delayer.edits.replace_span import ReplaceSpan
 from delayer.families import chain_of
-from delayer.judging import damage_of
 from delayer.measure import compare_latency, num_macs, num_params
-from delayer.methods.redtest import redtest_spans
+from delayer.network.chain import Chain
 from delayer.plan import Plan, apply, plan_by_hand
-from delayer.repair import resolved
+from delayer.search.budget import Budget
+from delayer.search.judging import damage_of
+from delayer.search.methods.redtest import redtest_spans
+from delayer.search.repair import resolved
 from delayer.tasks import TaskOptions, evaluate, grade_of, open_task, predictions
 from delayer.tune import TuneOptions, counterparts, tune_
 
@@ -190,7 +190,7 @@ def prefixes(root: Path, given: argparse.Namespace) -> None:
     """Seconds that solving every layer takes when passes begin at the block under way, and when each runs from the start."""
     from unittest.mock import patch
 
-    from delayer.prefix import Prefix
+    from delayer.fitting.prefix import Prefix
 
     model = delayer.load("benchmarks.networks:cifar_resnet56", weights=root / "weights" / "cifar_resnet56.safetensors")
     task = open_task(f"npz:{root}/images/cifar10_train20k.npz", model,
@@ -212,8 +212,8 @@ def prefixes(root: Path, given: argparse.Namespace) -> None:
 
 def search(root: Path, given: argparse.Namespace) -> None:
     """Which blocks to remove within RedTest's parameters: sets swapped block by block, each measured after its repair."""
-    from delayer.local_search import refine
-    from delayer.search import Candidate
+    from delayer.search.exact_search import Candidate
+    from delayer.search.local_search import refine
 
     model = delayer.load("benchmarks.networks:cifar_resnet56", weights=root / "weights" / "cifar_resnet56.safetensors")
     task = open_task(f"npz:{root}/images/cifar10_train20k.npz", model,

@@ -17,7 +17,7 @@ import time
 import torch
 
 import delayer
-from delayer.search import Candidate, best_spans
+from delayer.search.exact_search import Candidate, best_spans
 
 SEED = 0
 OPERATORS = {"drop": (0.0, 1.0), "affine": (0.35, 0.5), "lowrank:64": (0.1, 0.7)}  # share of a block kept, of damage

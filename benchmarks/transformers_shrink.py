@@ -33,11 +33,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), str(HERE), os.envi
 import networks  # noqa: E402
 from provenance import provenance  # noqa: E402
 
-from delayer.calling import Inputs, call, evaluating  # noqa: E402
 from delayer.edits.fuse import Fuse  # noqa: E402
 from delayer.libraries import quiet  # noqa: E402
 from delayer.measure import compare_latency, num_macs, num_params  # noqa: E402
 from delayer.measure.timing import latency  # noqa: E402
+from delayer.network.calling import Inputs, call, evaluating  # noqa: E402
 from delayer.progress import Reporter  # noqa: E402
 from delayer.shrink import ShrinkOptions, num_kernels  # noqa: E402
 from delayer.shrink.recipe import recipe  # noqa: E402

@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from delayer.calling import call, evaluating, output_of
-from delayer.chain import Chain
 from delayer.families import chain_of
+from delayer.network.calling import call, evaluating, output_of
+from delayer.network.chain import Chain
 from delayer.plan import Plan, apply_, plan_by_hand
 
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from delayer.affine import RIDGES, AffineMap, Fits, fit, num_params, solve
-from delayer.chain import Span
 from delayer.errors import ModelError
 from delayer.families import chain_of
-from delayer.observe import observe, rows_of
-from delayer.pair import Pair, relative_residual, squared_error
-from delayer.rows import Rows
-from delayer.stats import Moments
+from delayer.fitting.affine import RIDGES, AffineMap, Fits, fit, num_params, solve
+from delayer.network.chain import Span
+from delayer.observing.one_pass import observe, rows_of
+from delayer.observing.rows import Rows
+from delayer.observing.stats import Moments
+from delayer.observing.stats.pair import Pair, relative_residual, squared_error
 
 D = 10
 KINDS = [("affine", None), ("diagonal", None), ("low_rank", 1), ("low_rank", 4), ("low_rank", D - 1)]

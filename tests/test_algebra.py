@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from delayer.algebra import (
+from delayer.merging import (
     BiasMap,
     BorderStrip,
     ConstantChannel,
@@ -27,7 +27,7 @@ from delayer.algebra import (
     regroup,
     with_shortcut,
 )
-from delayer.linearised import Linearised
+from delayer.modules.linearised import Linearised
 
 REPAIRS = ("none", "constant_channel", "bias_map", "border_strip")
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from delayer.calling import call, each_tensor, evaluating, first_tensor, output_of, ready, seeded, with_batch
 from delayer.errors import DataError, ModelError
+from delayer.network.calling import call, each_tensor, evaluating, first_tensor, output_of, ready, seeded, with_batch
 
 X = torch.arange(6.0).reshape(3, 2)
 

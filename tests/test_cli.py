@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 import delayer
 from delayer import cli
-from delayer.hashing import model_hash
+from delayer.network.hashing import model_hash
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--num-fit", "80", "--num-validation", "60", "--num-test", "60", "--effort", "3", "--seconds", "0.1", "--no-onnx"]

@@ -12,8 +12,8 @@ from test_store import by_its_own_loader, original, saved
 
 from delayer.errors import DelayerWarning, ModelError
 from delayer.families import chain_of
-from delayer.hashing import model_hash
 from delayer.libraries import library, quiet
+from delayer.network.hashing import model_hash
 from delayer.store import digest_of, load, read_artefact
 from delayer.store.proof import reload_proof
 from delayer.store.weights import fill_, header

@@ -9,24 +9,24 @@ import sys
 import pytest
 import torch
 
-from delayer import processes
 from delayer.errors import ProcessError
+from delayer.observing import processes
 
 SCRIPT = """
 import json, sys, torch
 from torch import nn
-from delayer.chain import Chain
+from delayer.network.chain import Chain
 from delayer.families import chain_of
-from delayer.metrics.cka import cka
-from delayer.observe import observe, observe_pair
-from delayer.processes import join_processes
-from delayer.rows import Rows
-from delayer.scan import scan
-from delayer.search import Candidate, best_spans
-from delayer.sites import sites_
+from delayer.metrics.blocks.cka import cka
+from delayer.observing.one_pass import observe, observe_pair
+from delayer.observing.processes import join_processes
+from delayer.observing.rows import Rows
+from delayer.search.scan import scan
+from delayer.search.exact_search import Candidate, best_spans
+from delayer.activations.sites import sites_
 from delayer.tasks.splits import Batch
-from delayer.watch_sites import observe_sites
-from delayer.stats import Geometry, Hsic, Moments
+from delayer.activations.counting import observe_sites
+from delayer.observing.stats import Geometry, Hsic, Moments
 
 torch.set_num_threads(1)
 rank, world = join_processes()
@@ -156,7 +156,7 @@ def test_shards_are_contiguous_even_and_complete(monkeypatch, num_batches, world
 WORK = """
 import os, sys, time
 from delayer.cli import entry
-from delayer.processes import gather
+from delayer.observing.processes import gather
 
 def work(standalone_mode):
     gather(None)

@@ -8,9 +8,9 @@ import torch
 from planted import BY_NAME, CASES, DECODERS, Residual, Stages, answer, cut, gap, normal, sequential, zeros
 from torch import Tensor, nn
 
-from delayer.chain import Chain
 from delayer.errors import ModelError
 from delayer.families import chain_of, families, family_of
+from delayer.network.chain import Chain
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 each_decoder = pytest.mark.parametrize("case", DECODERS, ids=lambda case: case.name)

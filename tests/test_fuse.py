@@ -13,23 +13,23 @@ from planted import BY_NAME, answer, enliven_, gap
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from delayer.algebra import num_macs
-from delayer.algebra.regions import regions
-from delayer.chain import Chain
+from delayer.activations.counting import observe_sites
+from delayer.activations.sites import sites_
 from delayer.edits import edit_from
 from delayer.edits.fuse import Fuse
 from delayer.edits.linearise import Linearise
 from delayer.edits.move_padding import MovePadding
 from delayer.errors import PlanError
 from delayer.families import chain_of
-from delayer.fusing import fusions
-from delayer.hashing import model_hash
 from delayer.measure.onnx import export_onnx
+from delayer.merging import num_macs
+from delayer.merging.regions import regions
+from delayer.network.chain import Chain
+from delayer.network.hashing import model_hash
 from delayer.plan import Plan, apply
-from delayer.sites import sites_
+from delayer.search.fusing import fusions
 from delayer.store import load, save
 from delayer.tasks.splits import Batch
-from delayer.watch_sites import observe_sites
 
 
 def plan_of(chain: Chain, *edits) -> Plan:

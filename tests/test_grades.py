@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from delayer.errors import DataError
-from delayer.judging import damage_of, drop_of
-from delayer.observe import observe
+from delayer.observing.one_pass import observe
+from delayer.search.judging import damage_of, drop_of
 from delayer.tasks import TaskOptions, evaluate, grade_of, open_task, predictions, task_of
 from delayer.tasks.kinds import kind_of
 from delayer.tasks.randomness import randomness
@@ -236,8 +236,8 @@ def test_a_random_forward_is_noticed_seeded_and_said():
 
 def test_statistics_of_a_random_network_are_the_same_twice():
     from delayer import chain_of
-    from delayer.rows import Rows
-    from delayer.stats import Geometry
+    from delayer.observing.rows import Rows
+    from delayer.observing.stats import Geometry
 
     net = Noisy().eval()
     chain, batches = chain_of(net, X[:2]), task_of([X[:20], X[20:]], model=net).batches("fit")

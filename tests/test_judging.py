@@ -8,14 +8,14 @@ import torch
 from tiny import Block, Digits
 from torch import nn
 
-from delayer.budget import Budget
 from delayer.edits.drop_span import DropSpan
 from delayer.edits.replace_span import ReplaceSpan
 from delayer.errors import BudgetError, ModelError, StudyError
 from delayer.families import chain_of
-from delayer.judging import Failure, Measuring, damage_of, drop_of, key_of, takes
-from delayer.planner import deepest, plan_spans, predicted_damage
 from delayer.report.measured_tables import candidates_table
+from delayer.search.budget import Budget
+from delayer.search.judging import Failure, Measuring, damage_of, drop_of, key_of, takes
+from delayer.search.planner import deepest, plan_spans, predicted_damage
 from delayer.stages import PlanOptions, open_work, plan_stage
 from delayer.stages.journal import Journal
 from delayer.study import Grade, Scan, SpanDamage, as_lines

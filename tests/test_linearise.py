@@ -10,19 +10,19 @@ from planted import BY_NAME, answer, gap, normal
 from torch import nn
 from torch.nn import functional as F
 
-from delayer.chain import Chain, Family
+from delayer.activations.counting import observe_sites
+from delayer.activations.normal import Normal, from_norm
+from delayer.activations.sites import sites_
 from delayer.edits import edit_from
 from delayer.edits.linearise import Linearise
 from delayer.errors import PlanError
 from delayer.families import chain_of
-from delayer.linearised import Linearised
+from delayer.modules.linearised import Linearised
+from delayer.network.chain import Chain, Family
 from delayer.plan import Plan, apply, apply_, plan_by_hand
-from delayer.sites import sites_
-from delayer.stats.normal import Normal, from_norm
 from delayer.store import load, save
 from delayer.store.proof import reload_proof
 from delayer.tasks.splits import Batch
-from delayer.watch_sites import observe_sites
 
 X = torch.randn(24, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 ON, OFF = 40.0, -40.0

@@ -8,15 +8,15 @@ import torch
 from planted import BY_NAME, answer, gap, normal
 from torch import nn
 
-from delayer.budget import Budget
-from delayer.chain import Chain
 from delayer.errors import BudgetError
 from delayer.families import chain_of
-from delayer.methods import methods
-from delayer.methods.rba import rba_spans
-from delayer.methods.redtest import kept_layers, redtest_spans
+from delayer.network.chain import Chain
 from delayer.plan import apply, plan_by_hand
-from delayer.scoring import score
+from delayer.search.budget import Budget
+from delayer.search.methods import methods
+from delayer.search.methods.rba import rba_spans
+from delayer.search.methods.redtest import kept_layers, redtest_spans
+from delayer.search.scoring import score
 from delayer.study import Score
 from delayer.tasks.splits import Batch
 
@@ -124,8 +124,8 @@ def test_what_cannot_be_done_is_said():
 
 @pytest.mark.parametrize("name", list(methods))
 def test_a_method_states_its_source_and_reads_a_metric_that_exists(name):
-    from delayer.affine import OPERATORS
-    from delayer.metrics import metrics
+    from delayer.fitting.affine import OPERATORS
+    from delayer.metrics.blocks import metrics
 
     one = methods[name]
     assert one.title and "arXiv" in one.source and one.metric in metrics and one.num_samples >= 256

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from delayer.metrics import Layout, metrics
-from delayer.metrics.cka import cka_of
-from delayer.rows import Rows
-from delayer.stats.hsic import hsic_of
+from delayer.metrics.blocks import Layout, metrics
+from delayer.metrics.blocks.cka import cka_of
+from delayer.observing.rows import Rows
+from delayer.observing.stats.hsic import hsic_of
 
 LAYOUT = Layout(num_points=5, groups=((0, 1, 2), (3, 4)), rows=Rows("first"), outlets=(1, 2, 4), layers=(1, 2, 4),
                 kinds=("Block",) * 3)

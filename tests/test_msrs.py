@@ -9,14 +9,14 @@ from planted import BY_NAME, CASES, normal
 from torch import Tensor, nn
 
 from delayer.families import chain_of
-from delayer.intervals import mean_interval, t_975
-from delayer.layers import layers_of
-from delayer.metrics import Layout, metrics
-from delayer.metrics.cka import cka_of
-from delayer.metrics.msrs import msrs_of
-from delayer.rows import Rows
-from delayer.scoring import ScoreOptions, score
-from delayer.stats.hsic import hsic_of
+from delayer.metrics.blocks import Layout, metrics
+from delayer.metrics.blocks.cka import cka_of
+from delayer.metrics.blocks.msrs import msrs_of
+from delayer.metrics.intervals import mean_interval, t_975
+from delayer.network.layers import layers_of
+from delayer.observing.rows import Rows
+from delayer.observing.stats.hsic import hsic_of
+from delayer.search.scoring import ScoreOptions, score
 from delayer.tasks.splits import Batch
 
 NUM_LAYERS = 6

@@ -8,13 +8,13 @@ import torch
 from planted import Keywords, Positions, Residual, Unpacking
 from torch import nn
 
-from delayer.chain import Chain
 from delayer.errors import DataError, MemoryLimitError, NotFiniteError
 from delayer.families import chain_of
-from delayer.observe import observe, observe_pair, watching
-from delayer.rows import Rows
-from delayer.stats import Geometry, Hsic, Moments
-from delayer.stats.hsic import hsic_of
+from delayer.network.chain import Chain
+from delayer.observing.one_pass import observe, observe_pair, watching
+from delayer.observing.rows import Rows
+from delayer.observing.stats import Geometry, Hsic, Moments
+from delayer.observing.stats.hsic import hsic_of
 from delayer.tasks.splits import Batch, Split
 
 X = torch.randn(11, 7, 8, generator=torch.Generator().manual_seed(0))

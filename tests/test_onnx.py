@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 import delayer.measure.onnx
-from delayer.calling import call, each_tensor, output_of, with_batch
 from delayer.errors import DataError, ExportError
 from delayer.measure import compare_latency
 from delayer.measure.onnx import export_onnx, ort_session
+from delayer.network.calling import call, each_tensor, output_of, with_batch
 from delayer.study import OnnxInfo
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="needs onnxruntime")

@@ -156,7 +156,7 @@ def test_vit_large_saves_the_published_share():
         model = timm.create_model("vit_large_patch16_224", num_classes=0)
     total = sum(p.numel() for p in model.parameters())
     blocks = sum(p.numel() for block in model.blocks[18:24] for p in block.parameters())
-    from delayer.affine import num_params
+    from delayer.fitting.affine import num_params
 
     assert round(100 * (blocks - num_params("linear", 1024)) / total, 2) == 24.57
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from delayer.errors import DataError, ModelError, NotFiniteError
 from delayer.families import chain_of
-from delayer.hashing import model_hash
+from delayer.network.hashing import model_hash
 from delayer.plan import apply, plan_by_hand
 from delayer.tasks import task_of
 from delayer.tasks.splits import Batch

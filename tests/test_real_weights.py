@@ -8,8 +8,8 @@ import torch
 from planted import answer, normal
 from torch import Tensor
 
-from delayer.chain import Chain
 from delayer.families import chain_of
+from delayer.network.chain import Chain
 from delayer.plan import apply, plan_by_hand
 from delayer.store import load, save
 from delayer.store.proof import reload_proof

@@ -16,29 +16,29 @@ from planted import BY_NAME, CASES, answer, gap
 from torch import nn
 from torch.nn import functional as F
 
-from delayer import repair
-from delayer.branch import form_of, running
-from delayer.calling import call, evaluating, output_of
-from delayer.chain import Chain, Span
 from delayer.edits import edit_from
 from delayer.errors import BudgetError, ModelError, PlanError
 from delayer.families import chain_of
-from delayer.folding import fold, takes_bias, unfold_
-from delayer.judging import damage_of
+from delayer.fitting.batch_norm import fold, takes_bias, unfold_
+from delayer.fitting.prefix import Prefix
+from delayer.fitting.ridge import RIDGES, best_ridge, layer_error, solve_layer
+from delayer.fitting.streams import Streams
+from delayer.network.calling import call, evaluating, output_of
+from delayer.network.chain import Chain, Span
+from delayer.network.inside_block import form_of, running
+from delayer.observing.rows import Rows
+from delayer.observing.stats import Moments
+from delayer.observing.stats.patch_moments import PatchMoments
 from delayer.plan import Plan, apply, apply_, plan_by_hand
-from delayer.prefix import Prefix
-from delayer.repair import forms_of, resolvable, resolved
-from delayer.ridge import RIDGES, best_ridge, layer_error, solve_layer
-from delayer.rows import Rows
+from delayer.search import repair
+from delayer.search.judging import damage_of
+from delayer.search.repair import forms_of, resolvable, resolved
 from delayer.stages.measuring import measuring
 from delayer.stages.options import PlanOptions
 from delayer.stages.plan import plan_stage
 from delayer.stages.work import open_work
-from delayer.stats import Moments
-from delayer.stats.patches import PatchMoments
 from delayer.store import load, save
 from delayer.store.proof import reload_proof
-from delayer.streams import Streams
 from delayer.tasks import TaskOptions, evaluate, task_of
 
 WINDOW = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)}

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from delayer.rows import Rows, chosen, positions, take
+from delayer.observing.rows import Rows, chosen, positions, take
 
 QUARTER = Rows("each", 0.25)
 

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from delayer.affine import solve
-from delayer.metrics import Layout, metrics
-from delayer.pair import relative_residual
-from delayer.rows import Rows
-from delayer.stats import Moments
-from delayer.stats.patches import PatchMoments
-from delayer.stats.switches import Switches
+from delayer.activations.switches import Switches
+from delayer.fitting.affine import solve
+from delayer.metrics.blocks import Layout, metrics
+from delayer.observing.rows import Rows
+from delayer.observing.stats import Moments
+from delayer.observing.stats.pair import relative_residual
+from delayer.observing.stats.patch_moments import PatchMoments
 from delayer.tasks.grading import _neighbours
 
 SCALES = [1e-30, 1e-20, 1e-6, 1e6, 1e18, 1e30]

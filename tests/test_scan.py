@@ -5,12 +5,12 @@ import torch
 from planted import Residual
 from torch import nn
 
-from delayer.affine import RIDGES, AffineMap, fit, num_macs_a_row
-from delayer.chain import Chain, Span
 from delayer.families import chain_of
-from delayer.observe import observe
-from delayer.scan import moment_groups, ranks_for, scan
-from delayer.stats import Moments
+from delayer.fitting.affine import RIDGES, AffineMap, fit, num_macs_a_row
+from delayer.network.chain import Chain, Span
+from delayer.observing.one_pass import observe
+from delayer.observing.stats import Moments
+from delayer.search.scan import moment_groups, ranks_for, scan
 from delayer.tasks.splits import Batch
 
 WIDTH = 12

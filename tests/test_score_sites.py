@@ -9,14 +9,14 @@ from planted import BY_NAME
 from torch import nn
 
 from delayer import cli
-from delayer.chain import Chain, Family
+from delayer.activations.counting import observe_sites
+from delayer.activations.sites import sites_
+from delayer.metrics.activations import site_metrics
+from delayer.network.chain import Chain, Family
 from delayer.report.sites import sites_figures, sites_table
-from delayer.score_sites import rank_sites, score_sites
-from delayer.site_metrics import site_metrics
-from delayer.sites import sites_
+from delayer.search.scoring_sites import rank_sites, score_sites
 from delayer.study import SiteInfo, Sites, Study
 from delayer.tasks.splits import Batch
-from delayer.watch_sites import observe_sites
 
 X = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from delayer import local_search, search
 from delayer.errors import BudgetError, MemoryLimitError, SpanError
-from delayer.local_search import refine
-from delayer.search import Candidate, best_spans
-from delayer.ties import as_good, best_first, best_of
+from delayer.search import exact_search, local_search
+from delayer.search.exact_search import Candidate, best_spans
+from delayer.search.local_search import refine
+from delayer.search.ties import as_good, best_first, best_of
 
 
 def overlapping(chosen):
@@ -77,8 +77,8 @@ def test_equals_brute_force(case):
 @pytest.mark.parametrize("keep", [1, 5])
 def test_equals_brute_force_where_the_beam_must_grow(keep, monkeypatch):
     """A full chain of five blocks, all sets of it."""
-    sweep, widths = search._sweep, []
-    monkeypatch.setattr(search, "_sweep", lambda *args: widths.append(args[-1]) or sweep(*args))
+    sweep, widths = exact_search._sweep, []
+    monkeypatch.setattr(exact_search, "_sweep", lambda *args: widths.append(args[-1]) or sweep(*args))
     for seed in range(8):
         candidates = full_chain(seed, 5, noise=0.02)
 
@@ -180,7 +180,7 @@ def test_no_sets_cannot_be_asked_for():
 
 
 def test_a_choice_too_close_to_call_is_refused_in_time(monkeypatch):
-    monkeypatch.setattr(search, "MAX_LABELS", 500)
+    monkeypatch.setattr(exact_search, "MAX_LABELS", 500)
     with pytest.raises(MemoryLimitError, match="more than 500 parts of sets .* round the savings to fewer digits"):
         best_spans(full_chain(0, 16, noise=1e-4), 9.0, num_blocks=16, keep=4)
 

@@ -10,19 +10,19 @@ from planted import BY_NAME, answer, gap
 from torch import nn
 from torch.nn import functional as F
 
-from delayer.algebra import folded, in_a_row
+from delayer.activations.sites import sites_
 from delayer.edits.linearise import Linearise
 from delayer.errors import DelayerError, ModelError, StudyError, UnknownName
 from delayer.families import chain_of
-from delayer.fusing import fusions
-from delayer.hashing import model_hash
+from delayer.merging import folded, in_a_row
+from delayer.metrics.activations.easier import easier
+from delayer.network.hashing import model_hash
 from delayer.plan import Plan, apply_
-from delayer.shrink import ShrinkOptions, loop, merge_faster_, merging, num_kernels, schedules, shrink_until
+from delayer.search.fusing import fusions
+from delayer.shrink import ShrinkOptions, loop, merge_faster_, num_kernels, racing, schedules, shrink_until
 from delayer.shrink.look import Look
 from delayer.shrink.schedules.folding import Sloped
 from delayer.shrink.schedules.nepenthe import budgets, pruned
-from delayer.site_metrics.easier import easier
-from delayer.sites import sites_
 from delayer.stages import CompareOptions
 from delayer.store import load, save
 from delayer.store.proof import reload_proof
@@ -436,7 +436,7 @@ def test_a_merge_is_made_only_where_it_beats_its_folded_layers(digits, monkeypat
         speedup = 2.0 if merged_is_faster or num_kernels(rival) == 1 else 0.5
         return [SimpleNamespace(original_ms=speedup, cut_ms=1.0, speedup=speedup, speedup_interval=(speedup, speedup))]
 
-    monkeypatch.setattr(merging, "compare_latency", clock)
+    monkeypatch.setattr(racing, "compare_latency", clock)
     merge_faster_(chain, x[:1])
     assert not any(isinstance(layer, nn.BatchNorm1d) for rival in raced if num_kernels(rival) == 2 for layer in rival.layers)
     assert num_kernels(chain.model) == num_kernels(before) - merged_is_faster

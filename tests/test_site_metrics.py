@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from delayer.site_metrics import site_metrics
-from delayer.site_metrics.affine_fit import affine_fit
-from delayer.site_metrics.easier import easier, easier_released
-from delayer.site_metrics.egp import egp
-from delayer.site_metrics.nepenthe import nepenthe
-from delayer.site_metrics.tlc import collapse_error, tlc, tlc_seen
-from delayer.stats.normal import Normal, from_norm
-from delayer.stats.switches import Switches
+from delayer.activations.normal import Normal, from_norm
+from delayer.activations.switches import Switches
+from delayer.metrics.activations import site_metrics
+from delayer.metrics.activations.affine_fit import affine_fit
+from delayer.metrics.activations.easier import easier, easier_released
+from delayer.metrics.activations.egp import egp
+from delayer.metrics.activations.nepenthe import nepenthe
+from delayer.metrics.activations.tlc import collapse_error, tlc, tlc_seen
 
 FUNCTIONS = {"relu": torch.relu, "relu6": nn.functional.relu6, "gelu": nn.functional.gelu,
              "hardswish": nn.functional.hardswish, "leaky_relu": nn.functional.leaky_relu}  # fmt: skip

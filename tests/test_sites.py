@@ -9,15 +9,15 @@ from planted import BY_NAME, answer
 from torch import nn
 from torch.nn import functional as F
 
-from delayer.chain import Chain, Family
+from delayer.activations.counting import counting_batches, normal_of, observe_sites
+from delayer.activations.normal import from_norm
+from delayer.activations.separate import separate_
+from delayer.activations.sites import sites_
 from delayer.errors import DataError, ModelError, NotFiniteError
 from delayer.families import chain_of
-from delayer.separate import separate_
-from delayer.site_metrics.easier import easier, easier_released
-from delayer.sites import sites_
-from delayer.stats.normal import from_norm
+from delayer.metrics.activations.easier import easier, easier_released
+from delayer.network.chain import Chain, Family
 from delayer.tasks.splits import Batch
-from delayer.watch_sites import counting_batches, normal_of, observe_sites
 
 X = torch.randn(10, 6, generator=torch.Generator().manual_seed(0))
 

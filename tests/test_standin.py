@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from delayer.affine import AffineMap
-from delayer.chain import AGAIN
-from delayer.chain import Block as Facts
 from delayer.errors import DataError
-from delayer.standin import StandIn
+from delayer.fitting.affine import AffineMap
+from delayer.modules.stand_in import StandIn
+from delayer.network.chain import AGAIN
+from delayer.network.chain import Block as Facts
 
 
 def facts(returns: int = 0, **more) -> Facts:

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from delayer.rows import Rows
-from delayer.stats import Geometry, Hsic, Moments
-from delayer.stats.hsic import hsic_of
-from delayer.stats.switches import Switches
+from delayer.activations.switches import Switches
+from delayer.observing.rows import Rows
+from delayer.observing.stats import Geometry, Hsic, Moments
+from delayer.observing.stats.hsic import hsic_of
 
 NUM, WIDTH = 53, 6
 

@@ -12,7 +12,7 @@ import torch
 from planted import BY_NAME, normal
 from test_store import OWN, original, saved
 
-from delayer import cli, given
+from delayer import cli
 from delayer.cli.opening import opens_networks, reopened
 from delayer.errors import DelayerError, DelayerWarning, ModelError, NasError, UnknownName
 from delayer.families import chain_of
@@ -21,7 +21,7 @@ from delayer.nas.data import NasData
 from delayer.nas.winner import save_winner
 from delayer.nas.worker import work
 from delayer.progress import Reporter
-from delayer.store import allowing, load, read_artefact
+from delayer.store import allowing, given, load, read_artefact
 from delayer.store.integrity import seal
 
 MOST = int(os.environ.get("DELAYER_HOSTILE", "14"))

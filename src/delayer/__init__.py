@@ -6,19 +6,19 @@ smaller network that loads like any other.
 
 __version__ = "0.1.0"
 
-from delayer.budget import Budget
-from delayer.chain import Chain, Span
 from delayer.errors import DelayerError
 from delayer.families import chain_of
 from delayer.measure import compare_latency, num_macs, num_params
-from delayer.observe import observe
+from delayer.network.chain import Chain, Span
+from delayer.observing.one_pass import observe
+from delayer.observing.rows import Rows
+from delayer.observing.stats import Geometry, Hsic, Moments
 from delayer.plan import Plan, apply, apply_, plan_by_hand, read_plan
-from delayer.rows import Rows
-from delayer.scan import scan
-from delayer.scoring import score
-from delayer.search import best_spans
+from delayer.search.budget import Budget
+from delayer.search.exact_search import best_spans
+from delayer.search.scan import scan
+from delayer.search.scoring import score
 from delayer.stages import CheckOptions, LoadOptions, PlanOptions, ScanOptions, run
-from delayer.stats import Geometry, Hsic, Moments
 from delayer.store import load, save
 from delayer.store.proof import reload_proof
 from delayer.tasks import Task, TaskOptions, evaluate, open_task, predictions, task_of

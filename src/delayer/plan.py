@@ -10,17 +10,17 @@ from typing import Any, Literal
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from torch import nn
 
-from delayer.chain import Chain, Span
+from delayer.activations.counting import switches_of
+from delayer.activations.switches import Switches
 from delayer.edits import Edit, edit_from
 from delayer.errors import PlanError
-from delayer.hashing import model_hash
-from delayer.observe import observe
-from delayer.rows import Rows
-from delayer.stats import Moments
-from delayer.stats.switches import Switches
-from delayer.streams import Streams
+from delayer.fitting.streams import Streams
+from delayer.network.chain import Chain, Span
+from delayer.network.hashing import model_hash
+from delayer.observing.one_pass import observe
+from delayer.observing.rows import Rows
+from delayer.observing.stats import Moments
 from delayer.study import Record, Seed, read_record, write_atomically
-from delayer.watch_sites import switches_of
 
 
 class Plan(Record):

@@ -12,7 +12,7 @@ from delayer.cli.options import with_options
 from delayer.cli.tables import print_record, say_where, show, try_report
 from delayer.plan import read_plan
 from delayer.progress import Reporter
-from delayer.scoring import ScoreOptions
+from delayer.search.scoring import ScoreOptions
 from delayer.stages.asked import check_measures, check_words
 from delayer.stages.tune import check_tuning
 from delayer.tasks import TaskOptions

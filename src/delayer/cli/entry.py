@@ -14,7 +14,7 @@ import typer
 from delayer import __version__
 from delayer.cli.app import app
 from delayer.errors import DelayerError
-from delayer.processes import join_processes
+from delayer.observing.processes import join_processes
 
 OUT_OF_MEMORY = "Out of memory. Half the --batch-size needs about half of it; --share and --memory make statistics smaller."
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -15,14 +15,14 @@ def list_command(what: Annotated[str, typer.Argument(
         help="metrics, site-metrics, methods, edits, families, sources, schedules, strategies or operators; all by "
              "default.")] = "") -> None:
     """What delayer knows: metrics of blocks and of activations, published methods, edits, families, data sources, operators."""
-    from delayer.affine import OPERATORS
     from delayer.edits import edits
     from delayer.families import families
-    from delayer.methods import methods
-    from delayer.metrics import metrics
+    from delayer.fitting.affine import OPERATORS
+    from delayer.metrics.activations import site_metrics
+    from delayer.metrics.blocks import metrics
     from delayer.nas.strategies import StrategyOptions, strategies
+    from delayer.search.methods import methods
     from delayer.shrink import schedules
-    from delayer.site_metrics import site_metrics
     from delayer.tasks.sources import sources
 
     numbers = StrategyOptions().model_dump()

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ValidationError
 
 from delayer import stages
 from delayer.errors import DelayerError, DelayerWarning, StudyError
-from delayer.given import give, given, given_names, is_name, remember
 from delayer.progress import Reporter
 from delayer.store import allowing
+from delayer.store.given import give, given, given_names, is_name, remember
 from delayer.store.trust import allowed, not_given
 from delayer.study import Study, StudyInfo, first_fault
 from delayer.tasks import TaskOptions

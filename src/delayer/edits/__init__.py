@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import model_validator
 
-from delayer.chain import Chain, Span
+from delayer.activations.sites import Site
 from delayer.errors import UnknownName
+from delayer.network.chain import Chain, Span
+from delayer.observing.stats import Moments
 from delayer.registry import Registry
-from delayer.sites import Site
-from delayer.stats import Moments
 from delayer.study import EditInfo, Index, Record, shortened
 
 

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from delayer.chain import Chain, Span
 from delayer.edits import SpanEdit, edit
-from delayer.standin import StandIn
-from delayer.stats import Moments
+from delayer.modules.stand_in import StandIn
+from delayer.network.chain import Chain, Span
+from delayer.observing.stats import Moments
 
 
 @edit("drop_span")

@@ -7,13 +7,13 @@ from typing import Literal
 from pydantic import Field, field_validator
 from torch import nn
 
-from delayer.algebra import Part, merge
-from delayer.algebra.regions import Region, regions
-from delayer.algebra.surgery import check_rewritable, put_
-from delayer.algebra.verdict import Refusal, Repair
-from delayer.chain import Chain
 from delayer.edits import Edit, edit
 from delayer.errors import PlanError
+from delayer.merging import Part, merge
+from delayer.merging.regions import Region, regions
+from delayer.merging.surgery import check_rewritable, put_
+from delayer.merging.verdict import Refusal, Repair
+from delayer.network.chain import Chain
 from delayer.study import Index, Size
 
 MOST_NUMBERS = 100_000_000

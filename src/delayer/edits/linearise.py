@@ -7,14 +7,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from delayer.chain import Chain
+from delayer.activations.normal import Normal
+from delayer.activations.separate import separate_
+from delayer.activations.sites import Site
+from delayer.activations.switches import Switches
 from delayer.edits import Edit, edit
 from delayer.errors import ModelError, PlanError
-from delayer.linearised import Linearised
-from delayer.separate import separate_
-from delayer.sites import Site
-from delayer.stats.normal import Normal
-from delayer.stats.switches import Switches
+from delayer.modules.linearised import Linearised
+from delayer.network.chain import Chain
 
 
 @edit("linearise")

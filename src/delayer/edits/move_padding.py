@@ -4,9 +4,9 @@ from typing import Literal
 
 from torch import nn
 
-from delayer.chain import Chain
 from delayer.edits import Edit, edit
 from delayer.errors import PlanError
+from delayer.network.chain import Chain
 
 
 @edit("move_padding")

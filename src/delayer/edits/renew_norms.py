@@ -4,9 +4,9 @@ from typing import Literal
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from delayer.chain import Chain
 from delayer.edits import Edit, edit
 from delayer.errors import PlanError
+from delayer.network.chain import Chain
 
 
 @edit("renew_norms")

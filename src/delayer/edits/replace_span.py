@@ -5,18 +5,18 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from delayer.affine import AffineMap, fit, num_macs_a_row, num_params
-from delayer.branch import Tail
-from delayer.chain import Chain, Span
-from delayer.conv_map import KERNELS, ConvMap
-from delayer.conv_map import num_params as num_conv_params
+from delayer.activations.sites import Site
 from delayer.edits import SpanEdit, edit
 from delayer.errors import PlanError
-from delayer.folding import window_of
-from delayer.ridge import best_ridge, solve_layer
-from delayer.sites import Site
-from delayer.standin import StandIn
-from delayer.stats import Moments
+from delayer.fitting.affine import AffineMap, fit, num_macs_a_row, num_params
+from delayer.fitting.batch_norm import window_of
+from delayer.fitting.ridge import best_ridge, solve_layer
+from delayer.modules.conv_map import KERNELS, ConvMap
+from delayer.modules.conv_map import num_params as num_conv_params
+from delayer.modules.stand_in import StandIn
+from delayer.network.chain import Chain, Span
+from delayer.network.inside_block import Tail
+from delayer.observing.stats import Moments
 
 FEW_SAMPLES = 1e-2
 """The ridge of a convolution where there are too few samples to choose one."""

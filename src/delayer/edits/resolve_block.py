@@ -4,13 +4,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from delayer.branch import Run
-from delayer.chain import Chain, Span
 from delayer.edits import Edit, edit
 from delayer.errors import PlanError
-from delayer.folding import folded, takes_bias, unfold_, whole
-from delayer.ridge import best_ridge, solve_layer
-from delayer.stats.patches import PatchMoments
+from delayer.fitting.batch_norm import folded, takes_bias, unfold_, whole
+from delayer.fitting.ridge import best_ridge, solve_layer
+from delayer.network.chain import Chain, Span
+from delayer.network.inside_block import Run
+from delayer.observing.stats.patch_moments import PatchMoments
 from delayer.study import Index
 
 FEW_SAMPLES = 1e-2

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from delayer.standin import StandIn
+from delayer.modules.stand_in import StandIn
 
 
 def renumber_layers_(per_layer: tuple[str, ...] = ()) -> Callable[[nn.Module, dict[str, list[int]]], None]:

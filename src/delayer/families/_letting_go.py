@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from delayer.calling import Inputs, call, hidden_in, ready, seeded, unfused
-from delayer.chain import Block, Chain
-from delayer.handing import apart, each_item
 from delayer.libraries import first_line
-from delayer.standin import StandIn
+from delayer.modules.stand_in import StandIn
+from delayer.network.calling import Inputs, call, hidden_in, ready, seeded, unfused
+from delayer.network.chain import Block, Chain
+from delayer.network.handing import apart, each_item
 
 OTHERWISE = "the network answers otherwise without it, though its hidden state is the same: something else of it is read"
 

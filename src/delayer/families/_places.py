@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from delayer.chain import AGAIN
 from delayer.errors import ModelError
-from delayer.handing import Items
+from delayer.network.chain import AGAIN
+from delayer.network.handing import Items
 
 PLAIN = (bool, int, float, str)
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from delayer.calling import Inputs, call, ready, seeded, unfused
-from delayer.chain import Block
 from delayer.errors import DelayerError, ModelError
 from delayer.families._places import Visit, hidden_states, passes_of, settle_, versions_of
-from delayer.handing import apart, arguments
+from delayer.network.calling import Inputs, call, ready, seeded, unfused
+from delayer.network.chain import Block
+from delayer.network.handing import apart, arguments
 
 BY_HAND = "Describe the blocks by hand: chain_of(model, example, blocks='REGULAR EXPRESSION')."
 

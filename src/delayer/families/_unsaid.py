@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from delayer.calling import Inputs, call, ready, seeded, unfused
-from delayer.chain import UNSAID, Block, Chain
-from delayer.handing import apart, arguments, each_item, together
+from delayer.network.calling import Inputs, call, ready, seeded, unfused
+from delayer.network.chain import UNSAID, Block, Chain
+from delayer.network.handing import apart, arguments, each_item, together
 
 
 class _Marked(nn.Module):

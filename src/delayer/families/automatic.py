@@ -8,11 +8,11 @@ from math import prod
 
 from torch import nn
 
-from delayer.calling import Inputs, call, ready, seeded, unfused
 from delayer.errors import ModelError
 from delayer.families._places import Visit, hidden_states
 from delayer.families._probe import BY_HAND, does_not_run
-from delayer.handing import apart, arguments
+from delayer.network.calling import Inputs, call, ready, seeded, unfused
+from delayer.network.handing import apart, arguments
 
 
 def blocks_by_structure(model: nn.Module, example: Inputs) -> list[str]:

@@ -1,9 +1,9 @@
 """Hugging Face BERT and RoBERTa, as encoders and as decoders."""
 
-from delayer.chain import Family
 from delayer.families import families
 from delayer.families._examples import token_ids
 from delayer.families._huggingface import renumber_layers_
+from delayer.network.chain import Family
 
 families.register("BERT")(Family(
     name="BERT",

@@ -1,9 +1,9 @@
 """Hugging Face Llama, Mistral, Qwen2 and Qwen3."""
 
-from delayer.chain import Family
 from delayer.families import families
 from delayer.families._examples import token_ids
 from delayer.families._huggingface import renumber_layers_
+from delayer.network.chain import Family
 
 families.register("Llama")(Family(
     name="Llama",

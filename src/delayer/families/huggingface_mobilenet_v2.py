@@ -1,8 +1,8 @@
 """Hugging Face MobileNetV2; its configuration does not say how many blocks it has."""
 
-from delayer.chain import Family
 from delayer.families import families
 from delayer.families._examples import huggingface_image
+from delayer.network.chain import Family
 
 families.register("Hugging Face MobileNetV2")(Family(
     name="Hugging Face MobileNetV2",

@@ -1,9 +1,9 @@
 """Hugging Face ResNet."""
 
-from delayer.chain import Family
 from delayer.families import families
 from delayer.families._examples import huggingface_image
 from delayer.families._huggingface import recount_stages_
+from delayer.network.chain import Family
 
 families.register("Hugging Face ResNet")(Family(
     name="Hugging Face ResNet",

@@ -1,9 +1,9 @@
 """Hugging Face ViT, DeiT and DINOv2."""
 
-from delayer.chain import Family
 from delayer.families import families
 from delayer.families._examples import huggingface_image
 from delayer.families._huggingface import renumber_layers_
+from delayer.network.chain import Family
 
 families.register("Hugging Face ViT")(Family(
     name="Hugging Face ViT",

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from delayer.chain import Family
 from delayer.families import families
+from delayer.network.chain import Family
 
 
 def _example(model: nn.Module) -> Tensor | None:

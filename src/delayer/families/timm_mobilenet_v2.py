@@ -1,8 +1,8 @@
 """timm's MobileNetV2, and its further networks of inverted residuals."""
 
-from delayer.chain import Family
 from delayer.families import families
 from delayer.families._examples import timm_image
+from delayer.network.chain import Family
 
 families.register("timm MobileNetV2")(Family(
     name="timm MobileNetV2",

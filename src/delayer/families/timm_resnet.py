@@ -1,8 +1,8 @@
 """timm's ResNet."""
 
-from delayer.chain import Family
 from delayer.families import families
 from delayer.families._examples import timm_image
+from delayer.network.chain import Family
 
 families.register("timm ResNet")(Family(
     name="timm ResNet",

@@ -1,8 +1,8 @@
 """timm's Swin. Its shifted windows alternate, so an odd number of dropped blocks is no ordinary Swin any more."""
 
-from delayer.chain import Family
 from delayer.families import families
 from delayer.families._examples import timm_image
+from delayer.network.chain import Family
 
 families.register("timm Swin")(Family(
     name="timm Swin",

@@ -1,8 +1,8 @@
 """timm's ViT, DeiT and DINOv2."""
 
-from delayer.chain import Family
 from delayer.families import families
 from delayer.families._examples import timm_image
+from delayer.network.chain import Family
 
 families.register("timm ViT")(Family(
     name="timm ViT",

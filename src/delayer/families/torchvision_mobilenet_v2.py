@@ -1,8 +1,8 @@
 """torchvision's MobileNetV2: blocks are the inverted residuals."""
 
-from delayer.chain import Family
 from delayer.families import families
 from delayer.families._examples import image_224
+from delayer.network.chain import Family
 
 families.register("torchvision MobileNetV2")(Family(
     name="torchvision MobileNetV2",

@@ -1,8 +1,8 @@
 """torchvision's ResNet."""
 
-from delayer.chain import Family
 from delayer.families import families
 from delayer.families._examples import image_224
+from delayer.network.chain import Family
 
 families.register("torchvision ResNet")(Family(
     name="torchvision ResNet",

@@ -1,8 +1,8 @@
 """torchvision's VGG: every module in `features` is a block; the convolutions are its layers."""
 
-from delayer.chain import Family
 from delayer.families import families
 from delayer.families._examples import image_224
+from delayer.network.chain import Family
 
 families.register("torchvision VGG")(Family(
     name="torchvision VGG",

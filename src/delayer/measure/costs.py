@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from delayer.calling import Inputs, call, first_tensor, ready, unfused
+from delayer.network.calling import Inputs, call, first_tensor, ready, unfused
 
 
 def num_params(model: nn.Module) -> int:

@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
-from delayer.calling import Inputs, call, each_tensor, first_tensor, output_of, ready, with_batch
 from delayer.errors import DelayerError, ExportError
 from delayer.measure.onnx_session import need, ort_session
+from delayer.network.calling import Inputs, call, each_tensor, first_tensor, output_of, ready, with_batch
 from delayer.study import OnnxInfo
 
 __all__ = ["OnnxCheck", "export_onnx", "ort_session"]

@@ -6,9 +6,9 @@ from functools import partial
 
 import torch
 
-from delayer.affine import AffineMap
-from delayer.calling import Inputs, call, first_tensor, hidden_in, ready
-from delayer.chain import Chain
+from delayer.fitting.affine import AffineMap
+from delayer.network.calling import Inputs, call, first_tensor, hidden_in, ready
+from delayer.network.chain import Chain
 from delayer.study import SpanDamage
 
 

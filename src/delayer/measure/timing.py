@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from delayer.calling import Inputs, call, first_tensor, output_of, ready, with_batch
 from delayer.errors import DataError, ExportError
+from delayer.network.calling import Inputs, call, first_tensor, output_of, ready, with_batch
 from delayer.study import LatencyInfo
 
 Engine = Literal["torch", "onnxruntime"]

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from delayer.calling import evaluating
-from delayer.metrics.msrs import batch_similarities, msrs_of
-from delayer.rows import Rows
-from delayer.stats import Hsic
+from delayer.metrics.blocks.msrs import batch_similarities, msrs_of
+from delayer.network.calling import evaluating
+from delayer.observing.rows import Rows
+from delayer.observing.stats import Hsic
 
 
 def redundancy(model: nn.Module, layers: Sequence[nn.Module], batches: Sequence, *, batch_size: int = 256,

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from delayer.errors import NasError, UnknownName
-from delayer.given import give, given, is_name
+from delayer.store.given import give, given, is_name
 
 
 class Space(ABC):

@@ -12,10 +12,10 @@ from safetensors.torch import save
 from torch import nn
 
 from delayer.errors import DelayerWarning, NasError, WeightsError
-from delayer.given import give, given, is_name, remember
 from delayer.nas.data import NasData
 from delayer.nas.options import SpaceOptions
 from delayer.store.artefact import Source
+from delayer.store.given import give, given, is_name, remember
 from delayer.store.integrity import record_hash, sha256
 from delayer.store.limits import no_larger_than
 from delayer.store.weights import distinct_weights, fill_, read_weights

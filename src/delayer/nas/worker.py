@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import save
 
 from delayer.errors import DelayerError
-from delayer.given import give
 from delayer.libraries import first_line
 from delayer.nas.data import NasData, open_data
 from delayer.nas.options import Setup
@@ -22,6 +21,7 @@ from delayer.nas.proxy import PRIME, assess
 from delayer.nas.space import Seen
 from delayer.nas.storage import Trials, at_work
 from delayer.nas.strategies import strategies
+from delayer.store.given import give
 from delayer.store.weights import distinct_weights
 from delayer.study import NasTrial, read_record, write_atomically
 

@@ -7,23 +7,23 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from delayer.calling import call, with_batch
-from delayer.chain import Chain
+from delayer.activations.counting import counting_batches, observe_sites
+from delayer.activations.sites import Site
+from delayer.activations.switches import Switches
 from delayer.edits import Edit
 from delayer.edits.linearise import Linearise
 from delayer.edits.replace_span import ReplaceSpan
-from delayer.judging import damage_of
+from delayer.fitting.streams import Streams
 from delayer.measure import macs_by_module
-from delayer.observe import device_of
-from delayer.repair import forms_of
+from delayer.network.calling import call, with_batch
+from delayer.network.chain import Chain
+from delayer.observing.one_pass import device_of
+from delayer.search.judging import damage_of
+from delayer.search.repair import forms_of
 from delayer.shrink.options import ShrinkOptions
-from delayer.sites import Site
-from delayer.stats.switches import Switches
-from delayer.streams import Streams
 from delayer.study import Grade
 from delayer.tasks import Task, evaluate, grade_of, predictions
 from delayer.tasks.outputs import Outputs
-from delayer.watch_sites import counting_batches, observe_sites
 
 KERNEL = 3
 """Width of the convolution that stands for a block."""

@@ -10,20 +10,20 @@ import torch
 from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator
 from torch import Tensor
 
-from delayer.calling import Inputs, with_batch
-from delayer.chain import Chain
+from delayer.activations.sites import Site, sites_
 from delayer.edits import Edit, edit_from
 from delayer.errors import BudgetError, ModelError, NotFiniteError, StudyError
-from delayer.hashing import model_hash
-from delayer.judging import drop_of
 from delayer.measure import compare_latency
-from delayer.observe import device_of
+from delayer.network.calling import Inputs, with_batch
+from delayer.network.chain import Chain
+from delayer.network.hashing import model_hash
+from delayer.observing.one_pass import device_of
+from delayer.search.judging import drop_of
 from delayer.shrink.look import Look
-from delayer.shrink.merging import merge_faster_
 from delayer.shrink.options import ShrinkOptions
+from delayer.shrink.racing import merge_faster_
 from delayer.shrink.recipe import recipe
 from delayer.shrink.schedules import schedules
-from delayer.sites import Site, sites_
 from delayer.study import Grade, Index, Round, Shrunk, write_atomically
 from delayer.tasks import Task, evaluate, predictions
 from delayer.tune import tune_

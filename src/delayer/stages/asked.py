@@ -4,16 +4,16 @@ from itertools import pairwise
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from delayer.affine import OPERATORS, num_params
-from delayer.branch import check_form
-from delayer.budget import Budget
-from delayer.chain import Span
-from delayer.conv_map import KERNELS
 from delayer.errors import BudgetError, DataError, ModelError, PlanError, SpanError
+from delayer.fitting.affine import OPERATORS, num_params
 from delayer.measure import num_params as params_of
-from delayer.methods import methods
-from delayer.repair import forms_of, resolvable
-from delayer.scan import ranks_for
+from delayer.modules.conv_map import KERNELS
+from delayer.network.chain import Span
+from delayer.network.inside_block import check_form
+from delayer.search.budget import Budget
+from delayer.search.methods import methods
+from delayer.search.repair import forms_of, resolvable
+from delayer.search.scan import ranks_for
 from delayer.stages.options import CheckOptions, PlanOptions, ScanOptions
 from delayer.stages.work import Work
 

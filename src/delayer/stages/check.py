@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from delayer.calling import Inputs
 from delayer.errors import DataError, ExportError
-from delayer.hashing import model_hash
 from delayer.measure import compare_latency, num_macs, num_params, peak_memory_mib, size_bytes
+from delayer.network.calling import Inputs
+from delayer.network.hashing import model_hash
 from delayer.plan import Plan
 from delayer.stages.artefacts import finish, is_finished, stage_key
 from delayer.stages.options import CheckOptions

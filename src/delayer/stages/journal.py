@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from delayer.errors import StudyError
-from delayer.judging import damage_of
+from delayer.search.judging import damage_of
 from delayer.study import Grade, as_lines, whole_lines
 
 

@@ -4,22 +4,22 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from delayer import __version__
-from delayer.chain import Chain
 from delayer.edits import Edit
-from delayer.judging import Cut, Failure, MeasuredCut, Measuring, Verdict, damage_of, ensure_judged, takes
 from delayer.measure import num_params
+from delayer.network.chain import Chain
+from delayer.observing.stats import Moments
 from delayer.plan import edit_modules_
-from delayer.planner import measured_record
 from delayer.progress import Tick
+from delayer.search.judging import Cut, Failure, MeasuredCut, Measuring, Verdict, damage_of, ensure_judged, takes
+from delayer.search.planner import measured_record
+from delayer.search.ties import best_first, best_of
 from delayer.stages.artefacts import stage_key
 from delayer.stages.journal import Journal
 from delayer.stages.options import PlanOptions
 from delayer.stages.repair import graded_after_repair
 from delayer.stages.work import Work
-from delayer.stats import Moments
 from delayer.study import Candidates, Grade
 from delayer.tasks import evaluate, grade_of
-from delayer.ties import best_first, best_of
 
 NUM_FINALISTS = 3
 

@@ -3,20 +3,22 @@
 from collections.abc import Sequence
 from functools import partial
 
-from delayer.budget import Budget
-from delayer.chain import Span
 from delayer.edits import Edit
 from delayer.errors import StudyError
-from delayer.judging import Measuring, Verdict, attempt, damage_of, drop_of, ensure_judged, takes
 from delayer.measure import compare_latency, num_params
 from delayer.measure.profile import profile_blocks, saved_ms
-from delayer.methods import Method, methods
+from delayer.network.chain import Span
+from delayer.observing.processes import from_first
+from delayer.observing.rows import Rows
+from delayer.observing.stats import Moments
 from delayer.plan import Plan, apply, plan_by_hand, read_plan
-from delayer.planner import KEEP, deepest, edit_of, plan_spans
-from delayer.processes import from_first
-from delayer.repair import tail_of
-from delayer.rows import Rows
-from delayer.scan import scan
+from delayer.search.budget import Budget
+from delayer.search.judging import Measuring, Verdict, attempt, damage_of, drop_of, ensure_judged, takes
+from delayer.search.methods import Method, methods
+from delayer.search.planner import KEEP, deepest, edit_of, plan_spans
+from delayer.search.repair import tail_of
+from delayer.search.scan import scan
+from delayer.search.ties import best_of
 from delayer.stages.artefacts import changed, finish, is_finished, stage_key
 from delayer.stages.asked import check_asked, operators_of
 from delayer.stages.measuring import best_of_finalists, measuring, original_grade, write_candidates
@@ -25,12 +27,10 @@ from delayer.stages.repair import repaired
 from delayer.stages.scan import scan_stage, watched_groups
 from delayer.stages.score import score_stage
 from delayer.stages.work import Work
-from delayer.stats import Moments
 from delayer.store import example_of
 from delayer.study import Grade, Scan, Study
 from delayer.study.marks import read_marks
 from delayer.tasks import evaluate
-from delayer.ties import best_of
 
 BESIDE = ("candidates", "spans")
 """Records that a plan may leave beside itself."""

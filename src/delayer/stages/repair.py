@@ -5,20 +5,20 @@ from functools import partial
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from delayer.chain import Chain
 from delayer.edits import Edit
 from delayer.edits.renew_norms import RenewNorms
 from delayer.errors import ModelError
-from delayer.judging import Cut, Failure, Verdict, attempt, damage_of, ensure_judged
+from delayer.network.chain import Chain
+from delayer.observing.processes import from_first
 from delayer.plan import Plan, apply, fit_edits_
-from delayer.processes import from_first
 from delayer.progress import Tick
-from delayer.repair import forms_of, resolved
+from delayer.search.judging import Cut, Failure, Verdict, attempt, damage_of, ensure_judged
+from delayer.search.repair import forms_of, resolved
+from delayer.search.ties import best_of
 from delayer.stages.options import PlanOptions
 from delayer.stages.work import Work
 from delayer.study import Grade
 from delayer.tasks import evaluate
-from delayer.ties import best_of
 
 QUICK_RIDGE = 1e-2
 """Held-out ridges of the real repairs lie near it, and choosing one costs more than it gives during a search."""

@@ -1,8 +1,8 @@
 """Stage: the held-out error of every operator on every span."""
 
 from delayer.errors import DelayerError
-from delayer.rows import Rows
-from delayer.scan import moment_groups, scan
+from delayer.observing.rows import Rows
+from delayer.search.scan import moment_groups, scan
 from delayer.stages.artefacts import finish, is_finished, stage_key
 from delayer.stages.asked import operators_of
 from delayer.stages.options import ScanOptions

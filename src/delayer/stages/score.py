@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from delayer.metrics import metrics
-from delayer.scoring import ScoreOptions, correlate, rank_blocks, score
+from delayer.metrics.blocks import metrics
+from delayer.search.scoring import ScoreOptions, correlate, rank_blocks, score
 from delayer.stages.artefacts import finish, is_finished, stage_key
 from delayer.stages.work import Work
 from delayer.study import Score, Scores

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from torch import nn
 
-from delayer.chain import Chain
 from delayer.edits.fuse import Fuse
+from delayer.network.chain import Chain
 from delayer.plan import Plan
 from delayer.shrink import ShrinkOptions, merge_faster_, shrink_until
 from delayer.stages.artefacts import finish, stage_key

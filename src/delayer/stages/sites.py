@@ -4,9 +4,9 @@ from copy import deepcopy
 
 from pydantic import Field
 
-from delayer.chain import Chain
-from delayer.score_sites import score_sites
-from delayer.sites import sites_
+from delayer.activations.sites import sites_
+from delayer.network.chain import Chain
+from delayer.search.scoring_sites import score_sites
 from delayer.stages.artefacts import finish, is_finished, stage_key
 from delayer.stages.work import Work
 from delayer.study import Record, Sites

@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from delayer.calling import Inputs
-from delayer.chain import Chain
 from delayer.errors import DelayerError
 from delayer.families import chain_of
-from delayer.hashing import model_hash
 from delayer.measure import macs_by_module, num_macs, num_params
-from delayer.observe import observe
-from delayer.processes import own_folder
+from delayer.network.calling import Inputs
+from delayer.network.chain import Chain
+from delayer.network.hashing import model_hash
+from delayer.observing.one_pass import observe
+from delayer.observing.processes import own_folder
+from delayer.observing.rows import Rows
+from delayer.observing.stats import Moments
 from delayer.progress import Reporter
-from delayer.rows import Rows
 from delayer.stages.options import LoadOptions
-from delayer.stats import Moments
 from delayer.store import example_of, load
 from delayer.study import Asked, BlockInfo, ChainInfo, Provenance, Study, StudyInfo
 from delayer.tasks import TaskOptions, open_task, predictions

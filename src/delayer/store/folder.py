@@ -15,15 +15,15 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from delayer.calling import Inputs
-from delayer.chain import Chain
 from delayer.errors import DelayerError, DelayerWarning, ModelError, StudyError
-from delayer.given import give
-from delayer.hashing import check_finite
 from delayer.libraries import first_line
+from delayer.network.calling import Inputs
+from delayer.network.chain import Chain
+from delayer.network.hashing import check_finite
 from delayer.plan import Plan, read_plan
 from delayer.store.artefact import Artefact, Made, Source
 from delayer.store.companions import copy_companions
+from delayer.store.given import give
 from delayer.store.integrity import RECORD, deciding_files, read_json, seal, verified
 from delayer.store.limits import check_counts, no_larger_than
 from delayer.store.ordinary import load_ordinary, load_timm_folder, write_weights

@@ -12,10 +12,10 @@ from typing import Any
 from torch import nn
 
 from delayer.errors import DelayerError, ModelError, UnknownName
-from delayer.given import give, is_name
 from delayer.libraries import first_line, library
 from delayer.store.artefact import Source
 from delayer.store.closed import check_timm_folder
+from delayer.store.given import give, is_name
 from delayer.store.huggingface import open_huggingface
 from delayer.store.weights import fill_, header, note_dtype_, read_weights
 

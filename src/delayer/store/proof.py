@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from delayer.calling import Inputs, call, evaluating, output_of, seeded
-from delayer.given import give, given_names, remember
+from delayer.network.calling import Inputs, call, evaluating, output_of, seeded
+from delayer.store.given import give, given_names, remember
 from delayer.store.integrity import RECORD, verified
 from delayer.study import Proof
 

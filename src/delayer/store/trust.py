@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from delayer.errors import ModelError
-from delayer.given import give, given, is_name, remember
 from delayer.store.artefact import Source
+from delayer.store.given import give, given, is_name, remember
 
 OURS = "delayer.nas:network"
 """The one factory that files may name: it builds our own search spaces, and looks at what they name itself."""

@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from delayer.errors import WeightsError
-from delayer.hashing import tensors_of
+from delayer.network.hashing import tensors_of
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from delayer.calling import Inputs, call, output_of, ready, seeded
 from delayer.errors import DataError
+from delayer.network.calling import Inputs, call, output_of, ready, seeded
 from delayer.tasks.options import Kind
 
 NAMED_CLASSES = re.compile(r"classif|class|logit|\bcls\b", re.I)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from delayer.calling import each_tensor
 from delayer.errors import DataError
+from delayer.network.calling import each_tensor
 from delayer.tasks.kinds import token_ids
 from delayer.tasks.options import Kind
 from delayer.tasks.splits import Batch, Split

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from delayer.calling import call, output_of, ready, seeded
 from delayer.errors import DataError, NotFiniteError
+from delayer.network.calling import call, output_of, ready, seeded
 from delayer.tasks.kinds import is_probability, token_ids
 from delayer.tasks.options import Kind
 from delayer.tasks.regression import numbers_of

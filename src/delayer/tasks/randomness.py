@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from delayer.calling import Inputs, call, output_of, ready, seeded
+from delayer.network.calling import Inputs, call, output_of, ready, seeded
 
 ROUNDING = 1e-4
 """Share of the answer's size that two runs of a deterministic network may differ by."""

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from delayer.calling import Inputs
 from delayer.errors import DataError, DelayerError
+from delayer.network.calling import Inputs
 from delayer.tasks.images import image_notes, image_shape, image_tensor
 from delayer.tasks.options import TaskOptions
 from delayer.tasks.preprocessing import image_plan

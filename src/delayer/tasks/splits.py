@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from delayer.calling import Inputs, each_tensor, first_tensor
 from delayer.errors import DataError
+from delayer.network.calling import Inputs, each_tensor, first_tensor
 from delayer.tasks.options import Kind, TaskOptions
 
 

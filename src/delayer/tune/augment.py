@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from delayer.calling import Inputs
 from delayer.errors import DataError
+from delayer.network.calling import Inputs
 
 
 def augmented(inputs: Inputs, *, flip: bool = False, shift: int = 0) -> Inputs:

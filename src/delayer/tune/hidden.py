@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from delayer.calling import hidden_out
 from delayer.errors import ModelError
+from delayer.network.calling import hidden_out
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from copy import deepcopy
 
 from torch import nn
 
-from delayer.chain import Chain
+from delayer.network.chain import Chain
 from delayer.plan import Plan, edit_modules_
 
 

@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from delayer.calling import call, output_of, ready, seeded, with_batch
 from delayer.errors import DataError, ModelError, NotFiniteError
+from delayer.network.calling import call, output_of, ready, seeded, with_batch
 from delayer.study import Grade, Record
 from delayer.tasks import Task, grade_of
 from delayer.tasks.outputs import Outputs, _pooled

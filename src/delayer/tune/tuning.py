@@ -11,9 +11,9 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
-from delayer.calling import call, output_of, ready
 from delayer.errors import DataError, ModelError, NotFiniteError
-from delayer.hashing import model_hash
+from delayer.network.calling import call, output_of, ready
+from delayer.network.hashing import model_hash
 from delayer.study import Count, Grade, Index, Record
 from delayer.tasks import Task, evaluate, predictions
 from delayer.tasks.splits import Batch

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from delayer.metrics.activations.nepenthe import nepenthe as entropy
 from delayer.shrink.look import Look
 from delayer.shrink.schedules import Chosen, schedule
-from delayer.site_metrics.nepenthe import nepenthe as entropy
 
 ZERO = 1e-12
 

@@ -3,7 +3,7 @@
 from functools import cache
 
 from delayer.edits import Edit
-from delayer.judging import damage_of
+from delayer.search.judging import damage_of
 from delayer.shrink.look import Look
 from delayer.shrink.schedules import Chosen, schedule
 

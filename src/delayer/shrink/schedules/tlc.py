@@ -1,10 +1,10 @@
 """TLC: the activation whose cheap edit (pass mostly-ON channels, zero mostly-OFF ones) costs the least loss."""
 
+from delayer.activations.counting import normal_of
+from delayer.activations.sites import Site
+from delayer.metrics.activations.tlc import tlc as error_likelihood
 from delayer.shrink.look import Look
 from delayer.shrink.schedules import Chosen, schedule
-from delayer.site_metrics.tlc import tlc as error_likelihood
-from delayer.sites import Site
-from delayer.watch_sites import normal_of
 
 
 @schedule("tlc", source="Liao et al., AAAI 2025, arXiv 2412.15077")

@@ -1,0 +1,152 @@
+"""One evaluation-mode pass over data that fills the switch statistics of all activations at once."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from delayer.activations.normal import Normal, from_norm
+from delayer.activations.sites import Site, sites_
+from delayer.activations.switches import Switches
+from delayer.errors import DataError, ModelError, NotFiniteError, PlanError
+from delayer.network.calling import call, evaluating, seeded, with_batch
+from delayer.network.chain import Chain
+from delayer.observing.one_pass import device_of
+from delayer.observing.processes import add_, gather, num_processes, shard
+from delayer.observing.rows import positions
+
+
+@contextmanager
+def watching_sites(chain: Chain, sites: Sequence[Site], see: Callable[[Site, Tensor, Tensor], None]) -> Iterator[None]:
+    """Inside: `see(site, z, y)` at each activation, inputs kept as they were before an in-place activation.
+
+    Hooks go away also after an exception. The model's mode is the caller's business.
+    """
+    handles, inputs = [], {}
+
+    def before(site):
+        def keep(module, args):
+            inputs[site] = args[0].detach().clone() if getattr(module, "inplace", False) else args[0].detach()
+        return keep
+
+    def after(site):
+        return lambda module, args, output: see(site, inputs.pop(site), output.detach())
+
+    try:
+        for site in sites:
+            module = chain.model.get_submodule(site.path)
+            handles += [module.register_forward_pre_hook(before(site)), module.register_forward_hook(after(site))]
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def observe_sites(chain: Chain, sites: Sequence[Site], batches: Sequence[Any], *, batch_size: int = 128,
+                  progress: Callable[[int, int], None] | None = None) -> dict[str, Switches]:
+    """The switch statistics of every site by its path, from one pass in evaluation mode.
+
+    batches: as for `observe`; padding is left out. batch_size: samples a chunk of the statistics' own.
+    Raises DataError when there is nothing to see, NotFiniteError naming the first bad site, ModelError for a batch norm
+    that has no running statistics.
+    """
+    if not len(batches):
+        raise DataError("The data set is empty, so there is nothing to watch. Give at least one batch.")
+    _check_norms(chain.model)
+    stats = {site.path: Switches(site.kind, batch_size) for site in sites}
+    mine = shard(len(batches))
+    reading = batches.read(mine) if hasattr(batches, "read") else (batches[number] for number in mine)
+    for done, batch in enumerate(reading):
+        batch = batch.to(device_of(chain.model))
+        with evaluating(chain.model), seeded(batch.start), watching_sites(chain, sites, seeing(stats, batch)):
+            call(chain.model, batch.inputs)
+        if progress:
+            progress(done + 1, len(mine))
+    if num_processes() > 1:
+        for stat in stats.values():
+            stat.pool(add_, gather)
+    if empty := [path for path, stat in stats.items() if not stat.num_rows]:
+        raise DataError(f"No row reached {', '.join(empty[:3])}: every position is padding, or the site did not run.")
+    return stats
+
+
+def switches_of(chain: Chain, paths: Sequence[str], batches: Sequence[Any]) -> dict[str, Switches]:
+    """What the data shows of some activations, in one pass. Raises PlanError for a path that is none."""
+    few = batches[0].to(device_of(chain.model))
+    sites = {site.path: site for site in sites_(chain, with_batch(few.inputs, min(2, len(few))))}
+    if away := [path for path in paths if path not in sites]:
+        raise PlanError(f"{away[0]} is no activation of this network. It has {', '.join(list(sites)[:3])} and so on.")
+    return observe_sites(chain, [sites[path] for path in paths], batches)
+
+
+@contextmanager
+def counting_batches(chain: Chain, sites: Sequence[Site]) -> Iterator[dict[str, Switches]]:
+    """Inside, every forward pass counts as one batch of the statistics of all sites, in the mode that the model is in.
+
+    For EASIER as released, which counts while it trains: put it around the last epoch. Padding is left out where the
+    model is called with an `attention_mask`.
+    """
+    stats, batch, mask = {site.path: Switches(site.kind, batch_size=1) for site in sites}, -1, None
+
+    def begin(module, args, kwargs):
+        nonlocal batch, mask
+        batch, mask = batch + 1, kwargs.get("attention_mask")
+
+    def see(site: Site, z: Tensor, y: Tensor) -> None:
+        rows_z, rows_y, _ = _rows(site, z, y, torch.full((len(z),), batch), mask)
+        stats[site.path].update(rows_z, rows_y, torch.full((len(rows_z),), batch))
+
+    handle = chain.model.register_forward_pre_hook(begin, with_kwargs=True)
+    try:
+        with watching_sites(chain, sites, see):
+            yield stats
+    finally:
+        handle.remove()
+
+
+def _rows(site: Site, z: Tensor, y: Tensor, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs and outputs [n, features] of a site at real positions, and the number of each row's sample [n]."""
+    rows_z, rows_y = (positions(t, site.axis) for t in (z, y))
+    rows_z, rows_y = rows_z.flatten(0, 1), rows_y.flatten(0, 1)
+    # Some decoders join samples and positions in the first dimension, sample by sample.
+    samples = ids.to(z.device).repeat_interleave(len(rows_z) // len(ids))
+    if mask is not None and mask.numel() == len(rows_z):
+        real = mask.flatten().to(z.device, torch.bool)
+        rows_z, rows_y, samples = rows_z[real], rows_y[real], samples[real]
+    return rows_z, rows_y, samples
+
+
+def _check_norms(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            raise ModelError(
+                f"The norm {path} has no running statistics, so that what passes it would depend on the batch that it is "
+                "in, also in evaluation mode. Train it with track_running_stats=True."
+            )
+
+
+def seeing(stats: dict[str, Switches], batch: Any) -> Callable[[Site, Tensor, Tensor], None]:
+    """What adds one batch's rows to the statistics of the sites that it passes."""
+    ids = torch.arange(batch.start, batch.start + len(batch))
+
+    def see(site: Site, z: Tensor, y: Tensor) -> None:
+        rows_z, rows_y, samples = _rows(site, z, y, ids, batch.mask)
+        if not torch.isfinite(rows_z.sum()) and not torch.isfinite(rows_z).all():
+            raise NotFiniteError(
+                f"NaN or infinity reaches the activation {site.path}, in samples {int(ids[0])} to {int(ids[-1])}. "
+                "Check the weights and the data, or run in float32."
+            )
+        stats[site.path].update(rows_z, rows_y, samples)
+
+    return see
+
+
+def normal_of(chain: Chain, site: Site, switches: Callable[[str], Switches]) -> Normal:
+    """The distribution of a site's input: its batch norm's parameters, else what the data showed.
+
+    switches: the statistics of a path; asked for only where no batch norm feeds the site directly.
+    """
+    return switches(site.path).normal() if site.norm is None else from_norm(chain.model.get_submodule(site.norm))

@@ -1,0 +1,1 @@
+"""What is put into networks where something else stood."""

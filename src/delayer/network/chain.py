@@ -1,0 +1,305 @@
+"""A view of a model as a chain of blocks, with the points between them; it owns no weights.
+
+Block i takes point `inlet` to point `outlet`. Where neighbours hand over the very same tensor, the outlet of one is
+the inlet of the next; where the parent does something between them (a patch merging, say), they are two points.
+Blocks keep their original numbers for ever, also while a cut is under way.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from delayer.errors import SpanError
+from delayer.network.handing import Form
+
+AGAIN = "="
+"""Stands for a block's own hidden state, where an item of its answer is that once more."""
+UNSAID = "?"
+"""Begins the place of an argument that was not there when the network was watched, so that nobody knows what becomes of it."""
+
+Place = int | str
+"""Where hidden states are seen: a point by its number, or a module by its path (its output)."""
+
+
+@dataclass(frozen=True, order=True)
+class Span:
+    """Blocks start .. stop-1, half-open like a slice."""
+
+    start: int
+    stop: int
+
+    def __post_init__(self):
+        if not 0 <= self.start < self.stop:
+            raise SpanError(
+                f"Span {self.start}:{self.stop} is empty or negative. A span is START:STOP with STOP excluded."
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> "Span":
+        """The span in "9:11" (blocks 9 and 10) or "9" (block 9)."""
+        parts = text.split(":")
+        if len(parts) > 2 or not all(part.strip().isdigit() for part in parts):
+            raise SpanError(f"{text!r} is not a span. Write START:STOP with STOP excluded: 9:11 means blocks 9 and 10.")
+        start = int(parts[0])
+        return cls(start, int(parts[1]) if len(parts) == 2 else start + 1)
+
+    def __str__(self) -> str:
+        return f"{self.start}:{self.stop}"
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def overlaps(self, other: "Span") -> bool:
+        return self.start < other.stop and other.start < self.stop
+
+
+@dataclass(frozen=True)
+class Block:
+    """What one forward pass told about a block; plain data, saved with a compressed model."""
+
+    path: str
+    kind: str
+    inlet: int
+    outlet: int
+    in_width: int
+    out_width: int
+    positions: int
+    """Rows that one sample of the probed batch gives: tokens or pixels."""
+    removable: bool
+    """Its input and output have the same shape, and a stand-in can do all else that the network asks of it."""
+    returns: int
+    """0 where it answers with a tensor; else how many items its answer has."""
+    form: Form = "tuple"
+    """What an answer of several items is."""
+    names: tuple[str, ...] = ()
+    """The items' names; none where they are numbered, and in a tensor."""
+    hidden: int = 0
+    """Which of the items is the hidden state."""
+    takes: str = ""
+    """The place of the hidden state among its arguments (`handing`); "" for the first tensor, as in older files."""
+    passes: tuple[str, ...] = ()
+    """For each item the place of the argument that it hands on as it came, `AGAIN` for its own hidden state once more, ""
+    for None, or `UNSAID` and the place of an argument that was None. Items that are not named here are None."""
+    stays: str = ""
+    """Why it has to stay, where its shape would let it go."""
+
+    @property
+    def items(self) -> tuple[str, ...]:
+        """The places of its answer's items."""
+        return self.names or tuple(str(k) for k in range(self.returns))
+
+    @property
+    def gives(self) -> str:
+        """The place of the hidden state in its answer; "" for the answer itself."""
+        return self.items[self.hidden] if self.returns else ""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of blocks start .. stop-1 whose points share width and feature axis."""
+
+    start: int
+    stop: int
+    width: int
+    points: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a model family looks like: a few facts, each in its own file under `families/`."""
+
+    name: str
+    classes: tuple[str, ...]
+    """Fully qualified names of the classes, or of any class that they inherit from."""
+    blocks: str
+    """A regular expression for the whole path of a block; blocks are ordered as in the module tree."""
+    axis: int | None
+    """Where the features are: -1 for tokens, 1 for images; None to tell from the shapes."""
+    rows: str
+    """The row that this field reads for whole-sample scores: "first" (class token), "mean" or "last"."""
+    shortens: bool = True
+    """Blocks leave their lists; false where the parent may count them, so that pass-throughs stay in their places."""
+    tau: float = 0.8
+    """Similarity from which on two layers say the same, for MSRS; its authors take 0.7 for VGG."""
+    example: Callable[[nn.Module], Any] | None = None
+    """Builds inputs for one small forward pass; None asks the user for a batch."""
+    recount_: Callable[[nn.Module, dict[str, list[int]]], None] | None = None
+    """Mends indices and configuration; gets, for each container, the old positions that stayed."""
+    rebuild_arguments: Callable[[dict[str, int]], dict[str, Any]] | None = None
+    """Constructor arguments that build the shortened network, from the length of each container."""
+
+
+class Chain:
+    """The blocks, points and segments of a model.
+
+    model: the network itself; `replace_` and `compact_` change it.
+    family: the facts of its kind.
+    blocks: one record a block, in original numbering.
+    hollow: the weights are still to be filled in, so that edits build shapes and check no values.
+    """
+
+    hollow = False
+
+    def __init__(self, model: nn.Module, family: Family, blocks: tuple[Block, ...]):
+        self.model, self.family, self.blocks = model, family, tuple(blocks)
+
+    axis = property(lambda self: self.family.axis)
+    num_blocks = property(lambda self: len(self.blocks))
+    num_points = property(lambda self: 1 + max((block.outlet for block in self.blocks), default=-1))
+
+    def __repr__(self) -> str:
+        runs = ", ".join(f"{s.start}:{s.stop} (width {s.width})" for s in self.segments)
+        kept = [(i, block.stays) for i, block in enumerate(self.blocks) if block.stays]
+        why = "".join(f"; block {i} stays: {reason}" for i, reason in kept[:1])
+        more = f"; so do {len(kept) - 1} more" if len(kept) > 1 else ""
+        return f"Chain({self.family.name}, {self.num_blocks} blocks; removable runs: {runs or 'none'}{why}{more})"
+
+    def describe(self) -> str:
+        """What was found: a line for each run of blocks that can be cut, and one for each block."""
+        starts = {segment.start: segment for segment in self.segments}
+        name = f"{type(self.model).__name__} ({self.family.name})"
+        lines = [f"{name}: {self.num_blocks} blocks, features on axis {self.axis}"]
+        for i, block in enumerate(self.blocks):
+            if i in starts:
+                lines.append(f"run {i}:{starts[i].stop} of width {block.in_width}")
+            params = sum(p.numel() for p in self.module(i).parameters())
+            shape = f", stays: {block.in_width} to {block.out_width} features, other shape"
+            shape = "" if block.removable else f", stays: {block.stays}" if block.stays else shape
+            lines.append(f"{i:4d}  {block.path}  {block.kind}, {params:,} parameters{shape}")
+        return "\n".join(lines)
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Maximal runs of removable blocks that follow one another without anything in between."""
+        found: list[list[int]] = []
+        for i, block in enumerate(self.blocks):
+            if not block.removable:
+                continue
+            joined = found and found[-1][-1] == i - 1 and self.blocks[i - 1].outlet == block.inlet
+            if joined:
+                found[-1].append(i)
+            else:
+                found.append([i])
+        return tuple(
+            Segment(run[0], run[-1] + 1, self.blocks[run[0]].in_width,
+                    (self.blocks[run[0]].inlet, *(self.blocks[i].outlet for i in run)))
+            for run in found
+        )
+
+    @property
+    def point_labels(self) -> tuple[str, ...]:
+        """"in" before a block that reads a point of its own, and the block's number after each block."""
+        labels = [""] * self.num_points
+        for i, block in enumerate(self.blocks):
+            labels[block.inlet] = labels[block.inlet] or ("in" if i == 0 else f"in {i}")
+            labels[block.outlet] = str(i)
+        return tuple(labels)
+
+    def module(self, index: int) -> nn.Module:
+        return self.model.get_submodule(self.blocks[index].path)
+
+    def weight(self, index: int) -> int:
+        """How much a block counts in a budget of blocks: 1, or 0 for one without parameters."""
+        return int(any(True for _ in self.module(index).parameters()))
+
+    def spans(self) -> Iterator[Span]:
+        """Every span that may be cut."""
+        for segment in self.segments:
+            for start in range(segment.start, segment.stop):
+                for stop in range(start + 1, segment.stop + 1):
+                    yield Span(start, stop)
+
+    def reach(self, index: int, gone: Collection[int]) -> int:
+        """The last of the blocks in `gone` that follow a block without anything in between, or the block itself."""
+        while index + 1 in gone and self.blocks[index].outlet == self.blocks[index + 1].inlet:
+            index += 1
+        return index
+
+    def ends(self, span: Span) -> tuple[int, int]:
+        """The points that a span takes one to the other."""
+        return self.blocks[span.start].inlet, self.blocks[span.stop - 1].outlet
+
+    def check(self, span: Span) -> Segment:
+        """The segment that a span lies in. Raises SpanError, naming spans that would do, when it lies in none."""
+        if span.stop > self.num_blocks:
+            raise SpanError(
+                f"Span {span} ends behind the last block: this network has {self.num_blocks} blocks, "
+                f"0 to {self.num_blocks - 1}. Use a span up to {self.num_blocks}."
+            )
+        for segment in self.segments:
+            if segment.start <= span.start and span.stop <= segment.stop:
+                return segment
+        inside = [
+            str(Span(max(span.start, s.start), min(span.stop, s.stop)))
+            for s in self.segments
+            if max(span.start, s.start) < min(span.stop, s.stop)
+        ]
+        first, last = self.blocks[span.start], self.blocks[span.stop - 1]
+        advice = f"Use {' and '.join(inside)}." if inside else "No block in it keeps its width; choose another span."
+        if kept := next((block for block in self.blocks[span.start:span.stop] if block.stays), None):
+            advice = f"Use {' and '.join(inside)}." if inside else "Choose another span."
+            raise SpanError(f"Span {span} holds {kept.path} ({kept.kind}), which has to stay: {kept.stays}. {advice}")
+        raise SpanError(
+            f"Span {span} runs from {first.path} (width {first.in_width}) to {last.path} (width {last.out_width}) "
+            f"and crosses a change of shape. {advice}"
+        )
+
+    def place(self, index: int) -> tuple[nn.Module, str]:
+        """The module that holds a block, and the block's name in it."""
+        parent, _, name = self.blocks[index].path.rpartition(".")
+        return self.model.get_submodule(parent), name
+
+    def replace_(self, index: int, module: nn.Module) -> nn.Module:
+        """Put a module where a block stands, and get the old one back."""
+        parent, name = self.place(index)
+        old = parent._modules[name]
+        parent._modules[name] = module
+        return old
+
+    @contextmanager
+    def restored(self) -> Iterator["Chain"]:
+        """Whatever is replaced inside is put back at the end, also after an exception."""
+        modules = [self.module(i) for i in range(self.num_blocks)]
+        try:
+            yield self
+        finally:
+            for i, module in enumerate(modules):
+                self.replace_(i, module)
+
+    def compact_(self, gone: set[int]) -> None:
+        """Take the blocks in `gone` out of their lists, renumber the survivors, and mend the configuration.
+
+        A block that stands in no list (an attribute of its own) keeps its pass-through, and so do all of a family that
+        does not shorten. The chain's block numbers are void afterwards.
+        """
+        if not self.family.shortens:
+            return
+        kept: dict[str, list[int]] = {}
+        for path in dict.fromkeys(block.path.rpartition(".")[0] for block in self.blocks):
+            container = self.model.get_submodule(path)
+            if not isinstance(container, (nn.Sequential, nn.ModuleList)):
+                continue
+            doomed = {b.path.rpartition(".")[2] for i, b in enumerate(self.blocks)
+                      if i in gone and b.path.rpartition(".")[0] == path}
+            items = list(container._modules.items())
+            left = [(name, module) for name, module in items if name not in doomed]
+            numbered = all(name.isdigit() for name, _ in items)
+            container._modules.clear()
+            container._modules.update({str(k) if numbered else name: m for k, (name, m) in enumerate(left)})
+            kept[path] = [k for k, (name, _) in enumerate(items) if name not in doomed]
+        if self.family.recount_:
+            self.family.recount_(self.model, kept)
+
+    def lengths(self) -> dict[str, int]:
+        """How many blocks each list holds now, by the list's path."""
+        paths = dict.fromkeys(block.path.rpartition(".")[0] for block in self.blocks)
+        return {path: len(self.model.get_submodule(path)._modules) for path in paths}
+
+    def facts(self) -> dict[str, Any]:
+        """The chain as plain data, enough to view another copy of the same network."""
+        blocks = [{name: list(value) if isinstance(value, tuple) else value for name, value in asdict(block).items()}
+                  for block in self.blocks]
+        return {"family": self.family.name, "axis": self.axis, "rows": self.family.rows, "blocks": blocks}

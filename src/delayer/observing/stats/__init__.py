@@ -1,0 +1,47 @@
+"""Accumulators over rows: mutable, mergeable across batches and processes, saved as plain tensors.
+
+A statistic states `rows` (its row policy) and `points` (what it reads); `observe` feeds every one of them in one pass.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from delayer.observing.rows import Rows
+from delayer.observing.stats.geometry import Geometry
+from delayer.observing.stats.hsic import Hsic
+from delayer.observing.stats.moments import Moments
+
+
+class Stat(Protocol):
+    """Something that accumulates over rows."""
+
+    rows: Rows
+    points: tuple[int | str, ...]
+    num_rows: int
+
+    def update(self, rows: Mapping[int | str, Tensor], ids: Tensor) -> None:
+        """Add a batch's rows [n, features] for each point (at least its own); ids [batch] number the samples.
+
+        The rows are shared with other statistics and must stay as they are.
+        """
+
+    def merge(self, other: "Stat") -> None:
+        """Add what another one has seen."""
+
+    def pool(self, add_: Callable[[Tensor], None], gather: Callable[[Any], list[Any]]) -> None:
+        """Give every process what all of them have seen.
+
+        add_: sums a tensor over the processes, in place. gather: one object from each process, in the same order
+        everywhere.
+        """
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything seen so far, as tensors that safetensors can hold."""
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Replace everything seen so far."""
+
+
+__all__ = ["Geometry", "Hsic", "Moments", "Stat"]

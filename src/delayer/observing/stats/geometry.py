@@ -1,0 +1,66 @@
+"""Distances and angles between all points of equal width, row by row: the cheap statistic."""
+
+from collections.abc import Callable, Iterable, Mapping
+from math import pi
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from delayer.observing.rows import Rows
+
+
+class Geometry:
+    """Sums over rows of ‖h_j − h_i‖², ‖h_i‖², cos(h_i, h_j) and arccos(cos) / π, in float64.
+
+    groups: runs of points; all pairs inside a run are kept.
+    After a pass, `squared_distance`, `cosine` and `angle` [points, points] are means over rows (NaN for pairs that
+    were not watched together) and so is `squared_norm` [points].
+    """
+
+    def __init__(self, groups: Iterable[tuple[int, ...]], rows: Rows, num_points: int):
+        self.groups = tuple(tuple(group) for group in groups)
+        self.points = tuple(sorted({point for group in self.groups for point in group}))
+        self.rows, self.num_points = rows, num_points
+        names = ("count", "product", "distance", "cosine", "angle")
+        self._sums = {name: torch.zeros(num_points, num_points, dtype=torch.float64) for name in names}
+
+    def update(self, rows: Mapping[int, Tensor], ids: Tensor) -> None:
+        for group in self.groups:
+            x = torch.stack([rows[p] for p in group], 1).double()
+            products = x @ x.mT
+            squares = torch.diagonal(products, dim1=1, dim2=2)
+            # Not ‖x‖² + ‖y‖² − 2⟨x, y⟩, which loses all digits where a block changes next to nothing.
+            distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square()
+            norms = squares.sqrt()
+            scale = norms[:, :, None] * norms[:, None]
+            # A zero row points nowhere: it is parallel to another zero row and square to anything else.
+            cosine = torch.where(scale > 0, products / scale.clamp_min(1e-300), (distance == 0).to(x)).clamp(-1, 1)
+            at, other = torch.meshgrid(torch.tensor(group), torch.tensor(group), indexing="ij")
+            for name, values in (("product", products), ("distance", distance), ("cosine", cosine),
+                                 ("angle", cosine.arccos() / pi)):
+                self._sums[name][at, other] += values.sum(0).cpu()
+            self._sums["count"][at, other] += len(x)
+
+    def merge(self, other: "Geometry") -> None:
+        for name in self._sums:
+            self._sums[name] += other._sums[name]
+
+    def pool(self, add_: Callable[[Tensor], None], gather: Callable[[Any], list[Any]]) -> None:
+        for sums in self._sums.values():
+            add_(sums)
+
+    def _mean(self, name: str) -> Tensor:
+        return self._sums[name] / self._sums["count"]
+
+    squared_distance = property(lambda self: self._mean("distance"))
+    cosine = property(lambda self: self._mean("cosine"))
+    angle = property(lambda self: self._mean("angle"))
+    squared_norm = property(lambda self: self._mean("product").diagonal())
+    num_rows = property(lambda self: int(self._sums["count"].max()))
+
+    def state(self) -> dict[str, Tensor]:
+        return {name: sums.clone() for name, sums in self._sums.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        self._sums = {name: state[name].clone() for name in self._sums}

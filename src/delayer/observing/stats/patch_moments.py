@@ -1,0 +1,116 @@
+"""Second moments of what a layer reads and of what it should answer: the normal equations of a linear layer.
+
+A convolution is a linear map of unfolded patches, so one accumulator serves both kinds.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from delayer.observing.stats.moments import fits_single
+
+CHUNK_BYTES = 64 * 2**20
+"""Patches are unfolded for so many samples at a time that they take no more than this."""
+
+
+class PatchMoments:
+    """Counts, sums and products of a layer's inputs [D] and its targets [o], in float64; nothing is kept per sample.
+
+    window: the layer's kernel, stride, padding and dilation for pictures [n, c, h, w], D = c · kernel height · kernel
+    width, zeros beyond the border as the layer itself reads them; None for features on the last axis, D = features.
+    exact: products in float64; otherwise in the inputs' own precision, chunk by chunk, and added in float64.
+    Products are taken about the means of the first chunk, so that large means cost no digits.
+    """
+
+    def __init__(self, window: Mapping[str, tuple[int, int]] | None = None, *, exact: bool = False):
+        self.window, self.exact = window, exact
+        self.num_rows = 0
+        self._sums: dict[str, Tensor] = {}
+
+    def update(self, x: Tensor, y: Tensor, keep: Tensor | None = None) -> None:
+        """Add a batch of inputs and of targets; keep [n, positions] is true where a position counts (all for None)."""
+        if self.window is None:
+            rows = [t.reshape(len(t), -1, t.shape[-1]) for t in (x, y)]
+            x, y = (t.flatten(0, 1) if keep is None else t[keep] for t in rows)
+            self._add(x.T, y.T)
+            return
+        area = self.window["kernel_size"][0] * self.window["kernel_size"][1]
+        each = x.element_size() * x.shape[1] * area * y.shape[2] * y.shape[3]
+        size = max(1, CHUNK_BYTES // max(each, 1))
+        for start in range(0, len(x), size):
+            some = slice(start, start + size)
+            rows = F.unfold(x[some], **self.window), y[some].flatten(2)  # [n, D, positions], [n, o, positions]
+            if keep is None:
+                self._add(*(t.transpose(0, 1).flatten(1) for t in rows))
+            else:
+                self._add(*(t.transpose(1, 2)[keep[some]].T for t in rows))
+
+    def _add(self, x: Tensor, y: Tensor) -> None:
+        """Add rows [D, n] and [o, n]."""
+        if not x.shape[1]:
+            return
+        x, y = (t.to(torch.float64) if self.exact else t for t in (x, y))
+        if not self._sums:
+            # What is taken off rows must be what is kept in the books, to the last bit.
+            self._begin(*(t.double().mean(1).to(t.dtype).double() for t in (x, y)))
+        seen = self._sums
+        x, y = x - seen["shift_x"].to(x.dtype)[:, None], y - seen["shift_y"].to(y.dtype)[:, None]
+        seen["x"] += x.sum(1, dtype=torch.float64)
+        seen["y"] += y.sum(1, dtype=torch.float64)
+        x, y = (t if fits_single(t) else t.double() for t in (x, y))
+        if x.dtype != y.dtype:
+            x, y = x.double(), y.double()
+        seen["xx"] += x @ x.T
+        seen["xy"] += x @ y.T
+        seen["yy"] += y.square().sum(1)
+        self.num_rows += x.shape[1]
+
+    def _begin(self, shift_x: Tensor, shift_y: Tensor) -> None:
+        zero, wide = torch.zeros_like(shift_x), len(shift_x)
+        self._sums = {"shift_x": shift_x, "shift_y": shift_y, "x": zero, "y": torch.zeros_like(shift_y),
+                      "xx": shift_x.new_zeros(wide, wide), "xy": shift_x.new_zeros(wide, len(shift_y)),
+                      "yy": torch.zeros_like(shift_y)}
+
+    def _recentre(self, shift_x: Tensor, shift_y: Tensor) -> None:
+        """Say the same about another shift."""
+        s, num = self._sums, self.num_rows
+        dx, dy = s["shift_x"] - shift_x, s["shift_y"] - shift_y
+        s["xx"] += torch.outer(s["x"], dx) + torch.outer(dx, s["x"]) + num * torch.outer(dx, dx)
+        s["xy"] += torch.outer(s["x"], dy) + torch.outer(dx, s["y"]) + num * torch.outer(dx, dy)
+        s["yy"] += 2 * s["y"] * dy + num * dy.square()
+        s["x"], s["y"] = s["x"] + num * dx, s["y"] + num * dy
+        s["shift_x"], s["shift_y"] = shift_x.clone(), shift_y.clone()
+
+    def merge(self, other: "PatchMoments") -> None:
+        """Add what another has seen (and leave it saying the same about this one's shift)."""
+        if not other._sums:
+            return
+        if not self._sums:
+            self._begin(other._sums["shift_x"].clone(), other._sums["shift_y"].clone())
+        other._recentre(self._sums["shift_x"], self._sums["shift_y"])
+        for name in ("x", "y", "xx", "xy", "yy"):
+            self._sums[name] = self._sums[name] + other._sums[name]
+        self.num_rows += other.num_rows
+
+    def about(self, where: Literal["mean", "zero"]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Means x̄ [D] and ȳ [o], Σxxᵀ [D, D], Σxyᵀ [D, o] and Σy² [o], centred or about zero (then the means are 0)."""
+        s, num = self._sums, self.num_rows
+        gap_x, gap_y = s["x"] / num, s["y"] / num
+        mean_x, mean_y = s["shift_x"] + gap_x, s["shift_y"] + gap_y
+        xx, xy = s["xx"] - num * torch.outer(gap_x, gap_x), s["xy"] - num * torch.outer(gap_x, gap_y)
+        yy = s["yy"] - num * gap_y.square()
+        if where == "zero":
+            xx, xy = xx + num * torch.outer(mean_x, mean_x), xy + num * torch.outer(mean_x, mean_y)
+            yy = yy + num * mean_y.square()
+            mean_x, mean_y = torch.zeros_like(mean_x), torch.zeros_like(mean_y)
+        return tuple(t.cpu() for t in (mean_x, mean_y, xx, xy, yy))
+
+    def state(self) -> dict[str, Tensor]:
+        return {"num_rows": torch.tensor(self.num_rows), **{name: t.cpu().clone() for name, t in self._sums.items()}}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        self.num_rows = int(state["num_rows"])
+        self._sums = {name: t.clone() for name, t in state.items() if name != "num_rows"}

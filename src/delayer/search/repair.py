@@ -1,0 +1,93 @@
+"""The same cut without the loss: closed-form repair of the blocks that stay, added to a plan as further edits.
+
+    cut = resolved(chain, plan.edits, batches[0])         which blocks to solve anew, and for which original block
+    small = apply(chain, plan.model_copy(update={"edits": cut}), data=batches)
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+from delayer.edits import Edit
+from delayer.edits.resolve_block import ResolveBlock
+from delayer.errors import ModelError
+from delayer.fitting.batch_norm import whole
+from delayer.network.calling import call, evaluating
+from delayer.network.chain import Chain
+from delayer.network.inside_block import Form, check_form, form_of, running
+from delayer.observing.one_pass import device_of
+
+Layers = Literal["last", "all"]
+
+
+def forms_of(chain: Chain, batch: Any) -> list[Form]:
+    """The form of every block, seen in one forward pass of a batch; of the numbers in it, one block's are held at a time.
+
+    Raises ModelError for a block that is not passed.
+    """
+    found: dict[int, Form] = {}
+    batch = batch.to(device_of(chain.model))
+
+    def note(index: int, run: Any) -> None:
+        found[index] = form_of(run)
+
+    def watch(index: int) -> None:
+        if index == chain.num_blocks:
+            call(chain.model, batch.inputs)
+            return
+        block = chain.blocks[index]
+        with running(chain.module(index), partial(note, index), takes=block.takes, gives=block.gives):
+            watch(index + 1)
+
+    with evaluating(chain.model):
+        watch(0)
+    for index, block in enumerate(chain.blocks):
+        if index not in found:
+            raise ModelError(f"Block {block.path} was never passed, so its form is not known; is it skipped in evaluation mode?")
+    return [found[index] for index in range(chain.num_blocks)]
+
+
+def resolvable(chain: Chain, batch: Any) -> set[int]:
+    """Blocks that end in shortcut + linear layer, with nothing or a ReLU behind, so that they can be solved anew."""
+    return {i for i, form in enumerate(forms_of(chain, batch))
+            if form.tail is not None and whole(chain.module(i).get_submodule(form.last))}
+
+
+def resolved(chain: Chain, edits: Sequence[Edit], batch: Any, *, layers: Layers = "last", ridge: float | None = None,
+             sweeps: int = 1, seams_only: bool = False) -> tuple[Edit, ...]:
+    """The edits of a cut, and one more for each kept block that the cut reaches: it is solved anew.
+
+    A block right before removed ones takes over their part (it aims at the last of them); a block before a map, or
+    further on, aims at its own total in the original. Blocks before the first cut read what they always read and stay.
+    batch: a small one, to find which blocks have the form that solving needs; others stay as they are.
+    layers: the last linear layer of each block, or all. ridge: chosen on held-out samples where None.
+    sweeps: how often each is solved; a second time lets go of what a ReLU hides.
+    seams_only: only the blocks right before removed ones.
+    Raises ModelError when no block that stays can be solved.
+    """
+    dropped = {b for edit in edits if edit.edit == "drop_span" for span in edit.spans for b in range(span.start, span.stop)}
+    touched = {b for edit in edits for span in edit.spans for b in range(span.start, span.stop)}
+    can, found, reached, eligible = resolvable(chain, batch), [], False, 0
+    for block in range(chain.num_blocks):
+        if block in touched:
+            reached = True
+            continue
+        target = chain.reach(block, dropped)
+        if target == block and (seams_only or not reached):
+            continue
+        eligible += 1
+        if block in can:
+            found.append(ResolveBlock(block=block, target=target if target > block else None, layers=layers, ridge=ridge,
+                                      sweeps=sweeps))
+        reached = True
+    if eligible and not found:
+        raise ModelError(
+            f"None of the {eligible} blocks of {type(chain.model).__name__} that this cut reaches ends in shortcut + linear "
+            "layer with nothing or a ReLU behind, so none can be solved anew. Use --repair none, or fine-tune."
+        )
+    return (*edits, *found)
+
+
+def tail_of(chain: Chain, index: int, batch: Any) -> str:
+    """What a block ends in, "identity" or "relu". Raises ModelError for anything else."""
+    return check_form(forms_of(chain, batch)[index], chain.blocks[index].path).tail
