@@ -4,8 +4,6 @@ Observe once, judge many times, cut from what was seen; then prove what was lost
 smaller network that loads like any other.
 """
 
-__version__ = "0.1.0"
-
 from delayer.errors import DelayerError
 from delayer.families import chain_of
 from delayer.measure import compare_latency, num_macs, num_params
@@ -21,6 +19,7 @@ from delayer.search.scoring import score
 from delayer.stages import CheckOptions, LoadOptions, PlanOptions, ScanOptions, run
 from delayer.store import load, save
 from delayer.store.proof import reload_proof
+from delayer.study.version import __version__
 from delayer.tasks import Task, TaskOptions, evaluate, open_task, predictions, task_of
 
 __all__ = [

@@ -13,13 +13,12 @@ from typing import Any
 from delayer.stages.work import Work
 from delayer.study import Record
 from delayer.study.marks import Mark, file_hash, read_marks, write_mark
+from delayer.study.version import __version__
 from delayer.tasks import TaskOptions
 
 
 def stage_key(work: Work, stage: str, *options: Any) -> str:
     """Hash over a stage's name, the network, its data, the seed, these options and delayer's version; 16 digits."""
-    from delayer import __version__
-
     text = json.dumps([stage, __version__, work.model_hash, work.task.hash, work.data, work.seed,
                        [o.model_dump(mode="json") if isinstance(o, Record | TaskOptions) else o for o in options]])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -49,8 +48,6 @@ def changed(work: Work, stage: str) -> list[str]:
 
 def finish(work: Work, stage: str, key: str, files: Iterable[str], reads: Iterable[str] = ()) -> None:
     """Remember that a stage is done, with the files that it wrote and read; all of them are on the disk by now."""
-    from delayer import __version__
-
     work.told.add(stage)
     files, reads = ({path: file_hash(work.study.path(path)) for path in paths} for paths in (files, reads))
     write_mark(work.study, stage, Mark(key=key, delayer=__version__, network=work.model_hash, data=work.task.hash,

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from delayer import __version__
 from delayer.edits import Edit
 from delayer.measure import num_params
 from delayer.network.chain import Chain
@@ -19,6 +18,7 @@ from delayer.stages.options import PlanOptions
 from delayer.stages.repair import graded_after_repair
 from delayer.stages.work import Work
 from delayer.study import Candidates, Grade
+from delayer.study.version import __version__
 from delayer.tasks import evaluate, grade_of
 
 NUM_FINALISTS = 3

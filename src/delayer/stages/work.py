@@ -26,6 +26,7 @@ from delayer.progress import Reporter
 from delayer.stages.options import LoadOptions
 from delayer.store import example_of, load
 from delayer.study import Asked, BlockInfo, ChainInfo, Provenance, Study, StudyInfo
+from delayer.study.version import __version__
 from delayer.tasks import TaskOptions, open_task, predictions
 
 
@@ -86,8 +87,6 @@ class Work:
         return load(str(folder)).to(self.device)
 
     def provenance(self) -> Provenance:
-        from delayer import __version__
-
         names = ("torch", "timm", "torchvision", "transformers", "onnxruntime", "safetensors")
         versions = {"python": platform.python_version()}
         for name in names:

@@ -33,6 +33,7 @@ from delayer.store.skeletons import cut_skeleton, measured_skeleton, num_blocks
 from delayer.store.trust import OURS, Trust, allowed, check_source, root
 from delayer.store.weights import fill_, header, note_dtype_, read_weights, round_
 from delayer.study import share_
+from delayer.study.version import __version__
 
 
 def load(name: str, *, weights: str | Path | None = None, factory: str | Callable[..., nn.Module] | None = None,
@@ -92,8 +93,6 @@ def save(model: nn.Module, plan: Plan, chain: Chain, folder: str | Path, *, exam
     All is on the disk before it takes the place of what stood there; see `recover_` for what a kill leaves.
     Raises ModelError when the original could not be rebuilt, StudyError when the folder cannot be written.
     """
-    from delayer import __version__
-
     if getattr(model, "delayer_edits", plan.edits) != plan.edits:
         raise ModelError(
             "This network was cut by another plan than the one given, or more than once since it was loaded, so it "
