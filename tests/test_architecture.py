@@ -3,77 +3,128 @@
 import ast
 import subprocess
 import sys
+from functools import cache
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
+
+import pytest
 
 import delayer
 
 SOURCE = Path(delayer.__file__).parent
-LAYERS = [
-    {"errors", "registry", "libraries", "progress", "intervals", "given"},
-    {"handing", "calling", "chain", "layers", "pair", "affine", "rows", "processes", "branch", "folding", "conv_map",
-     "activations", "linearised", "separate", "uses", "algebra"},
-    {"standin", "families", "stats", "ridge", "sites"},
-    {"study", "metrics", "site_metrics", "edits"},
-    {"hashing", "observe", "watch_sites", "prefix", "streams", "repair", "plan", "budget", "search", "local_search", "ties",
-     "scan", "judging", "scoring", "tasks", "planner", "methods", "score_sites", "fusing"},
-    {"measure", "store", "tune", "shrink", "nas"},
-    {"stages", "report"},
+FLOORS = [
+    {"errors", "progress"},
+    {"registry", "libraries", "network", "study"},
+    {"modules", "observing", "tasks"},
+    {"families", "activations", "merging"},
+    {"fitting", "metrics"},
+    {"edits", "measure"},
+    {"plan"},
+    {"search", "store"},
+    {"tune", "nas"},
+    {"shrink", "report"},
+    {"stages"},
+    {"__init__"},
     {"cli"},
 ]
-"""From the ground up: a part may import what lies below it, and within a layer one way only."""
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+"""From the ground up: a part, a folder or a file at the root, imports what lies on lower floors, never its neighbours."""
+FLOOR = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
+BY_NAME = {("store", "nas")}
+"""What is loaded from above at run time only: the maker of a network that a search found, where a folder holds one."""
 
 
-def part_of(path: Path) -> str:
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+def name_of(path: Path) -> str:
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+MODULES = {name_of(path): path for path in SOURCE.rglob("*.py")}
+
+
+def imported(code: str, package: str) -> set[str]:
+    """The modules of delayer's that code of a package imports, however it is spelled, also inside functions and by name."""
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        match node:
+            case ast.Import():
+                found |= {alias.name for alias in node.names}
+            case ast.ImportFrom():
+                base = resolve_name("." * node.level + (node.module or ""), package)
+                found |= {inner if (inner := f"{base}.{alias.name}") in MODULES else base for alias in node.names}
+            case ast.Call(func=ast.Attribute(attr="import_module") | ast.Name(id="import_module"),
+                          args=[ast.Constant(value=str(name)), *_]):
+                found.add(name)
+    return {name for name in found if name.split(".")[0] == "delayer"}
+
+
+def part_of(module: str) -> str:
+    return (module.split(".") + ["__init__"])[1]
+
+
+@cache
 def imports() -> dict[str, set[str]]:
-    """What each part of the package imports of it, also inside functions."""
-    found: dict[str, set[str]] = {}
-    for path in SOURCE.rglob("*.py"):
-        mine = found.setdefault(part_of(path), set())
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else (
-                [alias.name for alias in node.names] if isinstance(node, ast.Import) else [])
-            mine |= {name.split(".")[1] for name in names if name.startswith("delayer.")}
-    return {part: others - {part} for part, others in found.items()}
+    """Module → the modules that it imports."""
+    return {name: imported(path.read_text(), name if path.name == "__init__.py" else name.rpartition(".")[0])
+            for name, path in MODULES.items()}
 
 
-def test_every_part_has_its_layer():
-    assert set(imports()) - {"__init__"} == set(LEVEL)
+def seen_by(part: str) -> set[str]:
+    """The modules outside a part that it imports."""
+    return {other for name, others in imports().items() if part_of(name) == part for other in others if part_of(other) != part}
 
 
-def test_nothing_imports_what_lies_above_it():
-    wrong = [f"{part} imports {other}" for part, others in imports().items() if part != "__init__"
-             for other in others if LEVEL[other] > LEVEL[part]]
+@pytest.mark.parametrize("code, module", [
+    ("import delayer", "delayer"),
+    ("import delayer.search.scan as s", "delayer.search.scan"),
+    ("from delayer import __version__", "delayer"),
+    ("from delayer import search", "delayer.search"),
+    ("def f():\n    from delayer.search import scan", "delayer.search.scan"),
+    ("from delayer.search.scan import scan", "delayer.search.scan"),
+    ("from . import affine", "delayer.fitting.affine"),
+    ("from .affine import solve", "delayer.fitting.affine"),
+    ("from .. import search", "delayer.search"),
+    ("from ..search.scan import scan", "delayer.search.scan"),
+    ("import_module('delayer.nas.winner')", "delayer.nas.winner"),
+    ("importlib.import_module('delayer.nas')", "delayer.nas"),
+])
+def test_every_way_to_spell_an_import_is_seen(code, module):
+    assert imported(code, "delayer.fitting") == {module}
+
+
+def test_every_part_has_its_floor():
+    assert {part_of(name) for name in MODULES} == set(FLOOR)
+
+
+def test_the_root_holds_the_ground_and_the_plan_alone():
+    files = {path.name for path in SOURCE.iterdir() if path.is_file()}
+    assert files == {"__init__.py", "errors.py", "registry.py", "libraries.py", "progress.py", "plan.py", "py.typed"}
+
+
+def test_every_room_says_what_lives_there():
+    inits = [path for name, path in MODULES.items() if path.name == "__init__.py"]
+    assert not [str(path) for path in inits if not ast.get_docstring(ast.parse(path.read_text()))]
+    assert {path.parent for path in MODULES.values()} == {path.parent for path in inits}
+
+
+def test_no_import_runs_upwards():
+    """So no two parts need each other, by whatever detour."""
+    wrong = [f"{name} imports {other}" for name, others in imports().items() for other in others
+             if part_of(name) != part_of(other) and FLOOR[part_of(name)] <= FLOOR[part_of(other)]
+             and (part_of(name), part_of(other)) not in BY_NAME]
     assert not wrong
 
 
-def test_imports_go_one_way():
-    """No two parts need each other, by whatever detour."""
-    graph = {part: others for part, others in imports().items() if part != "__init__"}
-    reached: dict[str, set[str]] = {}
-    for part in graph:
-        seen, todo = set(), list(graph[part])
-        while todo:
-            if (other := todo.pop()) not in seen:
-                seen.add(other)
-                todo += graph[other]
-        reached[part] = seen
-    assert not [part for part, others in reached.items() if part in others]
-
-
 def test_metrics_see_statistics_and_never_models():
-    assert imports()["metrics"] <= {"stats", "registry", "rows", "intervals"}
+    assert {name for name in seen_by("metrics") if not name.startswith("delayer.observing.stats")} <= {
+        "delayer.registry", "delayer.observing.rows", "delayer.activations.switches", "delayer.activations.normal"}
 
 
 def test_the_report_sees_a_study_folder_only():
-    assert imports()["report"] <= {"study", "errors"}
+    assert {part_of(name) for name in seen_by("report")} <= {"study", "errors"}
 
 
 def test_edits_never_measure():
-    assert not imports()["edits"] & {"measure", "tasks", "metrics", "planner"}
+    assert not {part_of(name) for name in seen_by("edits")} & {"measure", "tasks", "metrics", "search"}
 
 
 def test_importing_delayer_loads_nothing_heavy():
@@ -87,3 +138,8 @@ def test_importing_delayer_loads_nothing_heavy():
 def test_public_names_exist_and_are_documented():
     for name in delayer.__all__:
         assert getattr(delayer, name).__doc__ if name != "__version__" else delayer.__version__
+
+
+def test_no_public_name_is_a_module_s():
+    """Or one name of the package would stand for two things, by what was imported first."""
+    assert not [name for name in delayer.__all__ if not name.startswith("_") and find_spec(f"delayer.{name}")]
