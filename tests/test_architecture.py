@@ -1,6 +1,7 @@
 """What must not depend on what, and what importing delayer must not load."""
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -104,6 +105,13 @@ def test_every_room_says_what_lives_there():
     inits = [path for name, path in MODULES.items() if path.name == "__init__.py"]
     assert not [str(path) for path in inits if not ast.get_docstring(ast.parse(path.read_text()))]
     assert {path.parent for path in MODULES.values()} == {path.parent for path in inits}
+
+
+def test_the_documents_list_the_parts_from_the_ground_up():
+    page = (Path(__file__).parent.parent / "docs/concepts.md").read_text()
+    listed = re.findall(r"^  (\w+)(?:/|\.py) ", page.partition("```text\nsrc/delayer/\n")[2].partition("```")[0], re.M)
+    assert sorted(listed) == sorted(set(FLOOR) - {"__init__"})
+    assert [FLOOR[part] for part in listed] == sorted(FLOOR[part] for part in listed)
 
 
 def test_no_import_runs_upwards():
