@@ -33,7 +33,7 @@ class Plan(Record):
     """Fingerprint of the weights that the plan was made for; "" takes any network of the same shape."""
     data_hash: str = ""
     """Fingerprint of the data that the plan was made on."""
-    num_blocks: int = Field(ge=1, lt=100_000)
+    num_blocks: int = Field(ge=0, lt=100_000)
     edits: tuple[SerializeAsAny[Edit], ...] = Field(max_length=100_000)
     refit: Literal["independent", "sequential"] = "independent"
     """Whether maps are fitted on the original stream, or on the stream of the network cut so far."""

@@ -24,7 +24,7 @@ class Facts(BaseModel):
     family: str = Field(max_length=1000)
     axis: Literal[-1, 1]
     rows: Literal["each", "mean", "first", "last"]
-    blocks: tuple[Block, ...] = Field(min_length=1, max_length=MOST_BLOCKS)
+    blocks: tuple[Block, ...] = Field(max_length=MOST_BLOCKS)
 
     @model_validator(mode="after")
     def _agrees(self) -> "Facts":

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from delayer.errors import DataError
+from delayer.errors import DataError, DelayerError, NasError
+from delayer.libraries import first_line
 from delayer.nas.space import Space
 from delayer.tasks import Task, TaskOptions, open_task
 from delayer.tasks.images import image_shape
@@ -55,6 +56,13 @@ def open_data(spec: str, space: Space, options: TaskOptions, *, test: str | None
     stated = samples.preprocessing or {"mean": (0.5,), "std": (0.5,)}
     asked = {name: value for name in ("mean", "std", "size") if (value := getattr(options, name)) is not None}
     preprocessing = {**stated, **asked, "channels": channels}
-    model = space.build(next(space.every()), in_channels=channels, num_classes=num_classes)
+    first_of_all = next(space.every())
+    try:
+        model = space.build(first_of_all, in_channels=channels, num_classes=num_classes)
+    except DelayerError:
+        raise
+    except Exception as error:  # whatever a block of the user's raises becomes one sentence
+        raise NasError(f"The first candidate of the space, {first_of_all}, cannot be built: {type(error).__name__}: "
+                       f"{first_line(error)}. A block of yours is called as factory(in_width, width, stride).") from error
     model.preprocessing = preprocessing
     return NasData(open_task(spec, model, options, test_spec=test), channels, num_classes, preprocessing)

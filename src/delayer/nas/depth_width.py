@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 
 from delayer.errors import NasError
-from delayer.libraries import first_line
 from delayer.nas.cell_network import relu_conv_norm
 from delayer.nas.space import Space, named
 
@@ -77,12 +76,7 @@ class DepthWidthSpace(Space):
 
     def build(self, candidate: str, *, in_channels: int = 3, num_classes: int = 10) -> nn.Module:
         block = self.block if callable(self.block) else named(self.block, *BLOCK)
-        chosen = self.decode(candidate)
-        try:
-            return StagedNetwork(chosen, self.num_stages, block, in_channels, num_classes)
-        except Exception as error:  # whatever a block of the user's raises becomes one sentence
-            raise NasError(f"The block {self.block} failed with {type(error).__name__}: {first_line(error)}. It is called as "
-                           "factory(in_width, width, stride).") from error
+        return StagedNetwork(self.decode(candidate), self.num_stages, block, in_channels, num_classes)
 
     def layers(self, model: "StagedNetwork") -> list[nn.Module]:
         return [model.stem, *model.body]
