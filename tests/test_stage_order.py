@@ -181,7 +181,8 @@ def first(opened, tmp_path_factory):
 
 QUICK_PAIRS = [("shrink", "check"), ("shrink", "tune"), ("run", "shrink"), ("shrink", "cut"), ("run", "tune"), ("tune", "check"),
                ("shrink", "export"), ("plan", "check"), ("scan", "run"), ("run", "run"), ("shrink", "plan")]
-ALL_PAIRS = [(one, two) for one in COMMANDS for two in COMMANDS]
+STAGES = (*COMMANDS, "shrink")
+ALL_PAIRS = [(one, two) for one in STAGES for two in STAGES]
 
 
 @pytest.mark.parametrize("names", [pytest.param(pair, id="-".join(pair), marks=[] if pair in QUICK_PAIRS else pytest.mark.slow)
