@@ -7,7 +7,7 @@ from typing import Any
 
 from delayer.errors import StudyError
 from delayer.study import Candidates, ChainInfo, EditInfo, Results, Scan, Scores, Shrunk, Sites, Study
-from delayer.study.marks import doubts
+from delayer.study.marks import FILE, doubts
 
 MOST_BLOCKS = 1000
 """Of a network whose spans a page can show; each map has a cell for each two of them."""
@@ -47,6 +47,8 @@ def leave_out_(records: dict[str, Any], study: Study) -> list[str]:
         said = [f"What belongs together in this folder is not known: {problem}"]
     else:
         said = [f"{doubt.why} It is left out here." if doubt.misleads else doubt.why for doubt in found.values()]
+    if records["study"] is None and study.path(FILE).exists():
+        said.append("study.json, which says what was asked of which network, is gone. Name the network and its data once more.")
     records |= {name: None for name, doubt in found.items() if doubt.misleads}
     records["scan"] = records["scan"] or records["spans"]
     return said
