@@ -200,3 +200,13 @@ def test_what_cannot_be_is_said_by_the_command_line(words, said, tmp_path, monke
 def test_a_milestone_that_never_comes_is_refused(options, said):
     with pytest.raises(BudgetError, match=said):
         check_tuning(TuneOptions(epochs=2, **options))
+
+
+def test_a_block_that_is_none_is_said_before_a_search_begins(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("optuna")
+    monkeypatch.setattr("sys.argv", ["delayer", "nas", "--data", "digits", "--space", "depth_width", "--block", "os:getcwd",
+                                     "--trials", "1", "--out", str(tmp_path / "n")])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and "cannot be built" in said and "factory(in_width, width, stride)" in said

@@ -19,6 +19,7 @@ from delayer.errors import PlanError
 from delayer.plan import read_plan
 from delayer.progress import Reporter
 from delayer.shrink import ShrinkOptions
+from delayer.store import read_artefact
 from delayer.study import Study
 from delayer.study.marks import doubts, read_marks
 from delayer.tune import TuneOptions
@@ -382,3 +383,33 @@ def test_a_study_is_not_opened_with_options_that_it_was_not_made_with(more, name
     folder = copy(opened, tmp_path / "s")
     assert f"{named} would make it another study" in do(folder, "scan", *more)
     assert not do(folder, "score", "--num-fit", "64", "--data", "digits")
+
+
+def test_what_cannot_be_begun_again_is_said(first, tmp_path):
+    """Fine-tuned twice, and what was before it is gone: shrunk weights cannot be made anew, a cut can."""
+    for begin, said in (("shrink", "as it was before it was fine-tuned is no longer in"), ("run", "")):
+        folder = copy(first(begin)[0], tmp_path / begin)
+        assert not do(folder, "tune")
+        shutil.rmtree(folder / ".untuned")
+        assert said in do(folder, "tune", "--epochs", "3") and (said or lineage(folder) == ["cut", "tune"])
+
+
+def lineage(folder: Path) -> list[str]:
+    return [made.stage for made in read_artefact(folder / "model").lineage]
+
+
+def test_a_neighbourhood_of_nothing_and_batches_of_nothing_are_refused(first, tmp_path):
+    folder = copy(first("shrink")[0], tmp_path / "s")
+    assert "would train nothing" in do(folder, "tune", "--only", "neighbourhood")
+    assert "batch sizes [1, -1]" in do(folder, "check", "--batch-sizes", "-1")
+    assert not Study(folder).has("results")
+
+
+def test_a_plan_of_other_data_is_said_to_be_one(opened, tmp_path):
+    """The test samples of these may be among those that it was chosen on."""
+    folder = copy(opened, tmp_path / "s")
+    assert not do(folder, "plan")
+    plan = json.loads((folder / "plan.json").read_text()) | {"data_hash": "0" * 64}
+    (tmp_path / "elsewhere.json").write_text(json.dumps(plan))
+    assert not do(folder, "cut", "--plan", str(tmp_path / "elsewhere.json")) and not do(folder, "check")
+    assert any("was made on other data" in text for text in Study(folder).read("results").warnings)

@@ -2,11 +2,9 @@
 
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import ValidationError
 from safetensors.torch import save
 from torch import nn
@@ -17,7 +15,7 @@ from delayer.nas.options import SpaceOptions
 from delayer.store.artefact import Source
 from delayer.store.given import give, given, is_name, remember
 from delayer.store.integrity import record_hash, sha256
-from delayer.store.limits import no_larger_than
+from delayer.store.limits import check_size
 from delayer.store.weights import distinct_weights, fill_, read_weights
 from delayer.study import Record, read_record, write_atomically
 
@@ -89,8 +87,7 @@ def load_winner(folder: str | Path, *, own: str | Callable[..., Any] | None = No
     give_own(config, own, trust)
     given_weights = read_weights(weights)
     shapes = {name: (str(tensor.dtype), tuple(tensor.shape)) for name, tensor in given_weights.items()}
-    with no_larger_than(shapes, 0, str(folder / "config.json")), suppress(RuntimeError), torch.device("meta"):
-        network(**config.model_dump())  # takes no memory, and is refused where it is another network than the weights are of
+    check_size(lambda: network(**config.model_dump()), shapes, 0, str(folder / "config.json"))
     return fill_(network(**config.model_dump()), given_weights, name=str(weights)).eval()
 
 

@@ -3,6 +3,7 @@
 import importlib
 import json
 import warnings
+from contextlib import nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from delayer.errors import DelayerError, DelayerWarning, ModelError, UnknownName, WeightsError
+from delayer.errors import DelayerError, DelayerWarning, UnknownName, WeightsError
 from delayer.libraries import first_line, library, quiet
 from delayer.store.closed import check_configuration, check_folder, huggingface_class
-from delayer.store.limits import Shapes, check_counts, no_larger_than
+from delayer.store.limits import Shapes, check_counts, check_size, no_larger_than
 from delayer.store.weights import check_fit, header, note_dtype_, read_weights
 
 _HEADS = (
@@ -51,25 +52,15 @@ def open_huggingface(name: str, weights: str | Path | None, *, trust: bool = Fal
     if isinstance(asked, str) and hasattr(transformers, asked):
         kind = getattr(transformers, asked) if trust else huggingface_class(asked, name)
     else:
-        kind = _class_of(config, set(shapes))
+        kind = _class_of(config, shapes, name)
     if shapes and not trust:
-        _check_size(kind, config, shapes, name)
+        with quiet(transformers):
+            check_size(lambda: kind(config), shapes, 0, name)
     if weights is None:
         model = from_pretrained(kind, name)
     else:
         model = from_pretrained(kind, None, config=config, state_dict=read_weights(weights))
     return note_dtype_(model, (dtype for dtype, _ in shapes.values()))
-
-
-def _check_size(kind: Any, config: Any, shapes: Shapes, said: str) -> None:
-    """Raises ModelError for a configuration of a network much larger than its weights, before any memory is taken for it."""
-    try:
-        with no_larger_than(shapes, 0, said), quiet(library("transformers", "text")), torch.device("meta"):
-            kind(config)
-    except ModelError:
-        raise
-    except Exception:  # noqa: S110  what cannot be built without memory is built with it, and says then what is amiss
-        pass
 
 
 def weight_files(name: str) -> list[Path]:
@@ -88,16 +79,16 @@ def weight_files(name: str) -> list[Path]:
     return found
 
 
-def _class_of(config: Any, given: set[str]) -> Any:
+def _class_of(config: Any, shapes: Shapes, said: str) -> Any:
     """The class whose weights a file holds, for a configuration that names none: it has a place for most of them."""
     transformers = library("transformers", "text")
-    found: dict[Any, tuple[int, int, int]] = {}
+    given, found = set(shapes), {}
     for head in _HEADS:
         kind = getattr(transformers, head)._model_mapping.get(type(config), None)
         for one in kind if isinstance(kind, tuple) else (kind,):
             if one is None or one in found:
                 continue
-            with quiet(transformers), torch.device("meta"):
+            with quiet(transformers), no_larger_than(shapes, 0, said) if shapes else nullcontext(), torch.device("meta"):
                 model = one(config)
             own = model.state_dict().keys()
             bare = [{key.removeprefix(f"{one.base_model_prefix}.") for key in keys} for keys in (own, given)]

@@ -1,7 +1,7 @@
 """How large a network a file may describe: no larger than its weights and its plan account for, found out before it is built."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from math import prod
 from typing import Any
@@ -65,3 +65,18 @@ def no_larger_than(shapes: Shapes, num_blocks: int, said: str) -> Iterator[None]
                          hooks.register_module_module_registration_hook):
             stack.callback(register(count).remove)
         yield
+
+
+def check_size(build: Callable[[], Any], shapes: Shapes, num_blocks: int, said: str) -> None:
+    """Raises ModelError where a network is larger than its weights file accounts for, before any memory is taken for it.
+
+    build: makes the network; whatever else it raises on a device without memory, the true building says better.
+    """
+    try:
+        with no_larger_than(shapes, num_blocks, said), torch.device("meta"):
+            build()
+    except ModelError as error:
+        if error.__cause__ is None:  # a refusal of ours, and not what a library's constructor raised
+            raise
+    except Exception:  # noqa: S110  not every network can be built without memory
+        pass

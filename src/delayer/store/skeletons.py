@@ -1,10 +1,8 @@
 """Skeletons: the shapes of a network that a folder describes, built from nothing but what a file may name."""
 
-from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
-import torch
 from torch import nn
 
 from delayer.errors import DelayerError, ModelError
@@ -13,7 +11,7 @@ from delayer.libraries import first_line, library, quiet
 from delayer.plan import Plan, apply_
 from delayer.store.artefact import Artefact, Source
 from delayer.store.closed import closed_configuration, huggingface_class
-from delayer.store.limits import Shapes, check_counts, no_larger_than
+from delayer.store.limits import Shapes, check_counts, check_size, no_larger_than
 from delayer.store.originals import call_factory, load_timm
 from delayer.store.trust import OURS, Trust, factory_for, nested, root
 
@@ -56,14 +54,8 @@ def measured_skeleton(artefact: Artefact, shapes: Shapes, trust: Trust, said: st
     if first.kind == "factory" and first.name != OURS:
         return skeleton(artefact.source, trust, said)
     check_counts(first.config, said, shapes)
-    with no_larger_than(shapes, num_blocks(artefact), said):
-        if first.kind != "factory":
-            with suppress(RuntimeError, NotImplementedError), torch.device("meta"):
-                try:
-                    skeleton(artefact.source, trust, said)
-                except ModelError as error:
-                    if error.__cause__ is None:  # too large; what cannot be built without memory is built with it
-                        raise
+    if first.kind != "factory":
+        check_size(lambda: skeleton(artefact.source, trust, said), shapes, num_blocks(artefact), said)
     with no_larger_than(shapes, num_blocks(artefact), said):
         return skeleton(artefact.source, trust, said)
 
