@@ -21,6 +21,7 @@ from delayer.progress import Reporter
 from delayer.shrink import ShrinkOptions
 from delayer.store import read_artefact
 from delayer.study import Study
+from delayer.study.files import UNFINISHED
 from delayer.study.marks import doubts, read_marks
 from delayer.tune import TuneOptions
 
@@ -413,3 +414,31 @@ def test_a_plan_of_other_data_is_said_to_be_one(opened, tmp_path):
     (tmp_path / "elsewhere.json").write_text(json.dumps(plan))
     assert not do(folder, "cut", "--plan", str(tmp_path / "elsewhere.json")) and not do(folder, "check")
     assert any("was made on other data" in text for text in Study(folder).read("results").warnings)
+
+
+def test_shrunk_weights_are_kept_while_they_are_tuned(first, tmp_path):
+    """They cannot be made again: tuning twice begins with them twice."""
+    twice, once = (copy(first("shrink")[0], tmp_path / name) for name in ("twice", "once"))
+    assert not do(twice, "tune") and not do(twice, "tune", "--epochs", "3") and not do(once, "tune", "--epochs", "3")
+    assert torch.equal(answer(twice), answer(once)) and lineage(twice) == ["shrink", "tune"]
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_stage(opened, tmp_path):
+    folder = copy(opened, tmp_path / "s")
+    left = [folder / f"{UNFINISHED}plan.json.x1", folder / ".shrink" / "a" / f"{UNFINISHED}rounds.jsonl.y2"]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+    assert not do(folder, "score")
+    assert not any(path.exists() for path in left)
+
+
+def test_merges_are_decided_once(first, tmp_path):
+    """The clock decides them, so a run that was killed behind its measuring takes what that found."""
+    folder = copy(first("shrink")[0], tmp_path / "s")
+    [decided] = folder.glob(".shrink/*/merges.json")
+    decided.write_text('{"edits": [], "found": [{"path": "blocks.0", "layers": ["inner", "outer"], "note": "a note of that run"}]}')
+    shutil.rmtree(folder / "model")
+    assert not do(folder, "shrink")
+    assert [merge.note for merge in Study(folder).read("shrink").merges] == ["a note of that run"]
+    assert "fuse" not in {edit.edit for edit in read_plan(folder / "model" / "plan.json").edits}
