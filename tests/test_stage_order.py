@@ -437,7 +437,8 @@ def test_merges_are_decided_once(first, tmp_path):
     """The clock decides them, so a run that was killed behind its measuring takes what that found."""
     folder = copy(first("shrink")[0], tmp_path / "s")
     [decided] = folder.glob(".shrink/*/merges.json")
-    decided.write_text('{"edits": [], "found": [{"path": "blocks.0", "layers": ["inner", "outer"], "note": "a note of that run"}]}')
+    found = {"path": "blocks.0", "layers": ["inner", "outer"], "note": "a note of that run"}
+    decided.write_text(json.dumps({"edits": [], "found": [found]}))
     shutil.rmtree(folder / "model")
     assert not do(folder, "shrink")
     assert [merge.note for merge in Study(folder).read("shrink").merges] == ["a note of that run"]
