@@ -10,6 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -443,3 +444,16 @@ def test_merges_are_decided_once(first, tmp_path):
     assert not do(folder, "shrink")
     assert [merge.note for merge in Study(folder).read("shrink").merges] == ["a note of that run"]
     assert "fuse" not in {edit.edit for edit in read_plan(folder / "model" / "plan.json").edits}
+
+
+def test_data_that_changed_behind_its_name_is_other_data(tmp_path, monkeypatch):
+    """The same command on a file with other pictures in it scores anew."""
+    folder, scored = tmp_path / "s", []
+    for seed in (0, 1):
+        pictures = np.random.default_rng(seed).integers(0, 255, (60, 8, 8), dtype=np.uint8)
+        np.savez(tmp_path / "pictures.npz", x=pictures)
+        monkeypatch.setattr(sys, "argv", ["delayer", "score", NETWORK, "--data", f"npz:{tmp_path / 'pictures.npz'}", "--num-fit", "30",
+                                          "--out", str(folder), "--quiet"])
+        cli.main()
+        scored.append((folder / "scores.json").read_text())
+    assert scored[0] != scored[1]
