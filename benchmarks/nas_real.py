@@ -63,13 +63,15 @@ def with_interval(how, *columns: list[float]) -> str:
     return f"{how(*columns):+.2f} ({low:+.2f} to {high:+.2f}){'' if low <= 0 <= high else ' *'}"
 
 
-def finally_(data: str, space: SpaceOptions, task: NasTaskOptions, proxy: ProxyOptions, epochs: int, slot: int,
-             candidate: str) -> float:
+def finally_(
+    data: str, space: SpaceOptions, task: NasTaskOptions, proxy: ProxyOptions, epochs: int, slot: int, candidate: str
+) -> float:
     """Validation accuracy (%) of a candidate trained anew, in a process of its own with one thread."""
     torch.set_num_threads(1)
     opened = open_data(data, space.open(), task)
-    return assess(space.open(), candidate, opened, opened.fit(1.0, SEED), proxy, seed=PRIME * (SEED + 1) + slot,
-                  epochs=epochs)[0]["accuracy"]
+    return assess(space.open(), candidate, opened, opened.fit(1.0, SEED), proxy, seed=PRIME * (SEED + 1) + slot, epochs=epochs)[
+        0
+    ]["accuracy"]
 
 
 def main() -> None:
@@ -93,8 +95,17 @@ def main() -> None:
     data, test = f"npz:{images / 'cifar10_train20k.npz'}", f"npz:{images / 'cifar10_test.npz'}"
 
     def run():
-        return search(data, test=test, out=given.out, strategy="redtest", space=space, proxy=proxy, task=task,
-                      options=SearchOptions(trials=given.trials, workers=2, threads=1), reporter=Reporter(quiet=False))
+        return search(
+            data,
+            test=test,
+            out=given.out,
+            strategy="redtest",
+            space=space,
+            proxy=proxy,
+            task=task,
+            options=SearchOptions(trials=given.trials, workers=2, threads=1),
+            reporter=Reporter(quiet=False),
+        )
 
     if given.worker:
         run()
@@ -111,21 +122,29 @@ def main() -> None:
     results = run()
     searched = time.monotonic() - begun
     trained = [t for t in results.trials if t.state == "trained"]
-    print(f"resumed and finished: {len(trained)} trained, {sum(t.state == 'dead' for t in results.trials)} dead, "
-          f"{results.num_failed} failed, {searched:.0f} s in all")
+    print(
+        f"resumed and finished: {len(trained)} trained, {sum(t.state == 'dead' for t in results.trials)} dead, "
+        f"{results.num_failed} failed, {searched:.0f} s in all"
+    )
     finalists = sorted(trained, key=lambda t: -t.accuracy)[: given.finalists]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        jobs = {t.slot: pool.submit(finally_, data, space, task, proxy, given.final_epochs, t.slot, t.candidate)
-                for t in finalists}
+        jobs = {
+            t.slot: pool.submit(finally_, data, space, task, proxy, given.final_epochs, t.slot, t.candidate) for t in finalists
+        }
     final = {slot: job.result() for slot, job in jobs.items()}
     print(f"\n{'slot':>4} {'short %':>8} {'final %':>8} {'MSRS':>7} {'share':>6} {'parameters':>10} {'ms':>6}  cell")
     for t in finalists:
         marks = "*" * (t.slot == results.winner) + "+" * (t.slot in results.front)
-        print(f"{t.slot:>4} {t.accuracy:8.2f} {final[t.slot]:8.2f} {t.msrs:7.2f} {t.msrs_share:6.3f} {t.params:10,} "
-              f"{t.latency_ms:6.2f}  {t.candidate} {marks}")
+        print(
+            f"{t.slot:>4} {t.accuracy:8.2f} {final[t.slot]:8.2f} {t.msrs:7.2f} {t.msrs_share:6.3f} {t.params:10,} "
+            f"{t.latency_ms:6.2f}  {t.candidate} {marks}"
+        )
     print("* the winner of RedTest's reading, + on the Pareto front\n")
-    groups = {"all trained": trained, f"the {len(finalists)} most accurate": finalists,
-              f"the {max(len(finalists) // 2, 4)} most accurate": finalists[: max(len(finalists) // 2, 4)]}
+    groups = {
+        "all trained": trained,
+        f"the {len(finalists)} most accurate": finalists,
+        f"the {max(len(finalists) // 2, 4)} most accurate": finalists[: max(len(finalists) // 2, 4)],
+    }
     print("Spearman's correlation of MSRS (low = little redundancy) with, and its 95 % interval (* excludes 0)")
     for name, group in groups.items():
         redundancy, short = [t.msrs for t in group], [t.accuracy for t in group]
@@ -134,11 +153,15 @@ def main() -> None:
             other["final accuracy"] = [final[t.slot] for t in group]
         print(f"  {name}: short accuracy {with_interval(spearman, redundancy, short)}")
         for what, values in other.items():
-            print(f"    {what} {with_interval(spearman, redundancy, values)}; among equals in short accuracy (partial) "
-                  f"{with_interval(partial, redundancy, values, short)}")
+            print(
+                f"    {what} {with_interval(spearman, redundancy, values)}; among equals in short accuracy (partial) "
+                f"{with_interval(partial, redundancy, values, short)}"
+            )
     best, ours = finalists[0], results.trials[results.winner]
-    print(f"RedTest's reading: {final.get(ours.slot, float('nan')):.2f} % finally at {ours.params:,} parameters; "
-          f"best by short training: {final[best.slot]:.2f} % at {best.params:,}.")
+    print(
+        f"RedTest's reading: {final.get(ours.slot, float('nan')):.2f} % finally at {ours.params:,} parameters; "
+        f"best by short training: {final[best.slot]:.2f} % at {best.params:,}."
+    )
     print(f"Winner as saved, short training alone, on {results.grade.num_samples:,} test images: {results.grade.value:.2f} %.")
     print(f"{time.monotonic() - begun:.0f} s in all")
     print(json.dumps(provenance(SEED, "optuna")))

@@ -20,8 +20,10 @@ SEED, NUM_SEEDS, BUDGETS, KEEPS = 0, 200, (50, 100, 300), (2, 3, 5, 10, 20)
 
 def line(name: str, r) -> str:
     (a, b), (c, d), (e, f) = r.accuracy_interval, r.params_interval, r.behind_interval
-    return (f"  {name:<20} {r.accuracy:6.2f} ({a:6.2f} to {b:6.2f})   {r.params:6.3f} ({c:5.3f} to {d:5.3f})   "
-            f"{r.behind:6.2f} ({e:5.2f} to {f:5.2f})")
+    return (
+        f"  {name:<20} {r.accuracy:6.2f} ({a:6.2f} to {b:6.2f})   {r.params:6.3f} ({c:5.3f} to {d:5.3f})   "
+        f"{r.behind:6.2f} ({e:5.2f} to {f:5.2f})"
+    )
 
 
 def main() -> None:
@@ -33,16 +35,25 @@ def main() -> None:
         columns = TableOptions(validation_column=f"{data}_val_12", test_column=f"{data}_test_200")
         for budget in BUDGETS:
             found = replay(given.table, num_trials=budget, num_seeds=given.seeds, columns=columns, seed=SEED)
-            print(f"{data}, {budget} short trainings, {given.seeds} seeds; best possible {found.best_possible:.2f} %; mean and "
-                  f"95 % interval of the mean; {found.seconds:.1f} s")
+            print(
+                f"{data}, {budget} short trainings, {given.seeds} seeds; best possible {found.best_possible:.2f} %; mean and "
+                f"95 % interval of the mean; {found.seconds:.1f} s"
+            )
             print(f"  {'strategy':<20} {'test accuracy, %':<26} {'parameters, M':<25} behind the best, points")
             for r in found.replays:
                 print(line(r.strategy, r))
             for text in found.verdict:
                 print(f"  {text}")
             for keep in KEEPS:
-                r = replay(given.table, names=["redtest"], num_trials=budget, num_seeds=given.seeds, columns=columns,
-                           options=StrategyOptions(keep=keep), seed=SEED).replays[0]
+                r = replay(
+                    given.table,
+                    names=["redtest"],
+                    num_trials=budget,
+                    num_seeds=given.seeds,
+                    columns=columns,
+                    options=StrategyOptions(keep=keep),
+                    seed=SEED,
+                ).replays[0]
                 print(f"  redtest, smallest of the {keep:>2} best: {r.accuracy:.2f} % at {r.params:.3f} M")
             print(flush=True)
     print(f"Redundancy: {found.redundancy}. Parameters are with ten classes; a hundred add 0.006 M to each.")

@@ -42,8 +42,9 @@ class CifarResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(16)
         widths, before = (16, 32, 64), 16
         for number, width in enumerate(widths, 1):
-            blocks = [BasicBlock(before if i == 0 else width, width, 2 if i == 0 and number > 1 else 1)
-                      for i in range(num_blocks)]
+            blocks = [
+                BasicBlock(before if i == 0 else width, width, 2 if i == 0 and number > 1 else 1) for i in range(num_blocks)
+            ]
             setattr(self, f"layer{number}", nn.Sequential(*blocks))
             before = width
         self.linear = nn.Linear(64, num_classes)
@@ -90,7 +91,15 @@ def small_swin() -> nn.Module:
     """timm's Swin for 32×32 images and ten classes: patches of 4×4, two blocks 64 wide and four 128 wide, windows of 4×4."""
     from timm.models.swin_transformer import SwinTransformer
 
-    model = SwinTransformer(img_size=32, patch_size=4, num_classes=10, embed_dim=64, depths=(2, 4), num_heads=(2, 4),
-                            window_size=4, drop_path_rate=0.0)
+    model = SwinTransformer(
+        img_size=32,
+        patch_size=4,
+        num_classes=10,
+        embed_dim=64,
+        depths=(2, 4),
+        num_heads=(2, 4),
+        window_size=4,
+        drop_path_rate=0.0,
+    )
     model.preprocessing = CifarResNet.preprocessing
     return model

@@ -81,12 +81,14 @@ def stats_of(chain: Chain) -> dict[str, Callable[[], list[Stat]]]:
     everywhere = [segment.points]
     return {
         "first and mean": lambda: [
-            Geometry(everywhere, Rows("first"), chain.num_points), Hsic(range(chain.num_points), Rows("mean")),
-            Moments(everywhere, Rows("first")), Moments(everywhere, Rows("mean")),
+            Geometry(everywhere, Rows("first"), chain.num_points),
+            Hsic(range(chain.num_points), Rows("mean")),
+            Moments(everywhere, Rows("first")),
+            Moments(everywhere, Rows("mean")),
         ],
         "quarter": lambda: [Moments(everywhere, QUARTER)],
         "all tokens": lambda: [Moments(everywhere, Rows())],
-    }  # fmt: skip
+    }
 
 
 def time_passes(chain: Chain, batches: Sequence[Batch], rounds: int, seed: int) -> list[dict]:
@@ -103,6 +105,7 @@ def time_passes(chain: Chain, batches: Sequence[Batch], rounds: int, seed: int) 
         return time.perf_counter() - begin
 
     ratios, plains, kinds = {kind: [] for kind in BOUNDS}, [], stats_of(chain)
+
     def watched(kind: str) -> None:
         for stat in observe(chain, batches, kinds[kind](), seed=seed):
             stat.state()  # rows that still wait are worked off
@@ -117,12 +120,18 @@ def time_passes(chain: Chain, batches: Sequence[Batch], rounds: int, seed: int) 
             plains.append(after)
             before = after
     return [
-        {"measured": f"time of a pass: {kind}", "ratio": statistics.median(ratios[kind]),
-         "quartiles": statistics.quantiles(ratios[kind], n=4)[::2], "bound": bound, "rounds": rounds,
-         "plain_s": statistics.median(plains), "num_images": sum(map(len, batches)),
-         "met": statistics.median(ratios[kind]) <= bound}
+        {
+            "measured": f"time of a pass: {kind}",
+            "ratio": statistics.median(ratios[kind]),
+            "quartiles": statistics.quantiles(ratios[kind], n=4)[::2],
+            "bound": bound,
+            "rounds": rounds,
+            "plain_s": statistics.median(plains),
+            "num_images": sum(map(len, batches)),
+            "met": statistics.median(ratios[kind]) <= bound,
+        }
         for kind, bound in BOUNDS.items()
-    ]  # fmt: skip
+    ]
 
 
 def price_of_a_quarter(chain: Chain, fit: Split, heldout: Split, seed: int) -> dict:
@@ -141,9 +150,15 @@ def price_of_a_quarter(chain: Chain, fit: Split, heldout: Split, seed: int) -> d
             residuals.append(relative_residual(held.pair(*ends), weight, bias))
         more[str(span)] = residuals[0] / residuals[1] - 1
     worst = max(more, key=more.get)
-    return {"measured": "held-out residual of a quarter of the tokens over all tokens', less one",
-            "worst": more[worst], "worst_span": worst, "median": statistics.median(more.values()), "bound": MORE_ERROR,
-            "num_images": fit.num_samples, "met": more[worst] <= MORE_ERROR}  # fmt: skip
+    return {
+        "measured": "held-out residual of a quarter of the tokens over all tokens', less one",
+        "worst": more[worst],
+        "worst_span": worst,
+        "median": statistics.median(more.values()),
+        "bound": MORE_ERROR,
+        "num_images": fit.num_samples,
+        "met": more[worst] <= MORE_ERROR,
+    }
 
 
 def peak_memory_mib(num_images: int, seed: int) -> float:
@@ -168,9 +183,14 @@ def flatness(num_images: int, seed: int) -> dict:
         command = [sys.executable, __file__, "--peak-memory", str(num), "--seed", str(seed)]
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         peaks.append(float(done.stdout))
-    return {"measured": "peak memory with ten times as many images", "ratio": peaks[1] / peaks[0], "peaks_mib": peaks,
-            "num_images": [num_images, 10 * num_images], "bound": 1 + MORE_MEMORY,
-            "met": peaks[1] / peaks[0] <= 1 + MORE_MEMORY}  # fmt: skip
+    return {
+        "measured": "peak memory with ten times as many images",
+        "ratio": peaks[1] / peaks[0],
+        "peaks_mib": peaks,
+        "num_images": [num_images, 10 * num_images],
+        "bound": 1 + MORE_MEMORY,
+        "met": peaks[1] / peaks[0] <= 1 + MORE_MEMORY,
+    }
 
 
 def main() -> None:

@@ -27,8 +27,11 @@ def main() -> None:
     sys.path.insert(0, str(Path(__file__).parent.parent))
     root = given.data_root.resolve()
     images, weights = root / "images", root / "weights"
-    data = [f"imagefolder:{images}/imagenet_train_1000", f"npz:{images}/cifar10_test.npz",
-            f"npz:{images}/fashion_mnist_14k.npz#test"]
+    data = [
+        f"imagefolder:{images}/imagenet_train_1000",
+        f"npz:{images}/cifar10_test.npz",
+        f"npz:{images}/fashion_mnist_14k.npz#test",
+    ]
     networks = {
         "DeiT-tiny": ("timm:deit_tiny_patch16_224", weights / "deit_tiny_patch16_224.safetensors"),
         "MobileNetV2": ("benchmarks.networks:mobilenet_v2", weights / "mobilenet_v2_torchvision.safetensors"),
@@ -36,8 +39,14 @@ def main() -> None:
     options = delayer.TaskOptions(labels=False, num_fit=given.num_samples, num_validation=8, num_test=8)
     for name, (model, file) in networks.items():
         with tempfile.TemporaryDirectory() as folder:
-            work = open_work(model, data, out=folder, load_options=delayer.LoadOptions(weights=str(file)),
-                             task_options=options, reporter=Reporter(quiet=False))
+            work = open_work(
+                model,
+                data,
+                out=folder,
+                load_options=delayer.LoadOptions(weights=str(file)),
+                task_options=options,
+                reporter=Reporter(quiet=False),
+            )
             for row in score_stage(work).correlations:
                 short = {k: Path(row[k].partition(":")[2]).name for k in ("first", "second")}
                 print(json.dumps({"network": name, **row, **short, "samples": given.num_samples}), flush=True)

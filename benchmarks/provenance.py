@@ -18,8 +18,12 @@ def provenance(seed: int, *libraries: str) -> dict[str, Any]:
     except (OSError, StopIteration):
         cpu = platform.processor()
     return {
-        "seed": seed, "delayer": delayer.__version__, "python": platform.python_version(),
+        "seed": seed,
+        "delayer": delayer.__version__,
+        "python": platform.python_version(),
         **{name: version(name) for name in ("torch", *libraries)},
-        "machine": f"{platform.system()} {platform.machine()}", "cpu": cpu, "num_cpus": os.cpu_count(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu,
+        "num_cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-    }  # fmt: skip
+    }

@@ -64,12 +64,25 @@ def main() -> None:
         predicted = float((x @ (found - expected)).norm() / (x @ expected).norm())
         ok = max(difference, predicted) <= DIFFERENCE
         met = met and ok
-        print(json.dumps({
-            "span": name, "num_images": fit.num_samples, "num_rows": len(x), "difference_of_map": difference,
-            "difference_of_predictions": predicted, "condition": float(values[0] / values[-1]),
-            "relative_residual": float((x @ found - y).square().sum() / (y - y.mean(0)).square().sum()),
-            "lstsq_s": between - begin, "solve_s": end - between, "observe_s": observe_s, "met": ok,
-        } | provenance(given.seed, "timm")), flush=True)  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "span": name,
+                    "num_images": fit.num_samples,
+                    "num_rows": len(x),
+                    "difference_of_map": difference,
+                    "difference_of_predictions": predicted,
+                    "condition": float(values[0] / values[-1]),
+                    "relative_residual": float((x @ found - y).square().sum() / (y - y.mean(0)).square().sum()),
+                    "lstsq_s": between - begin,
+                    "solve_s": end - between,
+                    "observe_s": observe_s,
+                    "met": ok,
+                }
+                | provenance(given.seed, "timm")
+            ),
+            flush=True,
+        )
     sys.exit(not met)
 
 

@@ -70,13 +70,21 @@ def rows_of(name: str, chain: Chain, task: Task, options: ReadoutOptions) -> lis
             plan = plan_by_hand(chain, [span], operator=operator, ridge=1e-3)
             model = apply(chain, plan, data=task.batches("fit"))
         result = linear_readout(model, task, options)
-        rows.append({
-            "model": name, "cut": span, "operator": operator, "blocks_removed": num,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "validation_top1": result.validation.value, "test_top1": result.test.value,
-            "test_interval": result.test.interval, "num_fit": task.batches("fit").num_samples,
-            "num_test": result.test.num_samples, "seconds": round(time.monotonic() - begun, 1),
-        })  # fmt: skip
+        rows.append(
+            {
+                "model": name,
+                "cut": span,
+                "operator": operator,
+                "blocks_removed": num,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "validation_top1": result.validation.value,
+                "test_top1": result.test.value,
+                "test_interval": result.test.interval,
+                "num_fit": task.batches("fit").num_samples,
+                "num_test": result.test.num_samples,
+                "seconds": round(time.monotonic() - begun, 1),
+            }
+        )
     return rows
 
 
@@ -88,8 +96,9 @@ def main() -> None:
     parser.add_argument("--num-test", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    options = TaskOptions(num_fit=given.num_fit, num_validation=given.num_validation, num_test=given.num_test,
-                          batch_size=50, seed=given.seed)
+    options = TaskOptions(
+        num_fit=given.num_fit, num_validation=given.num_validation, num_test=given.num_test, batch_size=50, seed=given.seed
+    )
     print(json.dumps(provenance(given.seed, "torchvision", "timm")))
     print(f"\n{'network':12} {'data':14} {'cut':5} {'operator':9} {'parameters':>10} {'top-1 % (95 %)':>22} {'s':>6}")
     found = []
@@ -99,8 +108,11 @@ def main() -> None:
             for row in rows_of(name, chain, read_once(task), ReadoutOptions(seed=given.seed)):
                 found.append({"data": data, "seed": given.seed} | row)
                 low, high = row["test_interval"]
-                print(f"{name:12} {data:14} {row['cut']:5} {row['operator']:9} {row['parameters']:10,} "
-                      f"{row['test_top1']:9.1f} ({low:4.1f}–{high:5.1f}) {row['seconds']:6.1f}", flush=True)
+                print(
+                    f"{name:12} {data:14} {row['cut']:5} {row['operator']:9} {row['parameters']:10,} "
+                    f"{row['test_top1']:9.1f} ({low:4.1f}–{high:5.1f}) {row['seconds']:6.1f}",
+                    flush=True,
+                )
     print()
     for row in found:
         print(json.dumps(row))

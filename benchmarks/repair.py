@@ -62,8 +62,11 @@ def cut(chain: Chain, removed: Sequence[int], kernels: dict[int, int] | int | No
     edits: list[Edit] = []
     for start, stop in runs(removed, chain):
         kernel = kernels.get(start) if isinstance(kernels, dict) else kernels
-        edits.append(ReplaceSpan(start=start, stop=stop, operator="conv", kernel=kernel, tail="relu", sweeps=sweeps) if kernel
-                     else DropSpan(start=start, stop=stop))
+        edits.append(
+            ReplaceSpan(start=start, stop=stop, operator="conv", kernel=kernel, tail="relu", sweeps=sweeps)
+            if kernel
+            else DropSpan(start=start, stop=stop)
+        )
     return edits
 
 
@@ -81,44 +84,57 @@ def ways(chain: Chain, batch) -> dict[str, Sequence[Edit]]:
         "  every kept block, first convolutions too": resolved(chain, drop, batch, layers="all"),
         "  every layer, twice": resolved(chain, drop, batch, layers="all", sweeps=2),
         "  convolutions and every kept block": resolved(chain, mixed, batch),
-        "  convolutions and every layer, twice":
-            resolved(chain, cut(chain, REDTEST, CONVOLUTIONS, 2), batch, layers="all", sweeps=2),
+        "  convolutions and every layer, twice": resolved(
+            chain, cut(chain, REDTEST, CONVOLUTIONS, 2), batch, layers="all", sweeps=2
+        ),
         "our blocks: dropped": ours,
         "  our blocks, batch norms counted anew": [*ours, RenewNorms()],
         "  our blocks, every kept one solved anew": resolved(chain, ours, batch),
         "  our blocks, a convolution, every kept one": resolved(chain, ours_mixed, batch),
-        "  our blocks, a convolution, every kept one twice":
-            resolved(chain, cut(chain, OURS, OUR_CONVOLUTIONS, 2), batch, sweeps=2),
-        "  our blocks, a convolution, every layer twice":
-            resolved(chain, cut(chain, OURS, OUR_CONVOLUTIONS, 2), batch, layers="all", sweeps=2),
-        "  our blocks, a convolution, every layer four times":
-            resolved(chain, cut(chain, OURS, OUR_CONVOLUTIONS, 4), batch, layers="all", sweeps=4),
+        "  our blocks, a convolution, every kept one twice": resolved(
+            chain, cut(chain, OURS, OUR_CONVOLUTIONS, 2), batch, sweeps=2
+        ),
+        "  our blocks, a convolution, every layer twice": resolved(
+            chain, cut(chain, OURS, OUR_CONVOLUTIONS, 2), batch, layers="all", sweeps=2
+        ),
+        "  our blocks, a convolution, every layer four times": resolved(
+            chain, cut(chain, OURS, OUR_CONVOLUTIONS, 4), batch, layers="all", sweeps=4
+        ),
     }
 
 
 def resnet56(root: Path, given: argparse.Namespace) -> None:
     model = delayer.load("benchmarks.networks:cifar_resnet56", weights=root / "weights" / "cifar_resnet56.safetensors")
     images = root / "images"
-    options = TaskOptions(num_fit=20000 - given.num_validation, num_validation=given.num_validation, num_test=10**6,
-                          batch_size=100, seed=given.seed)
+    options = TaskOptions(
+        num_fit=20000 - given.num_validation, num_validation=given.num_validation, num_test=10**6, batch_size=100, seed=given.seed
+    )
     task = open_task(f"npz:{images}/cifar10_train20k.npz", model, options, test_spec=f"npz:{images}/cifar10_test.npz")
     fit = task.batches("fit").first(given.num_fit)
     chain, example = chain_of(model, fit[0].inputs[:2]), fit[0].inputs
     answers = {split: predictions(model, task.batches(split)) for split in ("validation", "test")}
-    print(f"# fitted on {fit.num_samples} images, validation {task.batches('validation').num_samples}, "
-          f"test {task.batches('test').num_samples}; "
-          f"rows {given.rows}, ridge {given.ridge or 'chosen on held-out samples'}", flush=True)
+    print(
+        f"# fitted on {fit.num_samples} images, validation {task.batches('validation').num_samples}, "
+        f"test {task.batches('test').num_samples}; "
+        f"rows {given.rows}, ridge {given.ridge or 'chosen on held-out samples'}",
+        flush=True,
+    )
     print(f"{'':48} {'params M':>8} {'MACs M':>7} {'val %':>6} {'val KL':>7} {'test %':>6} {'ms, batch 100':>16} {'fit s':>6}")
 
     def line(name: str, small: nn.Module, seconds: float = 0.0) -> None:
-        grades = [grade_of(answers[split], answers[split]) if small is model else
-                  evaluate(small, task, split, reference=answers[split]) for split in ("validation", "test")]
+        grades = [
+            grade_of(answers[split], answers[split]) if small is model else evaluate(small, task, split, reference=answers[split])
+            for split in ("validation", "test")
+        ]
         latency = ""
         if small is not model:
             [found] = compare_latency(model, small, example, (100,), seconds=3.0)
             latency = f"{found.original_ms:.0f} → {found.cut_ms:.0f}"
-        print(f"{name:48} {num_params(small) / 1e6:8.4f} {num_macs(small, example[:1]) / 1e6:7.1f} {grades[0].value:6.2f} "
-              f"{grades[0].kl:7.4f} {grades[1].value:6.2f} {latency:>16} {seconds:6.0f}", flush=True)
+        print(
+            f"{name:48} {num_params(small) / 1e6:8.4f} {num_macs(small, example[:1]) / 1e6:7.1f} {grades[0].value:6.2f} "
+            f"{grades[0].kl:7.4f} {grades[1].value:6.2f} {latency:>16} {seconds:6.0f}",
+            flush=True,
+        )
 
     line("original", model)
     for name, edits in ways(chain, fit[0]).items():
@@ -133,20 +149,34 @@ def resnet56(root: Path, given: argparse.Namespace) -> None:
         line(name, small, time.monotonic() - begin)
         if given.tune and name.strip() in given.tune_what:
             begin, settings = time.monotonic(), tuning(given)
-            report = tune_(small, task, model, settings, counterparts=counterparts(chain, plan), seed=given.seed,
-                           checkpoint=given.checkpoint)
+            report = tune_(
+                small, task, model, settings, counterparts=counterparts(chain, plan), seed=given.seed, checkpoint=given.checkpoint
+            )
             line(f"  ... and {given.tune} epochs of fine-tuning", small, time.monotonic() - begin)
             print(f"# {report.note} {settings.model_dump_json()}", flush=True)
 
 
 def tuning(given: argparse.Namespace) -> TuneOptions:
-    return TuneOptions(epochs=given.tune, learning_rate=1e-2, relative=True, warmup=0.05, weight_decay=0.01, clip=5.0,
-                       temperature=3.0, teacher_weight=1.0, label_weight=0.1, hidden_weight=50, flip=True, shift=4)
+    return TuneOptions(
+        epochs=given.tune,
+        learning_rate=1e-2,
+        relative=True,
+        warmup=0.05,
+        weight_decay=0.01,
+        clip=5.0,
+        temperature=3.0,
+        teacher_weight=1.0,
+        label_weight=0.1,
+        hidden_weight=50,
+        flip=True,
+        shift=4,
+    )
 
 
 def plan_of(chain: Chain, edits: Sequence[Edit], given: argparse.Namespace) -> Plan:
-    return plan_by_hand(chain, []).model_copy(update={"edits": tuple(edits), "rows": given.rows, "seed": given.seed,
-                                                      "refit": "sequential"})
+    return plan_by_hand(chain, []).model_copy(
+        update={"edits": tuple(edits), "rows": given.rows, "seed": given.seed, "refit": "sequential"}
+    )
 
 
 def transfer(root: Path, given: argparse.Namespace) -> None:
@@ -162,15 +192,21 @@ def transfer(root: Path, given: argparse.Namespace) -> None:
         if given.only and title not in given.only:
             continue
         model = delayer.load(name, weights=root / "weights" / weights)
-        task = open_task(f"imagefolder:{root}/images/imagenet_train_1000", model,
-                         TaskOptions(num_fit=240, num_validation=240, num_test=500, batch_size=24, seed=given.seed))
+        task = open_task(
+            f"imagefolder:{root}/images/imagenet_train_1000",
+            model,
+            TaskOptions(num_fit=240, num_validation=240, num_test=500, batch_size=24, seed=given.seed),
+        )
         fit = task.batches("fit")
         chain = chain_of(model, fit[0].inputs[:2])
         answers = {split: predictions(model, task.batches(split)) for split in ("validation", "test")}
         [similarity] = delayer.score(chain, fit, ["adjacent_similarity"])
         originals = "/".join(f"{grade_of(a, a).value:.1f}" for a in answers.values())
-        print(f"# {title}: {fit.num_samples} images to fit, validation {answers['validation'].num_samples}, test "
-              f"{answers['test'].num_samples}, original {originals} %; top-1 % / KL", flush=True)
+        print(
+            f"# {title}: {fit.num_samples} images to fit, validation {answers['validation'].num_samples}, test "
+            f"{answers['test'].num_samples}, original {originals} %; top-1 % / KL",
+            flush=True,
+        )
 
         def graded(edits: Sequence[Edit], split: str, chain=chain, task=task, fit=fit, answers=answers):
             return evaluate(apply(chain, plan_of(chain, edits, given), data=fit), task, split, reference=answers[split])
@@ -181,9 +217,13 @@ def transfer(root: Path, given: argparse.Namespace) -> None:
             grades = {way: graded(edits, "validation") for way, edits in tried.items()}
             chosen = min(grades, key=lambda way: damage_of(grades[way]))
             test = {way: graded(tried[way], "test") for way in dict.fromkeys(("drop", chosen))}
-            print(f"{title} without {', '.join(str(span) for edit in drop for span in edit.spans):12} validation: "
-                  + "  ".join(f"{way} {g.value:.1f} / {g.kl:.3f}" for way, g in grades.items())
-                  + "   test: " + "  ".join(f"{way} {g.value:.1f} / {g.kl:.3f}" for way, g in test.items()), flush=True)
+            print(
+                f"{title} without {', '.join(str(span) for edit in drop for span in edit.spans):12} validation: "
+                + "  ".join(f"{way} {g.value:.1f} / {g.kl:.3f}" for way, g in grades.items())
+                + "   test: "
+                + "  ".join(f"{way} {g.value:.1f} / {g.kl:.3f}" for way, g in test.items()),
+                flush=True,
+            )
 
 
 def prefixes(root: Path, given: argparse.Namespace) -> None:
@@ -193,8 +233,11 @@ def prefixes(root: Path, given: argparse.Namespace) -> None:
     from delayer.fitting.prefix import Prefix
 
     model = delayer.load("benchmarks.networks:cifar_resnet56", weights=root / "weights" / "cifar_resnet56.safetensors")
-    task = open_task(f"npz:{root}/images/cifar10_train20k.npz", model,
-                     TaskOptions(num_fit=given.num_fit, num_validation=16, num_test=16, batch_size=100, seed=given.seed))
+    task = open_task(
+        f"npz:{root}/images/cifar10_train20k.npz",
+        model,
+        TaskOptions(num_fit=given.num_fit, num_validation=16, num_test=16, batch_size=100, seed=given.seed),
+    )
     fit = task.batches("fit")
     chain = chain_of(model, fit[0].inputs[:2])
     plan = plan_of(chain, ways(chain, fit[0])["  our blocks, a convolution, every layer twice"], given)
@@ -205,9 +248,11 @@ def prefixes(root: Path, given: argparse.Namespace) -> None:
             small = apply(chain, plan, data=fit)
         seconds.append(time.monotonic() - begin)
         outputs.append(small(fit[0].inputs))
-    print(f"every layer of ResNet-56 solved twice on {fit.num_samples} images: {seconds[0]:.1f} s with whole passes, "
-          f"{seconds[1]:.1f} s with passes that begin at the block under way ({seconds[0] / seconds[1]:.2f}×); the same bits: "
-          f"{torch.equal(*outputs)}")
+    print(
+        f"every layer of ResNet-56 solved twice on {fit.num_samples} images: {seconds[0]:.1f} s with whole passes, "
+        f"{seconds[1]:.1f} s with passes that begin at the block under way ({seconds[0] / seconds[1]:.2f}×); the same bits: "
+        f"{torch.equal(*outputs)}"
+    )
 
 
 def search(root: Path, given: argparse.Namespace) -> None:
@@ -216,8 +261,11 @@ def search(root: Path, given: argparse.Namespace) -> None:
     from delayer.search.local_search import refine
 
     model = delayer.load("benchmarks.networks:cifar_resnet56", weights=root / "weights" / "cifar_resnet56.safetensors")
-    task = open_task(f"npz:{root}/images/cifar10_train20k.npz", model,
-                     TaskOptions(num_fit=400, num_validation=500, num_test=16, batch_size=100, seed=given.seed))
+    task = open_task(
+        f"npz:{root}/images/cifar10_train20k.npz",
+        model,
+        TaskOptions(num_fit=400, num_validation=500, num_test=16, batch_size=100, seed=given.seed),
+    )
     fit = task.batches("fit")
     chain = chain_of(model, fit[0].inputs[:2])
     reference = predictions(model, task.batches("validation"))
@@ -227,8 +275,11 @@ def search(root: Path, given: argparse.Namespace) -> None:
 
     def candidate(start: int, stop: int, kernel: int = 0) -> Candidate:
         own = sum(num_params(chain.module(b)) for b in range(start, stop))
-        saved = own - (kernel**2 * chain.blocks[start].in_width * chain.blocks[start].out_width + chain.blocks[start].out_width
-                       if kernel else 0)
+        saved = own - (
+            kernel**2 * chain.blocks[start].in_width * chain.blocks[start].out_width + chain.blocks[start].out_width
+            if kernel
+            else 0
+        )
         return Candidate(start, stop, f"conv{kernel}" if kernel else "drop", own / total / (2 if kernel else 1), float(saved))
 
     inner = [(b, segment.stop) for segment in chain.segments for b in range(segment.start, segment.stop)]
@@ -236,14 +287,20 @@ def search(root: Path, given: argparse.Namespace) -> None:
     pool += [candidate(b, b + k, 3) for k in (1, 2) for b, stop in inner if b + k <= stop]
 
     def edits_of(chosen: Sequence[Candidate]) -> list[Edit]:
-        return [edit for c in chosen
-                for edit in cut(chain, range(c.start, c.stop), int(c.operator[4:]) if c.operator != "drop" else None)]
+        return [
+            edit
+            for c in chosen
+            for edit in cut(chain, range(c.start, c.stop), int(c.operator[4:]) if c.operator != "drop" else None)
+        ]
 
     def grade(chosen: Sequence[Candidate]) -> float:
         small = apply(chain, plan_of(chain, resolved(chain, edits_of(chosen), fit[0], ridge=1e-2), cheap), data=fit)
         found = evaluate(small, task, reference=reference)
-        print(f"# {' '.join(f'{c.start}:{c.stop}{c.operator[:1]}' for c in chosen)}: validation {found.value:.2f}, "
-              f"KL {found.kl:.4f}, {num_params(small) / 1e6:.4f} M", flush=True)
+        print(
+            f"# {' '.join(f'{c.start}:{c.stop}{c.operator[:1]}' for c in chosen)}: validation {found.value:.2f}, "
+            f"KL {found.kl:.4f}, {num_params(small) / 1e6:.4f} M",
+            flush=True,
+        )
         return damage_of(found)
 
     ours = [candidate(b, b + 1) for b in OURS if b < 25]

@@ -52,11 +52,16 @@ def time_chain(kind: str, keep: int, share: float, num_blocks: int = 96, repeats
         wall.append(time.perf_counter() - begin[0])
         processor.append(time.process_time() - begin[1])
     return {
-        "benchmark": "best_spans", "kind": kind, "num_blocks": num_blocks, "num_candidates": len(candidates),
-        "share": share, "keep": keep, "repeats": repeats,
+        "benchmark": "best_spans",
+        "kind": kind,
+        "num_blocks": num_blocks,
+        "num_candidates": len(candidates),
+        "share": share,
+        "keep": keep,
+        "repeats": repeats,
         "wall_s": [round(q, 4) for q in statistics.quantiles(wall, n=4, method="inclusive")],
         "processor_s": [round(q, 4) for q in statistics.quantiles(processor, n=4, method="inclusive")],
-    }  # fmt: skip
+    }
 
 
 def check_brute_force(num_cases: int = 200, keep: int = 5) -> dict:
@@ -64,10 +69,12 @@ def check_brute_force(num_cases: int = 200, keep: int = 5) -> dict:
     rng, equal = random.Random(SEED), 0
     for _ in range(num_cases):
         spans = [sorted(rng.sample(range(7), 2)) for _ in range(8)]
-        candidates = list(dict.fromkeys(
-            Candidate(*span, rng.choice(list(OPERATORS)), rng.randint(-1, 6) / 8, rng.randint(-2, 8) / 8)
-            for span in sorted(spans)
-        ))  # fmt: skip
+        candidates = list(
+            dict.fromkeys(
+                Candidate(*span, rng.choice(list(OPERATORS)), rng.randint(-1, 6) / 8, rng.randint(-2, 8) / 8)
+                for span in sorted(spans)
+            )
+        )
         subsets = (s for n in range(len(candidates) + 1) for s in itertools.combinations(candidates, n))
         sets = [list(s) for s in subsets if all(a.stop <= b.start for a, b in itertools.pairwise(s))]
         target = 0.6 * max(sum(c.saved for c in s) for s in sets)
@@ -84,10 +91,14 @@ def check_brute_force(num_cases: int = 200, keep: int = 5) -> dict:
 def main() -> None:
     torch.set_num_threads(1)  # tensors are small: more threads only wait for each other
     machine = {
-        "seed": SEED, "delayer": delayer.__version__, "torch": torch.__version__, "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}", "num_cpus": os.cpu_count(),
+        "seed": SEED,
+        "delayer": delayer.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "num_cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-    }  # fmt: skip
+    }
     print(json.dumps(check_brute_force() | machine))
     for kind, keep, share in itertools.product(("uneven", "like", "random"), (1, 16), (0.1, 0.3, 0.6)):
         print(json.dumps(time_chain(kind, keep, share) | machine), flush=True)

@@ -22,13 +22,21 @@ HERE = Path(__file__).resolve().parent
 RESAMPLES = 2000
 NETWORKS = {
     "resnet20": dict(
-        model="benchmarks.networks:cifar_resnet20", weights="weights/cifar_resnet20.safetensors",
-        data="npz:{root}/images/cifar10_train20k.npz", test="npz:{root}/images/cifar10_test.npz",
-        classes=None, task=dict(num_fit=2000, num_validation=500, num_test=4000, batch_size=50)),
+        model="benchmarks.networks:cifar_resnet20",
+        weights="weights/cifar_resnet20.safetensors",
+        data="npz:{root}/images/cifar10_train20k.npz",
+        test="npz:{root}/images/cifar10_test.npz",
+        classes=None,
+        task=dict(num_fit=2000, num_validation=500, num_test=4000, batch_size=50),
+    ),
     "mobilenet_v2": dict(
-        model="benchmarks.networks:mobilenet_v2_at_128", weights="weights/mobilenet_v2_torchvision.safetensors",
-        data="imagefolder:{root}/images/imagenette_train_1000", test=None,
-        classes="images/imagenet_wnids.txt", task=dict(num_fit=500, num_validation=150, num_test=350, batch_size=25)),
+        model="benchmarks.networks:mobilenet_v2_at_128",
+        weights="weights/mobilenet_v2_torchvision.safetensors",
+        data="imagefolder:{root}/images/imagenette_train_1000",
+        test=None,
+        classes="images/imagenet_wnids.txt",
+        task=dict(num_fit=500, num_validation=150, num_test=350, batch_size=25),
+    ),
 }
 
 
@@ -44,10 +52,17 @@ def opened(given: argparse.Namespace):
     torch.set_num_threads(1)
     facts = NETWORKS[given.network]
     data, test = (facts[key] and facts[key].format(root=given.data_root) for key in ("data", "test"))
-    return open_work(facts["model"], [data], out=given.out, test=test, reporter=Reporter(quiet=True),
-                     load_options=LoadOptions(weights=str(given.data_root / facts["weights"])),
-                     task_options=TrainingTaskOptions(**facts["task"], seed=0,
-                                                      classes=facts["classes"] and given.data_root / facts["classes"]))
+    return open_work(
+        facts["model"],
+        [data],
+        out=given.out,
+        test=test,
+        reporter=Reporter(quiet=True),
+        load_options=LoadOptions(weights=str(given.data_root / facts["weights"])),
+        task_options=TrainingTaskOptions(
+            **facts["task"], seed=0, classes=facts["classes"] and given.data_root / facts["classes"]
+        ),
+    )
 
 
 def one_curve(given: argparse.Namespace, name: str, seed: int, options) -> str:
@@ -59,10 +74,19 @@ def one_curve(given: argparse.Namespace, name: str, seed: int, options) -> str:
 
     work, begin = opened(given), time.monotonic()
     reference = predictions(work.model, work.task.batches("test"))
-    rows, _ = curve(work, name, seed, options, reference, see=lambda row, outputs: torch.save(
-        outputs.top1 == outputs.truth, hits_path(given, name, seed, row.num_removed)))
-    return (f"{name}, seed {seed}: " + ", ".join(f"{row.num_removed}: {row.grade.value:.2f}" for row in rows)
-            + f" ({time.monotonic() - begin:.0f} s)")
+    rows, _ = curve(
+        work,
+        name,
+        seed,
+        options,
+        reference,
+        see=lambda row, outputs: torch.save(outputs.top1 == outputs.truth, hits_path(given, name, seed, row.num_removed)),
+    )
+    return (
+        f"{name}, seed {seed}: "
+        + ", ".join(f"{row.num_removed}: {row.grade.value:.2f}" for row in rows)
+        + f" ({time.monotonic() - begin:.0f} s)"
+    )
 
 
 def hits_path(given: argparse.Namespace, name: str, seed: int, removed: int) -> Path:
@@ -82,8 +106,12 @@ def differences(ours: list[list[Path]], other: list[list[Path]]) -> tuple[list[f
     """
     import torch
 
-    gap = torch.stack([torch.stack([torch.load(a).double() - torch.load(b).double() for a, b in zip(one, two, strict=True)])
-                       for one, two in zip(ours, other, strict=True)])  # [seeds, points, images]
+    gap = torch.stack(
+        [
+            torch.stack([torch.load(a).double() - torch.load(b).double() for a, b in zip(one, two, strict=True)])
+            for one, two in zip(ours, other, strict=True)
+        ]
+    )  # [seeds, points, images]
     seeds, _, images = gap.shape
     generator, draws = torch.Generator().manual_seed(0), []
     for _ in range(RESAMPLES):
@@ -100,8 +128,14 @@ def curve_command(given: argparse.Namespace) -> None:
     from delayer.stages.compare import CompareOptions, compare_stage
     from delayer.stages.work import write_study
 
-    options = CompareOptions(schedules=given.schedules, remove=given.remove, a_round=given.a_round, epochs=given.epochs,
-                             seeds=given.seeds, rates=given.rates)
+    options = CompareOptions(
+        schedules=given.schedules,
+        remove=given.remove,
+        a_round=given.a_round,
+        epochs=given.epochs,
+        seeds=given.seeds,
+        rates=given.rates,
+    )
     names = given.schedules.split(",")
     begin = time.monotonic()
     run_all(given, [(name, seed, options) for seed in range(given.seeds) for name in names])
@@ -110,10 +144,12 @@ def curve_command(given: argparse.Namespace) -> None:
     comparison = compare_stage(work, options)  # every curve is there already
     render(work.study.folder)
     points = sorted({row.num_removed for row in comparison.rows if row.schedule == "ours"})
-    print(f"\n{given.network}: {comparison.original.value:.2f} % on {comparison.original.num_samples} test images, "
-          f"{comparison.num_sites} activations, {comparison.params / 1e6:.3f} M parameters, {comparison.macs / 1e6:.1f} M "
-          f"multiply-adds; {given.epochs} epochs of {work.task.batches('fit').num_samples} images a round, {given.seeds} seeds; "
-          "means over seeds\n")
+    print(
+        f"\n{given.network}: {comparison.original.value:.2f} % on {comparison.original.num_samples} test images, "
+        f"{comparison.num_sites} activations, {comparison.params / 1e6:.3f} M parameters, {comparison.macs / 1e6:.1f} M "
+        f"multiply-adds; {given.epochs} epochs of {work.task.batches('fit').num_samples} images a round, {given.seeds} seeds; "
+        "means over seeds\n"
+    )
     head = "".join(f"{f'-{point}':>8}" for point in points)
     print(f"{'schedule':12}{head}{'mean':>8}{'layers gone':>13}{'params M':>10}{'MACs M':>8}{'speed-up':>10}{'s a curve':>11}")
     for name in names:
@@ -124,16 +160,24 @@ def curve_command(given: argparse.Namespace) -> None:
         def mean(key, last=last):
             return sum(getattr(row, key) for row in last) / len(last)
 
-        print(f"{name:12}" + "".join(f"{value:8.2f}" for value in means) + f"{sum(means) / len(means):8.2f}"
-              f"{mean('num_merged'):13.1f}{mean('params') / 1e6:10.4f}{mean('macs') / 1e6:8.1f}{mean('speedup'):9.2f}×"
-              f"{mean('seconds'):11.0f}")
+        print(
+            f"{name:12}" + "".join(f"{value:8.2f}" for value in means) + f"{sum(means) / len(means):8.2f}"
+            f"{mean('num_merged'):13.1f}{mean('params') / 1e6:10.4f}{mean('macs') / 1e6:8.1f}{mean('speedup'):9.2f}×"
+            f"{mean('seconds'):11.0f}"
+        )
     print("\nours minus another, percentage points, with 95 % intervals; the last column is the mean over the curve")
     for name in names:
         if name != "ours":
-            files = [[[hits_path(given, which, seed, point) for point in points] for seed in range(given.seeds)]
-                     for which in ("ours", name)]
-            print(f"{name:12}" + "".join(f"{mean:+8.2f} ({low:+.2f} to {high:+.2f})"
-                                         for mean, (low, high) in zip(*differences(*files), strict=True)))
+            files = [
+                [[hits_path(given, which, seed, point) for point in points] for seed in range(given.seeds)]
+                for which in ("ours", name)
+            ]
+            print(
+                f"{name:12}"
+                + "".join(
+                    f"{mean:+8.2f} ({low:+.2f} to {high:+.2f})" for mean, (low, high) in zip(*differences(*files), strict=True)
+                )
+            )
     print(f"\n{time.monotonic() - begin:.0f} s with {given.workers} processes; report {given.out / 'report.html'}")
 
 
@@ -144,12 +188,15 @@ def budget_command(given: argparse.Namespace) -> None:
     theirs = CompareOptions(remove=k, a_round=1, epochs=epochs)
     ours = CompareOptions(remove=k, a_round=k, epochs=epochs * k // 20)
     begin = time.monotonic()
-    run_all(given, [(name, seed, options) for seed in range(given.seeds)
-                    for name, options in (("easier", theirs), ("ours", ours))])
+    run_all(
+        given, [(name, seed, options) for seed in range(given.seeds) for name, options in (("easier", theirs), ("ours", ours))]
+    )
     files = [[[hits_path(given, name, seed, k)] for seed in range(given.seeds)] for name in ("ours", "easier")]
     means, intervals = differences(*files)
-    print(f"{given.network}, {k} activations: EASIER {epochs} epochs a removal, {epochs * k} in all; ours {ours.epochs} in all; "
-          f"{given.seeds} seeds")
+    print(
+        f"{given.network}, {k} activations: EASIER {epochs} epochs a removal, {epochs * k} in all; ours {ours.epochs} in all; "
+        f"{given.seeds} seeds"
+    )
     print(f"ours minus EASIER on test images: {means[0]:+.2f} points ({intervals[0][0]:+.2f} to {intervals[0][1]:+.2f})")
     print(f"{time.monotonic() - begin:.0f} s")
 

@@ -55,13 +55,15 @@ SCHEDULES = ("tlc", "ours")
 MLP_SPEEDUP = 1.5
 LABELS_ALONE = {"teacher_weight": 0.0, "label_weight": 1.0}
 SWIN = {
-    "data": "npz:{root}/images/cifar10_train20k.npz", "test": "npz:{root}/images/cifar10_test.npz",
+    "data": "npz:{root}/images/cifar10_train20k.npz",
+    "test": "npz:{root}/images/cifar10_test.npz",
     "task": {"num_fit": 16000, "num_validation": 500, "num_test": 2000, "batch_size": 64},
     "train": {"epochs": 8, "learning_rate": 1e-3, "weight_decay": 0.05, "flip": True},
     "few": 2500,
 }
 MINILM = {
-    "data": "csv:{out}/sst2_train_longer.tsv", "test": "csv:{root}/text/sst2_dev.tsv",
+    "data": "csv:{out}/sst2_train_longer.tsv",
+    "test": "csv:{root}/text/sst2_dev.tsv",
     "task": {"num_fit": 7000, "num_validation": 250, "num_test": 872, "batch_size": 16, "max_length": 64},
     "train": {"epochs": 1, "learning_rate": 1e-4},
     "few": 600,
@@ -90,8 +92,13 @@ def train_(model: nn.Module, task: Task, facts: dict, given: argparse.Namespace)
 def by_length(task: Task, size: int) -> list[tuple[dict[str, Tensor], Tensor]]:
     """Batches of texts of like length, from those of one text each: less padding, in a third of the time."""
     texts = sorted(task.batches("fit"), key=lambda batch: batch.inputs["input_ids"].shape[1])
-    return [({name: pad_sequence([one.inputs[name][0] for one in some], batch_first=True) for name in some[0].inputs},
-             torch.cat([one.labels for one in some])) for some in (texts[k : k + size] for k in range(0, len(texts), size))]
+    return [
+        (
+            {name: pad_sequence([one.inputs[name][0] for one in some], batch_first=True) for name in some[0].inputs},
+            torch.cat([one.labels for one in some]),
+        )
+        for some in (texts[k : k + size] for k in range(0, len(texts), size))
+    ]
 
 
 def place(name: str, given: argparse.Namespace, **more) -> Path:
@@ -141,9 +148,14 @@ NETWORKS: dict[str, tuple[Callable, dict]] = {"swin": (swin, SWIN), "minilm": (m
 def opened(name: str, schedule: str, asked: dict, given: argparse.Namespace) -> Work:
     """The network with its data, in a study folder of the schedule's own."""
     facts, (data, test) = NETWORKS[name][1], sources(NETWORKS[name][1], given)
-    work = open_work(**asked, data=[data], test=test, reporter=Reporter(quiet=True),
-                     out=place(name, given, schedule=schedule, few=facts["few"], remove=given.remove, epochs=given.epochs),
-                     task_options=TrainingTaskOptions(**facts["task"], seed=given.seed))
+    work = open_work(
+        **asked,
+        data=[data],
+        test=test,
+        reporter=Reporter(quiet=True),
+        out=place(name, given, schedule=schedule, few=facts["few"], remove=given.remove, epochs=given.epochs),
+        task_options=TrainingTaskOptions(**facts["task"], seed=given.seed),
+    )
     # A part of what the network was trained on, so that validation data are new to it.
     work.task.splits["fit"] = work.task.batches("fit").first(facts["few"])
     return work
@@ -161,8 +173,9 @@ def times(found: LatencyInfo) -> str:
 def seen(model: nn.Module, path: str, inputs: Inputs) -> tuple[tuple, dict]:
     """What a module of a network is called with."""
     found: list[tuple[tuple, dict]] = []
-    handle = model.get_submodule(path).register_forward_pre_hook(lambda _, args, kwargs: found.append((args, kwargs)),
-                                                                 with_kwargs=True)
+    handle = model.get_submodule(path).register_forward_pre_hook(
+        lambda _, args, kwargs: found.append((args, kwargs)), with_kwargs=True
+    )
     with evaluating(model):
         call(model, inputs)
     handle.remove()
@@ -171,8 +184,10 @@ def seen(model: nn.Module, path: str, inputs: Inputs) -> tuple[tuple, dict]:
 
 def paired(before: nn.Module, after: nn.Module, args: tuple, kwargs: dict, given: argparse.Namespace) -> LatencyInfo:
     """Two forms of a module on the same arguments."""
-    forms = {name: lambda x, module=module: module(x, *args[1:], **kwargs) for name, module in
-             {"original": before, "merged": after}.items()}
+    forms = {
+        name: lambda x, module=module: module(x, *args[1:], **kwargs)
+        for name, module in {"original": before, "merged": after}.items()
+    }
     return latency(forms, args[0], seconds=given.seconds, seed=given.seed)["merged"]
 
 
@@ -181,14 +196,18 @@ def modules_alone(work: Work, small: nn.Module, merges: list[Fuse], given: argpa
     met, one = True, example_of(work.example, 1)
     for edit in merges:
         index, block = next((i, b) for i, b in enumerate(work.chain.blocks) if f"{edit.path}.".startswith(f"{b.path}."))
-        before, after = (nn.Sequential(*(model.get_submodule(edit.path).get_submodule(layer) for layer in edit.layers))
-                         for model in (work.model, small))
+        before, after = (
+            nn.Sequential(*(model.get_submodule(edit.path).get_submodule(layer) for layer in edit.layers))
+            for model in (work.model, small)
+        )
         args, kwargs = seen(work.model, f"{edit.path}.{edit.layers[0]}", one)
         mlp = paired(before, after, args, kwargs, given)
         whole = paired(work.chain.module(index), small.get_submodule(block.path), *seen(work.model, block.path, one), given)
         met = met and mlp.speedup >= MLP_SPEEDUP
-        print(f"  block {index} ({block.path}), input {list(args[0].shape)}: MLP alone {times(mlp)}; "
-              f"whole block {times(whole)}", flush=True)
+        print(
+            f"  block {index} ({block.path}), input {list(args[0].shape)}: MLP alone {times(mlp)}; whole block {times(whole)}",
+            flush=True,
+        )
     return met
 
 
@@ -205,28 +224,32 @@ def measured(name: str, given: argparse.Namespace) -> bool:
     asked, met, begin = NETWORKS[name][0](given), True, time.monotonic()
     for schedule in SCHEDULES:
         work = opened(name, schedule, asked, given)
-        options = ShrinkOptions(schedule=schedule, tolerance=1e9, remove=given.remove, a_round=1, fill=True,
-                                epochs=given.epochs)
+        options = ShrinkOptions(schedule=schedule, tolerance=1e9, remove=given.remove, a_round=1, fill=True, epochs=given.epochs)
         reference = predictions(work.model, work.task.batches("test"))
         if schedule == SCHEDULES[0]:
             fit, test = (work.task.batches(split).num_samples for split in ("fit", "test"))
-            print(f"\n{name}: test {percent(grade_of(reference, reference, seed=given.seed))} on {test} samples; "
-                  f"{given.remove} rounds, {given.remove * given.epochs} epochs of {fit} samples in all; tuned so with "
-                  f"nothing removed: {percent(control(work, options, reference, given))}", flush=True)
+            print(
+                f"\n{name}: test {percent(grade_of(reference, reference, seed=given.seed))} on {test} samples; "
+                f"{given.remove} rounds, {given.remove * given.epochs} epochs of {fit} samples in all; tuned so with "
+                f"nothing removed: {percent(control(work, options, reference, given))}",
+                flush=True,
+            )
         small, plan = shrink_stage(work, options)
         done, one = work.study.read("shrink"), example_of(work.example, 1)
         sites, seconds = [site for at in done.rounds for site in at.sites], sum(at.seconds for at in done.rounds)
         grade = grade_of(predictions(small, work.task.batches("test")), reference, seed=given.seed)
         [whole] = compare_latency(work.model, small, one, (1,), seconds=2 * given.seconds, seed=given.seed)
         proof = reload_proof(small, work.study.path("model"), work.task.batches("test")[0].inputs)
-        print(f"\n{name}, {schedule} ({seconds:.0f} s): test {percent(grade)}, as the original on {grade.agreement:.1f} %"
-              f"\n  {done.num_removed} of {done.num_sites} activations removed: {', '.join(sites)}"
-              f"\n  linear layers {num_kernels(work.model)} → {num_kernels(small)}, parameters "
-              f"{num_params(work.model):,} → {num_params(small):,}, multiply-adds {work.macs / 1e6:.2f} → "
-              f"{num_macs(small, one) / 1e6:.2f} M"
-              f"\n  whole network, batch 1: {times(whole)}"
-              f"\n  reloaded by a fresh process: largest difference {proof.max_abs_difference:.2g} of outputs up to "
-              f"{proof.max_abs_output:.2g}, {'passed' if proof.passed else 'FAILED ' + proof.note}")
+        print(
+            f"\n{name}, {schedule} ({seconds:.0f} s): test {percent(grade)}, as the original on {grade.agreement:.1f} %"
+            f"\n  {done.num_removed} of {done.num_sites} activations removed: {', '.join(sites)}"
+            f"\n  linear layers {num_kernels(work.model)} → {num_kernels(small)}, parameters "
+            f"{num_params(work.model):,} → {num_params(small):,}, multiply-adds {work.macs / 1e6:.2f} → "
+            f"{num_macs(small, one) / 1e6:.2f} M"
+            f"\n  whole network, batch 1: {times(whole)}"
+            f"\n  reloaded by a fresh process: largest difference {proof.max_abs_difference:.2g} of outputs up to "
+            f"{proof.max_abs_output:.2g}, {'passed' if proof.passed else 'FAILED ' + proof.note}"
+        )
         merges = [edit for edit in plan.edits if isinstance(edit, Fuse)]
         for merge in done.merges:
             if merge.speedup is not None and not merge.merged:

@@ -75,11 +75,10 @@ def visit(running, *, width: int = 1280, height: int = 900, scheme: str = "light
             return route.continue_()
         seen.requests.append(route.request.url)
         route.abort()
+        return None
 
     seen.page.route("**/*", refuse)
-    seen.page.on(
-        "console", lambda m: seen.problems.append(m.text) if m.type in ("error", "warning") else None
-    )
+    seen.page.on("console", lambda m: seen.problems.append(m.text) if m.type in ("error", "warning") else None)
     seen.page.on("pageerror", lambda error: seen.problems.append(str(error)))
     try:
         yield seen

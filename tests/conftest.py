@@ -9,21 +9,36 @@ from types import SimpleNamespace
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks here are tiny: more threads only wait for one another
 
-import fresh  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import fresh
+import pytest
+import torch
 
 torch.set_num_threads(1)
 
 # The files that take longest, longest first: workers begin with them, so that none is left with one at the end.
-LONGEST = ("test_docs", "test_cli", "test_stage_order", "test_shrink", "test_nas_search", "test_fuse", "test_onnx",
-           "test_resolve", "test_store", "test_tune", "test_linearise", "test_families", "test_distributed", "test_search",
-           "test_fresh")
+LONGEST = (
+    "test_docs",
+    "test_cli",
+    "test_stage_order",
+    "test_shrink",
+    "test_nas_search",
+    "test_fuse",
+    "test_onnx",
+    "test_resolve",
+    "test_store",
+    "test_tune",
+    "test_linearise",
+    "test_families",
+    "test_distributed",
+    "test_search",
+    "test_fresh",
+)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--data-root", default=os.environ.get("DELAYER_DATA"),
-                     help="folder with real weights and data; by default DELAYER_DATA")
+    parser.addoption(
+        "--data-root", default=os.environ.get("DELAYER_DATA"), help="folder with real weights and data; by default DELAYER_DATA"
+    )
     parser.addoption("--until", type=float, metavar="SECONDS", help="skip what would begin later than this (as date +%%s counts)")
 
 

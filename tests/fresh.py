@@ -30,7 +30,8 @@ class Process:
         self._said = tempfile.TemporaryDirectory(prefix="fresh")
         files = [str(Path(self._said.name) / name) for name in ("out", "err")]
         self._process = _context.Process(
-            target=_begin, args=(kind, what, arguments, str(cwd or os.getcwd()), dict(os.environ if env is None else env), files))
+            target=_begin, args=(kind, what, arguments, str(cwd or os.getcwd()), dict(os.environ if env is None else env), files)
+        )
         self._process.start()
         self.pid = self._process.pid
 

@@ -129,11 +129,14 @@ def _search(folder: Path) -> Any:
     from delayer import nas
     from delayer.nas import NasTaskOptions, ProxyOptions, SearchOptions, SpaceOptions
 
-    return nas.search(f"npz:{folder.parent / 'data.npz'}", out=folder,
-                      space=SpaceOptions(space="depth_width", depths=(1, 2), widths=(2, 4), stages=1),
-                      proxy=ProxyOptions(epochs=1, augment=False, score_batch_size=8),
-                      task=NasTaskOptions(num_fit=24, num_validation=16, num_test=16, batch_size=8),
-                      options=SearchOptions(trials=2, latency_rounds=1, latency_batch=1, threads=1))
+    return nas.search(
+        f"npz:{folder.parent / 'data.npz'}",
+        out=folder,
+        space=SpaceOptions(space="depth_width", depths=(1, 2), widths=(2, 4), stages=1),
+        proxy=ProxyOptions(epochs=1, augment=False, score_batch_size=8),
+        task=NasTaskOptions(num_fit=24, num_validation=16, num_test=16, batch_size=8),
+        options=SearchOptions(trials=2, latency_rounds=1, latency_batch=1, threads=1),
+    )
 
 
 TOP = ("study.json", "scores.json", "scan.json", "candidates.json", "results.json", ".stages.json")
@@ -220,8 +223,14 @@ def _halfway(root: Path) -> None:
     _killed_at(_Run, "keep", 1, "shrink", root / "halfway", *SHRINK)
 
 
-BUILDERS = {"run": _run_, "planning": _planning, "stopped": _stopped, "shrunk": _shrunk, "halfway": _halfway,
-            "nas": lambda root: _search(root / "nas")}
+BUILDERS = {
+    "run": _run_,
+    "planning": _planning,
+    "stopped": _stopped,
+    "shrunk": _shrunk,
+    "halfway": _halfway,
+    "nas": lambda root: _search(root / "nas"),
+}
 NEEDS = {"planning": "run", "stopped": "run", "halfway": "shrunk"}
 
 
@@ -282,5 +291,10 @@ class Fuzz:
             path = rng.choice(files)
             done = damage_(path, rng)
             file = str(path.relative_to(copied))
-            return outcome(lambda: read(copied), self.expected[name], case=f"{number}: {name}: {file}: {done}",
-                           editable=file == "plan.json", seconds=seconds)
+            return outcome(
+                lambda: read(copied),
+                self.expected[name],
+                case=f"{number}: {name}: {file}: {done}",
+                editable=file == "plan.json",
+                seconds=seconds,
+            )

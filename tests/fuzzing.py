@@ -22,8 +22,33 @@ OUTCOMES = ("same", "refused", "said", "edited", "traceback", "hang", "changed",
 edited: another valid answer of a file that is the user's to edit. The rest must not be."""
 HOSTILE = ("os:system", "hostile_module:run", "subprocess:Popen", "builtins:eval", "../../../etc/passwd", "__import__('os')")
 DEEP = "\x00deep\x00"
-VALUES = (None, True, False, "", [], {}, -1, 0, 1, 1.5, float("nan"), float("inf"), -float("inf"), 10**30, 10**9, 10**12, "x",
-          "y" * 100_000, "\ud800", DEEP, [[]], {"": None}, "NaN", "1", *HOSTILE)
+VALUES = (
+    None,
+    True,
+    False,
+    "",
+    [],
+    {},
+    -1,
+    0,
+    1,
+    1.5,
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+    10**30,
+    10**9,
+    10**12,
+    "x",
+    "y" * 100_000,
+    "\ud800",
+    DEEP,
+    [[]],
+    {"": None},
+    "NaN",
+    "1",
+    *HOSTILE,
+)
 
 
 # Bytes
@@ -33,7 +58,7 @@ def flip(data: bytes, rng: Random) -> bytes:
     if not data:
         return b"\x01"
     place = rng.randrange(len(data))
-    return data[:place] + bytes([data[place] ^ 1 << rng.randrange(8)]) + data[place + 1:]
+    return data[:place] + bytes([data[place] ^ 1 << rng.randrange(8)]) + data[place + 1 :]
 
 
 def cut_short(data: bytes, rng: Random) -> bytes:
@@ -60,8 +85,20 @@ def no_text(data: bytes, rng: Random) -> bytes:
     return data[:place] + rng.choice((b"\xff\xfe", b"\xc3", b"\x00" * 9, b"\xed\xa0\x80")) + data[place:]
 
 
-BYTES = (flip, flip, flip, cut_short, swap, double, drop, no_text, lambda data, rng: b"", lambda data, rng: b"\x00" * len(data),
-         lambda data, rng: b"[" * 100_000, lambda data, rng: data + data)
+BYTES = (
+    flip,
+    flip,
+    flip,
+    cut_short,
+    swap,
+    double,
+    drop,
+    no_text,
+    lambda data, rng: b"",
+    lambda data, rng: b"\x00" * len(data),
+    lambda data, rng: b"[" * 100_000,
+    lambda data, rng: data + data,
+)
 
 
 # Values of JSON
@@ -124,7 +161,7 @@ def damaged_lines(data: bytes, rng: Random) -> tuple[bytes, str]:
     lines = data.splitlines(keepends=True)
     number = rng.randrange(len(lines))
     if rng.random() < 0.2:
-        return b"".join(lines[:number] + lines[number + 1:]) if rng.random() < 0.5 else data + lines[number], f"line {number}"
+        return b"".join(lines[:number] + lines[number + 1 :]) if rng.random() < 0.5 else data + lines[number], f"line {number}"
     value, done = changed_value(json.loads(lines[number]), rng)
     lines[number] = as_text(value).replace(b"\n", b"") + b"\n"
     return b"".join(lines), f"line {number}: {done}"
@@ -133,7 +170,7 @@ def damaged_lines(data: bytes, rng: Random) -> tuple[bytes, str]:
 def damaged_tensors(data: bytes, rng: Random) -> tuple[bytes, str]:
     """The header of a safetensors file, or its numbers."""
     length = int.from_bytes(data[:8], "little")
-    header, numbers = json.loads(data[8: 8 + length]), data[8 + length:]
+    header, numbers = json.loads(data[8 : 8 + length]), data[8 + length :]
     how = rng.randrange(5)
     names = [name for name in header if name != "__metadata__"]
     if how == 0:
@@ -144,7 +181,7 @@ def damaged_tensors(data: bytes, rng: Random) -> tuple[bytes, str]:
         done = f"{one} and {two} swapped"
     elif how == 2 and numbers:
         place = rng.randrange(len(numbers) // 4) * 4
-        numbers = numbers[:place] + rng.choice((b"\x00\x00\xc0\x7f", b"\x00\x00\x80\x7f")) + numbers[place + 4:]
+        numbers = numbers[:place] + rng.choice((b"\x00\x00\xc0\x7f", b"\x00\x00\x80\x7f")) + numbers[place + 4 :]
         done = "NaN or infinity"
     elif how == 3 and numbers:
         return data[: 8 + length] + flip(numbers, rng), "a bit of a number"
@@ -216,8 +253,9 @@ def _hook(event: str, arguments: tuple) -> None:
         return
     if event == "import" and str(arguments[0]).partition(".")[0] in ("hostile_module", "this", "antigravity"):
         _seen.append(f"import {arguments[0]}")
-    elif event in ("os.system", "os.exec", "os.posix_spawn", "os.spawn") or event == "subprocess.Popen" and not any(
-            str(word) in OURS for word in arguments[1] or ()):
+    elif event in ("os.system", "os.exec", "os.posix_spawn", "os.spawn") or (
+        event == "subprocess.Popen" and not any(str(word) in OURS for word in arguments[1] or ())
+    ):
         _seen.append(f"{event} {str(arguments)[:80]}")
 
 
@@ -242,7 +280,7 @@ def alike(one: Any, two: Any) -> bool:
     if isinstance(one, list | tuple) and isinstance(two, list | tuple):
         return len(one) == len(two) and all(map(alike, one, two))
     if isinstance(one, float) and isinstance(two, float | int):
-        return math.isclose(one, two, rel_tol=1e-4, abs_tol=1e-4) or math.isnan(one) and math.isnan(two)
+        return math.isclose(one, two, rel_tol=1e-4, abs_tol=1e-4) or (math.isnan(one) and math.isnan(two))
     return one == two
 
 
@@ -256,8 +294,9 @@ class Outcome:
     said: str = ""
 
 
-def outcome(read: Callable[[], tuple[Any, str]], expected: tuple[Any, str], *, case: str, editable: bool,
-            seconds: float) -> Outcome:
+def outcome(
+    read: Callable[[], tuple[Any, str]], expected: tuple[Any, str], *, case: str, editable: bool, seconds: float
+) -> Outcome:
     """Read a damaged folder. read: gives the answer, and what was said of the files on the way.
 
     expected: what it gives for the undamaged folder. Raises what a reader raises only where that is a KeyboardInterrupt.

@@ -11,13 +11,26 @@ from typing import Any
 
 MODULE = "hostile_module"
 CODE = "from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\n\n\ndef run(*_, **__):\n    raise SystemExit\n"
-NAMED = (f"{MODULE}:run", "os:system", "subprocess:getoutput", f"{MODULE}.run", f"timm:local-dir:{MODULE}",
-         {"kind": "factory", "name": f"{MODULE}:run", "config": {}}, {"auto_map": {"AutoModel": f"{MODULE}.run"}})  # fmt: skip
+NAMED = (
+    f"{MODULE}:run",
+    "os:system",
+    "subprocess:getoutput",
+    f"{MODULE}.run",
+    f"timm:local-dir:{MODULE}",
+    {"kind": "factory", "name": f"{MODULE}:run", "config": {}},
+    {"auto_map": {"AutoModel": f"{MODULE}.run"}},
+)
 """What would run somebody's code, were it believed."""
 ODD = ("", "../../../etc/passwd", "x" * 100_000, 10**18, -1, 1e308, None, True, [], {}, [[[[[["deep"]]]]]] * 3)
-NEW_KEYS = {"trust_remote_code": True, "auto_map": {"AutoConfig": f"{MODULE}.run"}, "checkpoint_path": f"{MODULE}.pth",
-            "quantization_config": {"quant_method": MODULE}, "_attn_implementation": f"evil/{MODULE}", "pretrained": True,
-            "__class__": f"{MODULE}:run"}  # fmt: skip
+NEW_KEYS = {
+    "trust_remote_code": True,
+    "auto_map": {"AutoConfig": f"{MODULE}.run"},
+    "checkpoint_path": f"{MODULE}.pth",
+    "quantization_config": {"quant_method": MODULE},
+    "_attn_implementation": f"evil/{MODULE}",
+    "pretrained": True,
+    "__class__": f"{MODULE}:run",
+}
 
 _seen: list[str] = []
 _watching = [False]

@@ -34,13 +34,7 @@ from delayer.study import (
     StudyInfo,
 )
 
-OPERATORS = {
-    ("drop", None): 1.0,
-    ("diagonal", None): 0.8,
-    ("low_rank", 32): 0.5,
-    ("low_rank", 64): 0.4,
-    ("affine", None): 0.3,
-}
+OPERATORS = {("drop", None): 1.0, ("diagonal", None): 0.8, ("low_rank", 32): 0.5, ("low_rank", 64): 0.4, ("affine", None): 0.3}
 """The share of a span's movement that each operator, and rank, misses."""
 SOURCE = Provenance(
     delayer="0.1.0",
@@ -140,27 +134,65 @@ def shrink(chain: ChainInfo) -> Shrunk:
     """Three rounds of two activations, the last of which was rolled back."""
     num_sites = 2 * len(chain.blocks)
     rounds = tuple(
-        Round(number=n, sites=(f"{chain.blocks[n].path}.act1", f"{chain.blocks[n].path}.act2"), why="entropy 0.04 bits",
-              before=graded(75.0 - 8 * n), after=graded(75.3 - n * n), kept=n < 3, epochs=2, seconds=61.0,
-              left=num_sites - 2 * min(n, 2))
+        Round(
+            number=n,
+            sites=(f"{chain.blocks[n].path}.act1", f"{chain.blocks[n].path}.act2"),
+            why="entropy 0.04 bits",
+            before=graded(75.0 - 8 * n),
+            after=graded(75.3 - n * n),
+            kept=n < 3,
+            epochs=2,
+            seconds=61.0,
+            left=num_sites - 2 * min(n, 2),
+        )
         for n in (1, 2, 3)
     )
     path = chain.blocks[1].path
-    merges = (MergeInfo(path=path, layers=("fc1", "act1", "fc2"), error=3e-15, before_ms=2.0, after_ms=1.0, speedup=2.0,
-                        speedup_interval=(1.9, 2.1), merged=True),
-              MergeInfo(path=path, layers=("conv1", "conv2"), note="its border would be wrong"))
+    merges = (
+        MergeInfo(
+            path=path,
+            layers=("fc1", "act1", "fc2"),
+            error=3e-15,
+            before_ms=2.0,
+            after_ms=1.0,
+            speedup=2.0,
+            speedup_interval=(1.9, 2.1),
+            merged=True,
+        ),
+        MergeInfo(path=path, layers=("conv1", "conv2"), note="its border would be wrong"),
+    )
     edits = tuple(EditInfo(edit="linearise", label=f"{site} → identity", spans=()) for one in rounds[:2] for site in one.sites)
-    return Shrunk(schedule="ours", original=graded(75.3), grade=rounds[1].after, num_sites=num_sites, edits=edits,
-                  rounds=rounds, merges=merges, note="The next round was rolled back: 9.00 points, and 5 are allowed.")
+    return Shrunk(
+        schedule="ours",
+        original=graded(75.3),
+        grade=rounds[1].after,
+        num_sites=num_sites,
+        edits=edits,
+        rounds=rounds,
+        merges=merges,
+        note="The next round was rolled back: 9.00 points, and 5 are allowed.",
+    )
 
 
 def compare(params: int, macs: int) -> Comparison:
     """Two schedules of different worth, two seeds, two points."""
     rows = tuple(
-        Compared(schedule=name, seed=seed, num_removed=removed, num_epochs=removed // 2, seconds=30.0 * removed,
-                 grade=graded(75.3 - loss * removed - seed, "test"), params=params - 1000 * removed, macs=macs,
-                 num_merged=removed // 2, latency_ms=4.2 if removed == 4 else None, speedup=1.1 if removed == 4 else None)
-        for name, loss in (("easier", 2.0), ("ours", 0.5)) for seed in (0, 1) for removed in (2, 4)
+        Compared(
+            schedule=name,
+            seed=seed,
+            num_removed=removed,
+            num_epochs=removed // 2,
+            seconds=30.0 * removed,
+            grade=graded(75.3 - loss * removed - seed, "test"),
+            params=params - 1000 * removed,
+            macs=macs,
+            num_merged=removed // 2,
+            latency_ms=4.2 if removed == 4 else None,
+            speedup=1.1 if removed == 4 else None,
+        )
+        for name, loss in (("easier", 2.0), ("ours", 0.5))
+        for seed in (0, 1)
+        for removed in (2, 4)
     )
     return Comparison(original=graded(75.3, "test"), num_sites=24, params=params, macs=macs, rows=rows)
 
@@ -169,9 +201,16 @@ def sites(chain: ChainInfo, steps: list[float]) -> Sites:
     """One activation a block, which switches as much as the block moves; every other one behind a norm."""
     titles = {"easier": "EASIER entropy", "tlc": "TLC error"}
     found = tuple(
-        SiteInfo(path=f"{b.path}.act", kind="gelu", block=b.index, num_features=b.in_width, positions=4,
-                 norm=f"{b.path}.norm" if b.index % 2 else None, states={"off": 0.5, "on": 0.5},
-                 values={"easier": min(step, 1.0), "tlc": None if b.index == 1 else step / 5})
+        SiteInfo(
+            path=f"{b.path}.act",
+            kind="gelu",
+            block=b.index,
+            num_features=b.in_width,
+            positions=4,
+            norm=f"{b.path}.norm" if b.index % 2 else None,
+            states={"off": 0.5, "on": 0.5},
+            values={"easier": min(step, 1.0), "tlc": None if b.index == 1 else step / 5},
+        )
         for b, step in zip(chain.blocks, steps, strict=True)
     )
     order = sorted(found, key=lambda site: site.values["easier"])
@@ -182,8 +221,18 @@ def sites(chain: ChainInfo, steps: list[float]) -> Sites:
 
 def networks(model: str, data: str) -> tuple[Score, ...]:
     """The study's network between two others; the last was read from one batch."""
-    common = {"name": "msrs", "title": "MSRS", "shape": "network", "redundant": "high", "unit": "of all pairs",
-              "source": "planted", "rows": "mean", "num_samples": 512, "seed": 0, "data": data}
+    common = {
+        "name": "msrs",
+        "title": "MSRS",
+        "shape": "network",
+        "redundant": "high",
+        "unit": "of all pairs",
+        "source": "planted",
+        "rows": "mean",
+        "num_samples": 512,
+        "seed": 0,
+        "data": data,
+    }
 
     def one(name: str, share: float, maximum: int, interval: dict[str, float], **more) -> Score:
         numbers = {"share": share, **interval, "score": share * maximum, "maximum": maximum}
@@ -207,14 +256,7 @@ def scores(chain: ChainInfo, steps: list[float], data: tuple[str, ...], model: s
         common = {"labels": chain.points, "source": "planted", "num_samples": 500, "seed": 0, "data": name}
         found += [
             Score(
-                name="cka",
-                title="Linear CKA",
-                shape="pairs",
-                values=similar,
-                redundant="high",
-                unit="",
-                rows="mean",
-                **common,
+                name="cka", title="Linear CKA", shape="pairs", values=similar, redundant="high", unit="", rows="mean", **common
             ),
             Score(
                 name="energy",
@@ -244,8 +286,9 @@ def scores(chain: ChainInfo, steps: list[float], data: tuple[str, ...], model: s
         ranking.append({"block": block, "path": chain.blocks[block].path, "mean_rank": mean, "ranks": ranks})
     disagreement = "Linear CKA and Block energy disagree about the blocks (rank correlation 0.21)."
     pairs = [{"metric": "Linear CKA", "first": data[0], "second": d, "pearson": 0.98765} for d in data[1:]]
-    return Scores(scores=found, ranking=ranking, disagreements=(disagreement,), networks=networks(model, data[0]),
-                  correlations=pairs)
+    return Scores(
+        scores=found, ranking=ranking, disagreements=(disagreement,), networks=networks(model, data[0]), correlations=pairs
+    )
 
 
 def scan(chain: ChainInfo, steps: list[float]) -> Scan:
@@ -284,11 +327,7 @@ def candidates(edits: tuple[EditInfo, ...], params: int, macs: int) -> Candidate
         which = (cut(i % 6, i % 6 + 1 + i % 3, "affine"),)
         found.append(measured(i, 0.95 - 0.25 * (i * 7 % 24) / 24, which, 75 - 0.8 * i + 5 * math.sin(i) ** 2))
     return Candidates(
-        grade_name="top-1 accuracy",
-        grade_unit="%",
-        higher_is_better=True,
-        original_grade=76.0,
-        measured=tuple(found),
+        grade_name="top-1 accuracy", grade_unit="%", higher_is_better=True, original_grade=76.0, measured=tuple(found)
     )
 
 
@@ -306,11 +345,7 @@ def results(num_blocks: int, edits: tuple[EditInfo, ...], params: int, macs: int
             interval=(value - 2.6, value + 2.5),
             **more,
         )
-        costs = {
-            "params": round(params * share),
-            "size_bytes": round(4 * params * share),
-            "macs": round(macs * share),
-        }
+        costs = {"params": round(params * share), "size_bytes": round(4 * params * share), "macs": round(macs * share)}
         return Measures(**costs, peak_memory_mib=61.5 * share, num_blocks=blocks, grade=grade)
 
     def latency(engine: str, batch: int, speedup: float, wide: float) -> LatencyInfo:
@@ -330,15 +365,9 @@ def results(num_blocks: int, edits: tuple[EditInfo, ...], params: int, macs: int
             speedup_interval=(speedup - wide, speedup + wide),
         )
 
-    times = (
-        latency("torch", 1, 1.29, 0.03),
-        latency("torch", 16, 1.24, 0.02),
-        latency("onnxruntime", 1, 1.02, 0.04),
-    )
+    times = (latency("torch", 1, 1.29, 0.03), latency("torch", 16, 1.24, 0.02), latency("onnxruntime", 1, 1.02, 0.04))
     proof = Proof(max_abs_difference=1.9999e-7, max_abs_output=12.3, num_inputs=8, loader="delayer.load", passed=True)
-    onnx = OnnxInfo(
-        path="model.onnx", size_bytes=17_600_000, max_abs_difference=4.1e-6, batch_sizes=(1, 4), dynamic=True
-    )
+    onnx = OnnxInfo(path="model.onnx", size_bytes=17_600_000, max_abs_difference=4.1e-6, batch_sizes=(1, 4), dynamic=True)
     return Results(
         headline=f"{gone} of {num_blocks} blocks of {model} removed: top-1 accuracy 75.30 → 74.10 %, 23.0 % "
         "fewer parameters, 1.29× as fast at batch 1, reload proven.",

@@ -133,8 +133,11 @@ def test_directions_that_no_row_showed_are_left_alone():
     """Five rows in ten dimensions; single precision's noise must not count as a direction."""
     x, y = rows(5, 6)
     exact, single = pair_of(x, y), pair_of(x.float(), y.float())
-    single = replace(single, **{n: getattr(single, n).double() for n in ("mean_x", "mean_y", "xx", "xy", "yy")},
-                     rounding=16 * torch.finfo(torch.float32).eps)
+    single = replace(
+        single,
+        **{n: getattr(single, n).double() for n in ("mean_x", "mean_y", "xx", "xy", "yy")},
+        rounding=16 * torch.finfo(torch.float32).eps,
+    )
     unseen = torch.linalg.svd(x - x.mean(0)).Vh[5:]
     for pair in (exact, single):
         update = solve(pair, "affine")[0] - torch.eye(D)
@@ -151,7 +154,8 @@ def test_the_error_from_moments_is_the_error_of_running_the_map(gap):
         direct = direct_error(x2, y2, weight, bias)
         assert squared_error(held, weight, bias) == pytest.approx(direct, rel=1e-13 / gap**2 + 1e-9)
         assert relative_residual(held, weight, bias) * float((y2 - y2.mean(0)).square().sum()) == pytest.approx(
-            direct, rel=1e-13 / gap**2 + 1e-9)
+            direct, rel=1e-13 / gap**2 + 1e-9
+        )
 
 
 def test_the_ridge_chosen_on_other_rows_is_the_best_of_all():

@@ -61,9 +61,16 @@ def inverted(stride: int = 1, width: int = 3, biased: bool = True) -> list[nn.Mo
     if not biased:
         first.bias.data.zero_()
         first.running_mean.zero_()
-    return [conv(width, wide, 1, bias=False), first, nn.Identity(),
-            conv(wide, wide, 3, stride, 1, g=wide, bias=False), norm(wide), line(wide), conv(wide, width, 1, bias=False),
-            norm(width)]
+    return [
+        conv(width, wide, 1, bias=False),
+        first,
+        nn.Identity(),
+        conv(wide, wide, 3, stride, 1, g=wide, bias=False),
+        norm(wide),
+        line(wide),
+        conv(wide, width, 1, bias=False),
+        norm(width),
+    ]
 
 
 @dataclass(frozen=True)
@@ -84,10 +91,18 @@ ALL, BY_BIAS, BY_STRIP = REPAIRS, REPAIRS[1:], ("border_strip",)
 CASES = [
     Case("linear", lambda: in_a_row(lively(nn.Linear(5, 9)), nn.Dropout(), lively(nn.Linear(9, 4))), (5,), ALL),
     Case("linear on tokens", lambda: in_a_row(lively(nn.Linear(5, 9)), line(9, -1), lively(nn.Linear(9, 4, False))), (7, 5), ALL),
-    Case("mlp with its shortcut", lambda: with_shortcut(lively(nn.Linear(5, 20)), line(20, -1), lively(nn.Linear(20, 5))),
-         (7, 5), ALL),
-    Case("norm of features", lambda: in_a_row(lively(nn.Linear(5, 9)), lively(nn.BatchNorm1d(9)), lively(nn.Linear(9, 4))),
-         (5,), ALL),
+    Case(
+        "mlp with its shortcut",
+        lambda: with_shortcut(lively(nn.Linear(5, 20)), line(20, -1), lively(nn.Linear(20, 5))),
+        (7, 5),
+        ALL,
+    ),
+    Case(
+        "norm of features",
+        lambda: in_a_row(lively(nn.Linear(5, 9)), lively(nn.BatchNorm1d(9)), lively(nn.Linear(9, 4))),
+        (5,),
+        ALL,
+    ),
     Case("norm, its own eps", lambda: in_a_row(conv(4, 6, 3, 2, 1, bias=False), norm(6, 0.3)), IMAGE, ALL),
     Case("norm before a kernel", lambda: in_a_row(norm(4), conv(4, 6, 3)), IMAGE, ALL),
     Case("norm before a padded kernel", lambda: in_a_row(norm(4), conv(4, 6, 3, 1, 1)), IMAGE, BY_BIAS, "bias"),
@@ -95,46 +110,92 @@ CASES = [
     Case("second without padding", lambda: in_a_row(conv(4, 6, 3, 1, 1), conv(6, 5, 3)), IMAGE, ALL),
     Case("second without padding, strides", lambda: in_a_row(conv(4, 6, 3, 2, 1), conv(6, 5, 3, 3)), IMAGE, ALL),
     Case("second without padding, dilated", lambda: in_a_row(conv(4, 6, 3, 1, 2, 2), conv(6, 5, 2, 1, 0, 3)), IMAGE, ALL),
-    Case("second without padding, strided and dilated", lambda: in_a_row(conv(4, 6, 3, 2, 2, 2), conv(6, 5, 2, 1, 0, 2)),
-         IMAGE, ALL),
+    Case(
+        "second without padding, strided and dilated",
+        lambda: in_a_row(conv(4, 6, 3, 2, 2, 2), conv(6, 5, 2, 1, 0, 2)),
+        IMAGE,
+        ALL,
+    ),
     Case("second without padding, groups", lambda: in_a_row(conv(4, 12, 3, 1, 1, g=4), conv(12, 6, 3, g=6)), IMAGE, ALL),
-    Case("oblong", lambda: in_a_row(conv(4, 6, (1, 3), (2, 1), (0, 1)), conv(6, 5, (3, 2), (1, 2), (1, 0))), IMAGE,
-         ("bias_map", "border_strip"), "bias"),
+    Case(
+        "oblong",
+        lambda: in_a_row(conv(4, 6, (1, 3), (2, 1), (0, 1)), conv(6, 5, (3, 2), (1, 2), (1, 0))),
+        IMAGE,
+        ("bias_map", "border_strip"),
+        "bias",
+    ),
     Case("k×k → 1×1", lambda: in_a_row(conv(4, 6, 3, 2, 1), conv(6, 5, 1)), IMAGE, ALL),
     Case("1×1 → k×k without bias", lambda: in_a_row(conv(4, 6, 1, bias=False), conv(6, 5, 3, 2, 1)), IMAGE, ALL),
-    Case("1×1 with stride → k×k dilated, no bias", lambda: in_a_row(conv(4, 6, 1, 2, bias=False), conv(6, 5, 3, 1, 2, 2)),
-         IMAGE, ALL),
+    Case(
+        "1×1 with stride → k×k dilated, no bias",
+        lambda: in_a_row(conv(4, 6, 1, 2, bias=False), conv(6, 5, 3, 1, 2, 2)),
+        IMAGE,
+        ALL,
+    ),
     Case("full padding → k×k without bias", lambda: in_a_row(conv(4, 6, 3, 1, 2, bias=False), conv(6, 5, 3, 1, 1)), IMAGE, ALL),
     Case("1×1 → k×k", lambda: in_a_row(conv(4, 6, 1), conv(6, 5, 3, 1, 1)), IMAGE, BY_BIAS, "ring of width 1"),
     Case("1×1 → k×k, stride", lambda: in_a_row(conv(4, 6, 1, 2), conv(6, 5, 5, 2, 2)), IMAGE, BY_BIAS, "ring of width 2"),
-    Case("padded 1×1 → k×k", lambda: in_a_row(conv(4, 6, 1, 1, 1), conv(6, 5, 3, 1, 1)), IMAGE, ("bias_map", "border_strip"),
-         "bias_map or border_strip"),
+    Case(
+        "padded 1×1 → k×k",
+        lambda: in_a_row(conv(4, 6, 1, 1, 1), conv(6, 5, 3, 1, 1)),
+        IMAGE,
+        ("bias_map", "border_strip"),
+        "bias_map or border_strip",
+    ),
     Case("inverted residual", lambda: in_a_row(*inverted()), (3, 9, 9), BY_BIAS, "ring of width 1"),
     Case("inverted residual with its shortcut", lambda: with_shortcut(*inverted()), (3, 9, 8), BY_BIAS, "ring of width 1"),
     Case("inverted residual, stride", lambda: in_a_row(*inverted(2)), (3, 9, 8), BY_BIAS, "ring of width 1"),
     Case("inverted residual without bias", lambda: in_a_row(*inverted(biased=False)), (3, 9, 9), ALL),
     Case("k×k → k×k", lambda: in_a_row(conv(4, 6, 3, 1, 1), conv(6, 5, 3, 1, 1)), IMAGE, BY_STRIP, "in the interior alone"),
-    Case("k×k → k×k without bias", lambda: in_a_row(conv(4, 6, 3, 1, 1, bias=False), conv(6, 5, 3, 1, 1, bias=False)), IMAGE,
-         BY_STRIP, "in the interior alone"),
+    Case(
+        "k×k → k×k without bias",
+        lambda: in_a_row(conv(4, 6, 3, 1, 1, bias=False), conv(6, 5, 3, 1, 1, bias=False)),
+        IMAGE,
+        BY_STRIP,
+        "in the interior alone",
+    ),
     Case("k×k → k×k, strides", lambda: in_a_row(conv(4, 6, 5, 2, 2), conv(6, 5, 3, 3, 1)), IMAGE, BY_STRIP, "interior"),
     Case("k×k → k×k, dilated", lambda: in_a_row(conv(4, 6, 3, 1, 2, 2), conv(6, 5, 3, 1, 3, 3)), IMAGE, BY_STRIP, "interior"),
     Case("k×k → k×k, groups", lambda: in_a_row(conv(4, 8, 3, 1, 1, g=4), conv(8, 6, 3, 2, 1, g=2)), IMAGE, BY_STRIP, "interior"),
     Case("k×k → k×k, small image", lambda: in_a_row(conv(4, 6, 5, 1, 2), conv(6, 5, 5, 1, 2)), (4, 3, 2), BY_STRIP, "interior"),
-    Case("residual block", lambda: with_shortcut(
-        conv(4, 4, 3, 1, 1, bias=False), norm(4), line(4), conv(4, 4, 3, 1, 1, bias=False), norm(4)), IMAGE, BY_STRIP,
-         "interior"),
-    Case("residual block, strided shortcut", lambda: with_shortcut(
-        conv(4, 6, 3, 2, 1), conv(6, 6, 3, 1, 1), shortcut=conv(4, 6, 1, 2)), IMAGE, BY_STRIP, "interior"),
+    Case(
+        "residual block",
+        lambda: with_shortcut(conv(4, 4, 3, 1, 1, bias=False), norm(4), line(4), conv(4, 4, 3, 1, 1, bias=False), norm(4)),
+        IMAGE,
+        BY_STRIP,
+        "interior",
+    ),
+    Case(
+        "residual block, strided shortcut",
+        lambda: with_shortcut(conv(4, 6, 3, 2, 1), conv(6, 6, 3, 1, 1), shortcut=conv(4, 6, 1, 2)),
+        IMAGE,
+        BY_STRIP,
+        "interior",
+    ),
     Case("one kernel and its shortcut", lambda: with_shortcut(conv(4, 4, 3, 1, 1, g=2)), IMAGE, ALL),
     Case("dilated kernel and its shortcut", lambda: with_shortcut(conv(4, 4, 3, 1, 2, 2)), IMAGE, ALL),
     Case("strided 1×1 shortcut", lambda: with_shortcut(conv(4, 6, 3, 2, 1), shortcut=conv(4, 6, 1, 2)), IMAGE, ALL),
-    Case("signal", lambda: in_a_row(lively(nn.Conv1d(4, 6, 3, 1, 1)), lively(nn.Conv1d(6, 5, 3, 2, 1))), (4, 17), BY_STRIP,
-         "interior"),
-    Case("volume", lambda: in_a_row(lively(nn.Conv3d(2, 3, 3, 1, 1)), lively(nn.Conv3d(3, 2, 3, 1, 1))), (2, 5, 4, 6),
-         BY_STRIP, "interior"),
-    Case("padding by name", lambda: in_a_row(
-        lively(nn.Conv2d(4, 6, 3, padding="same")), lively(nn.Conv2d(6, 5, 3, padding="valid"))), IMAGE, ALL),
-]  # fmt: skip
+    Case(
+        "signal",
+        lambda: in_a_row(lively(nn.Conv1d(4, 6, 3, 1, 1)), lively(nn.Conv1d(6, 5, 3, 2, 1))),
+        (4, 17),
+        BY_STRIP,
+        "interior",
+    ),
+    Case(
+        "volume",
+        lambda: in_a_row(lively(nn.Conv3d(2, 3, 3, 1, 1)), lively(nn.Conv3d(3, 2, 3, 1, 1))),
+        (2, 5, 4, 6),
+        BY_STRIP,
+        "interior",
+    ),
+    Case(
+        "padding by name",
+        lambda: in_a_row(lively(nn.Conv2d(4, 6, 3, padding="same")), lively(nn.Conv2d(6, 5, 3, padding="valid"))),
+        IMAGE,
+        ALL,
+    ),
+]
 EACH = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 MODULES = {"constant_channel": ConstantChannel, "bias_map": BiasMap, "border_strip": BorderStrip}
 
@@ -178,9 +239,11 @@ def test_shapes_follow_from_shapes_alone(case, repair):
     hollow = merge(part.train(), repair, case.shape, hollow=True)
     if found.module is not None:
         assert {k: v.shape for k, v in found.module.state_dict().items()} == {
-            k: v.shape for k, v in hollow.module.state_dict().items()}
+            k: v.shape for k, v in hollow.module.state_dict().items()
+        }
         assert growth(part.eval(), repair, case.shape) == num_macs(found.module, case.shape) / num_macs(
-            case.part().double(), case.shape)
+            case.part().double(), case.shape
+        )
 
 
 @EACH
@@ -243,7 +306,7 @@ def test_an_inverted_residual_keeps_its_kernel_and_takes_less():
     assert merged.layer.kernel_size == (3, 3)
     assert growth(in_a_row(*layers), "bias_map", (width, 8, 8)) == pytest.approx(0.75 / (1 + 4.5 / width))
     two = in_a_row(conv(4, 4, 3, 1, 1), conv(4, 4, 3))
-    assert growth(two, "none", (4, 64, 64)) == pytest.approx(25 / (9 * 64 ** 2 / 62 ** 2 + 9))
+    assert growth(two, "none", (4, 64, 64)) == pytest.approx(25 / (9 * 64**2 / 62**2 + 9))
 
 
 def test_the_border_that_is_ignored_is_wrong():
@@ -284,8 +347,11 @@ def test_a_bias_map_holds_for_one_size_of_image():
 
 
 def test_gradients_reach_every_repaired_merge():
-    for repair, layers in (("constant_channel", inverted()), ("bias_map", inverted()),
-                           ("border_strip", [conv(3, 4, 3, 1, 1), conv(4, 3, 3, 1, 1)])):
+    for repair, layers in (
+        ("constant_channel", inverted()),
+        ("bias_map", inverted()),
+        ("border_strip", [conv(3, 4, 3, 1, 1), conv(4, 3, 3, 1, 1)]),
+    ):
         merged = merge(in_a_row(*layers), repair, (3, 9, 9)).module
         merged(torch.randn(2, 3, 9, 9, dtype=torch.float64)).square().sum().backward()
         assert all(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in merged.parameters())
@@ -301,8 +367,11 @@ class Weird(nn.Conv2d):
 
 REFUSED = [
     ("training mode", lambda: in_a_row(conv(4, 6, 3), nn.BatchNorm2d(6)), "training mode.*model.eval"),
-    ("no statistics", lambda: in_a_row(conv(4, 6, 3), nn.BatchNorm2d(6, track_running_stats=False).eval()),
-     "no running statistics"),
+    (
+        "no statistics",
+        lambda: in_a_row(conv(4, 6, 3), nn.BatchNorm2d(6, track_running_stats=False).eval()),
+        "no running statistics",
+    ),
     ("reflecting", lambda: in_a_row(conv(4, 6, 1), nn.Conv2d(6, 4, 3, padding=1, padding_mode="reflect")), "padding by reflect"),
     ("circular", lambda: in_a_row(nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"), norm(6)), "padding by circular"),
     ("transposed", lambda: in_a_row(nn.ConvTranspose2d(4, 6, 3), conv(6, 4, 1)), "transposed convolution"),
@@ -311,13 +380,16 @@ REFUSED = [
     ("ranks", lambda: in_a_row(conv(4, 6, 1), lively(nn.Linear(6, 4))), "mixes linear layers with convolutions"),
     ("nothing", lambda: in_a_row(norm(4), line(4)), "no linear layer or convolution"),
     ("axis", lambda: in_a_row(conv(4, 6, 1), line(6, -1), conv(6, 4, 1)), "features on axis -1.*axis 1"),
-    ("axis of tokens", lambda: in_a_row(lively(nn.Linear(4, 7)), line(7, 1), lively(nn.Linear(7, 4))),
-     "features on axis 1.*axis 2"),
+    (
+        "axis of tokens",
+        lambda: in_a_row(lively(nn.Linear(4, 7)), line(7, 1), lively(nn.Linear(7, 4))),
+        "features on axis 1.*axis 2",
+    ),
     ("own way", lambda: in_a_row(Weird(4, 6, 1), conv(6, 4, 1)), "a way of its own"),
     ("uneven shortcut", lambda: with_shortcut(conv(4, 4, 3)), "different sizes"),
     ("strided shortcut", lambda: with_shortcut(conv(4, 4, 3, 2, 1)), "with stride"),
     ("three", lambda: in_a_row(*(conv(4, 4, 3, 1, 1) for _ in range(3))), "interior"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("part", "reason"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])

@@ -52,8 +52,9 @@ def imported(code: str, package: str) -> set[str]:
             case ast.ImportFrom():
                 base = resolve_name("." * node.level + (node.module or ""), package)
                 found |= {inner if (inner := f"{base}.{alias.name}") in MODULES else base for alias in node.names}
-            case ast.Call(func=ast.Attribute(attr="import_module") | ast.Name(id="import_module"),
-                          args=[ast.Constant(value=str(name)), *_]):
+            case ast.Call(
+                func=ast.Attribute(attr="import_module") | ast.Name(id="import_module"), args=[ast.Constant(value=str(name)), *_]
+            ):
                 found.add(name)
     return {name for name in found if name.split(".")[0] == "delayer"}
 
@@ -65,8 +66,10 @@ def part_of(module: str) -> str:
 @cache
 def imports() -> dict[str, set[str]]:
     """Module → the modules that it imports."""
-    return {name: imported(path.read_text(), name if path.name == "__init__.py" else name.rpartition(".")[0])
-            for name, path in MODULES.items()}
+    return {
+        name: imported(path.read_text(), name if path.name == "__init__.py" else name.rpartition(".")[0])
+        for name, path in MODULES.items()
+    }
 
 
 def seen_by(part: str) -> set[str]:
@@ -74,20 +77,23 @@ def seen_by(part: str) -> set[str]:
     return {other for name, others in imports().items() if part_of(name) == part for other in others if part_of(other) != part}
 
 
-@pytest.mark.parametrize("code, module", [
-    ("import delayer", "delayer"),
-    ("import delayer.search.scan as s", "delayer.search.scan"),
-    ("from delayer import __version__", "delayer"),
-    ("from delayer import search", "delayer.search"),
-    ("def f():\n    from delayer.search import scan", "delayer.search.scan"),
-    ("from delayer.search.scan import scan", "delayer.search.scan"),
-    ("from . import affine", "delayer.fitting.affine"),
-    ("from .affine import solve", "delayer.fitting.affine"),
-    ("from .. import search", "delayer.search"),
-    ("from ..search.scan import scan", "delayer.search.scan"),
-    ("import_module('delayer.nas.winner')", "delayer.nas.winner"),
-    ("importlib.import_module('delayer.nas')", "delayer.nas"),
-])
+@pytest.mark.parametrize(
+    "code, module",
+    [
+        ("import delayer", "delayer"),
+        ("import delayer.search.scan as s", "delayer.search.scan"),
+        ("from delayer import __version__", "delayer"),
+        ("from delayer import search", "delayer.search"),
+        ("def f():\n    from delayer.search import scan", "delayer.search.scan"),
+        ("from delayer.search.scan import scan", "delayer.search.scan"),
+        ("from . import affine", "delayer.fitting.affine"),
+        ("from .affine import solve", "delayer.fitting.affine"),
+        ("from .. import search", "delayer.search"),
+        ("from ..search.scan import scan", "delayer.search.scan"),
+        ("import_module('delayer.nas.winner')", "delayer.nas.winner"),
+        ("importlib.import_module('delayer.nas')", "delayer.nas"),
+    ],
+)
 def test_every_way_to_spell_an_import_is_seen(code, module):
     assert imported(code, "delayer.fitting") == {module}
 
@@ -116,15 +122,24 @@ def test_the_documents_list_the_parts_from_the_ground_up():
 
 def test_no_import_runs_upwards():
     """So no two parts need each other, by whatever detour."""
-    wrong = [f"{name} imports {other}" for name, others in imports().items() for other in others
-             if part_of(name) != part_of(other) and FLOOR[part_of(name)] <= FLOOR[part_of(other)]
-             and (part_of(name), part_of(other)) not in BY_NAME]
+    wrong = [
+        f"{name} imports {other}"
+        for name, others in imports().items()
+        for other in others
+        if part_of(name) != part_of(other)
+        and FLOOR[part_of(name)] <= FLOOR[part_of(other)]
+        and (part_of(name), part_of(other)) not in BY_NAME
+    ]
     assert not wrong
 
 
 def test_metrics_see_statistics_and_never_models():
     assert {name for name in seen_by("metrics") if not name.startswith("delayer.observing.stats")} <= {
-        "delayer.registry", "delayer.observing.rows", "delayer.activations.switches", "delayer.activations.normal"}
+        "delayer.registry",
+        "delayer.observing.rows",
+        "delayer.activations.switches",
+        "delayer.activations.normal",
+    }
 
 
 def test_the_report_sees_a_study_folder_only():
@@ -136,8 +151,24 @@ def test_edits_never_measure():
 
 
 def test_importing_delayer_loads_nothing_heavy():
-    heavy = ("transformers", "timm", "torchvision", "datasets", "plotly", "jinja2", "onnx", "onnxruntime", "typer",
-             "rich", "sklearn", "pandas", "PIL", "accelerate", "optuna", "ray")
+    heavy = (
+        "transformers",
+        "timm",
+        "torchvision",
+        "datasets",
+        "plotly",
+        "jinja2",
+        "onnx",
+        "onnxruntime",
+        "typer",
+        "rich",
+        "sklearn",
+        "pandas",
+        "PIL",
+        "accelerate",
+        "optuna",
+        "ray",
+    )
     code = f"import sys, delayer; print([m for m in {heavy!r} if m in sys.modules])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"

@@ -55,8 +55,9 @@ WORDS = [
 
 
 def parts(asked: dict) -> tuple[PlanOptions, ScanOptions, CheckOptions]:
-    return tuple(kind(**{k: v for k, v in asked.items() if k in kind.model_fields})
-                 for kind in (PlanOptions, ScanOptions, CheckOptions))
+    return tuple(
+        kind(**{k: v for k, v in asked.items() if k in kind.model_fields}) for kind in (PlanOptions, ScanOptions, CheckOptions)
+    )
 
 
 @pytest.mark.parametrize(("asked", "error", "said"), WORDS, ids=lambda value: str(value) if isinstance(value, dict) else "")
@@ -68,9 +69,18 @@ def test_words_without_meaning_are_refused_before_anything_is_opened(asked, erro
         run("no.such:network", "no such data", out=tmp_path, plan_options=plan, scan_options=scan, check_options=check)
 
 
-GOOD = [ONE, {"remove": "params=25%"}, {"max_drop": 1.0}, {"span": ("1:3", "3")}, {**BY_HAND, "operator": "conv", "kernel": 5},
-        {**BY_HAND, "operator": "conv"}, {**BY_HAND, "operator": "low_rank", "rank": 3}, {**BY_HAND, "method": "rba"},
-        {**ONE, "method": "redtest"}, {**ONE, "operators": "affine", "repair": "best", "refit": "sequential"}]
+GOOD = [
+    ONE,
+    {"remove": "params=25%"},
+    {"max_drop": 1.0},
+    {"span": ("1:3", "3")},
+    {**BY_HAND, "operator": "conv", "kernel": 5},
+    {**BY_HAND, "operator": "conv"},
+    {**BY_HAND, "operator": "low_rank", "rank": 3},
+    {**BY_HAND, "method": "rba"},
+    {**ONE, "method": "redtest"},
+    {**ONE, "operators": "affine", "repair": "best", "refit": "sequential"},
+]
 
 
 @pytest.mark.parametrize("asked", GOOD, ids=str)
@@ -82,8 +92,17 @@ def test_an_operator_named_twice_counts_once():
     assert operators_of("drop, affine,drop,") == ("drop", "affine")
 
 
-@pytest.mark.parametrize("field", [{"samples": 0}, {"effort": -1}, {"repair_samples": 0}, {"max_drop": -1},
-                                   {"max_drop": float("inf")}, {"max_drop": float("nan")}])
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"samples": 0},
+        {"effort": -1},
+        {"repair_samples": 0},
+        {"max_drop": -1},
+        {"max_drop": float("inf")},
+        {"max_drop": float("nan")},
+    ],
+)
 def test_numbers_out_of_range_are_no_options(field):
     with pytest.raises(ValueError, match=next(iter(field))):
         PlanOptions(**field)
@@ -101,8 +120,12 @@ ASKED = [
     (TOKENS, {"remove": "blocks=6", "method": "redtest"}, BudgetError, "this network has 6 layers"),
     (TOKENS, {"span": ("4:9",)}, SpanError, "ends behind the last block: this network has 6 blocks"),
     (PICTURES, {"span": ("2:6",)}, SpanError, "crosses a change of shape. Use 2:4 and 5:6"),
-    (TOKENS, {**BY_HAND, "operator": "low_rank", "rank": 24}, BudgetError,
-     "rank 24 was asked for on span 2, whose width is 24. Use a rank from 1 to 23"),
+    (
+        TOKENS,
+        {**BY_HAND, "operator": "low_rank", "rank": 24},
+        BudgetError,
+        "rank 24 was asked for on span 2, whose width is 24. Use a rank from 1 to 23",
+    ),
     (TOKENS, {**BY_HAND, "operator": "conv"}, PlanError, "passes no pictures .its features lie on axis -1"),
     (TOKENS, {**ONE, "repair": "norms"}, PlanError, "found no batch norm with statistics in Digits. Use --repair none, resolve"),
     ("test_asked:normed", {**ONE, "repair": "resolve"}, ModelError, "No block of Normed ends in shortcut . linear layer"),
@@ -168,8 +191,12 @@ def test_what_a_network_cannot_give_is_refused_before_it_is_scored(name, asked, 
 
 def test_a_budget_that_can_be_met_passes(opened):
     work = opened(TOKENS)
-    for asked in ({"remove": "blocks=6"}, {"remove": "params=80%"}, {"remove": "latency=20%"},
-                  {"remove": "blocks=5", "method": "redtest"}):
+    for asked in (
+        {"remove": "blocks=6"},
+        {"remove": "params=80%"},
+        {"remove": "latency=20%"},
+        {"remove": "blocks=5", "method": "redtest"},
+    ):
         check_asked(work, *parts(asked)[:2])
 
 
@@ -177,19 +204,24 @@ def test_every_refusal_is_one_of_ours():
     assert all(issubclass(error, DelayerError) for *_, error, _ in [*WORDS, *ASKED])
 
 
-@pytest.mark.parametrize("words, said", [
-    (["run", "--remove", "blocks=1", "--tune-epochs", "-1"], "--tune-epochs"),
-    (["run", "--remove", "blocks=1", "--seed", "99999999999999999999"], "--seed"),
-    (["scan", "--blocks", "["], "no regular expression"),
-    (["scan", "--blocks", "(a+)+"], "may never end"),
-    (["shrink", "--remove", "99"], "99 activations are to be removed"),
-])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["run", "--remove", "blocks=1", "--tune-epochs", "-1"], "--tune-epochs"),
+        (["run", "--remove", "blocks=1", "--seed", "99999999999999999999"], "--seed"),
+        (["scan", "--blocks", "["], "no regular expression"),
+        (["scan", "--blocks", "(a+)+"], "may never end"),
+        (["shrink", "--remove", "99"], "99 activations are to be removed"),
+    ],
+)
 def test_what_cannot_be_is_said_by_the_command_line(words, said, tmp_path, monkeypatch, capsys):
     pytest.importorskip("sklearn")
     monkeypatch.chdir(Path(__file__).parent.parent)
     stage, *options = words
-    monkeypatch.setattr("sys.argv", ["delayer", stage, "tests.tiny:network", "--data", "digits", "--num-fit", "64", "--out",
-                                     str(tmp_path / "s"), *options])
+    monkeypatch.setattr(
+        "sys.argv",
+        ["delayer", stage, "tests.tiny:network", "--data", "digits", "--num-fit", "64", "--out", str(tmp_path / "s"), *options],
+    )
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == 2 and said in capsys.readouterr().err
@@ -204,8 +236,23 @@ def test_a_milestone_that_never_comes_is_refused(options, said):
 
 def test_a_block_that_is_none_is_said_before_a_search_begins(tmp_path, monkeypatch, capsys):
     pytest.importorskip("optuna")
-    monkeypatch.setattr("sys.argv", ["delayer", "nas", "--data", "digits", "--space", "depth_width", "--block", "os:getcwd",
-                                     "--trials", "1", "--out", str(tmp_path / "n")])
+    monkeypatch.setattr(
+        "sys.argv",
+        [
+            "delayer",
+            "nas",
+            "--data",
+            "digits",
+            "--space",
+            "depth_width",
+            "--block",
+            "os:getcwd",
+            "--trials",
+            "1",
+            "--out",
+            str(tmp_path / "n"),
+        ],
+    )
     with pytest.raises(SystemExit) as stop:
         cli.main()
     said = capsys.readouterr().err

@@ -86,8 +86,9 @@ class Pair(NamedTuple):
     mask: Tensor
 
 
-def through(step: Callable[[Callable, Any], Any], begin: Callable[[Tensor], Any] = lambda x: x,
-            end: Callable[[Any], Any] = lambda x: x) -> Callable:
+def through(
+    step: Callable[[Callable, Any], Any], begin: Callable[[Tensor], Any] = lambda x: x, end: Callable[[Any], Any] = lambda x: x
+) -> Callable:
     """A parent that hands each block what the last one left."""
 
     def parent(blocks, x):
@@ -164,62 +165,130 @@ CONDITION = through(lambda block, s: (block(s[0], s[1]), s[1]), lambda x: (x, x.
 ROWS = [
     Row("tensor", Base.new, through(lambda block, x: block(x)), facts={"returns": 0, "takes": "0"}),
     Row("condition-second", lambda self, x, c: self.new(x, c), CONDITION, facts={"takes": "0"}),
-    Row("condition-first", lambda self, c, x: self.new(x, c),
-        through(lambda block, s: (block(s[1], s[0]), s[1]), lambda x: (x, x.flip(1)), lambda s: s[0]), facts={"takes": "1"}),
-    Row("by-other-names", lambda self, *, cond, state: self.new(state, cond),
+    Row(
+        "condition-first",
+        lambda self, c, x: self.new(x, c),
+        through(lambda block, s: (block(s[1], s[0]), s[1]), lambda x: (x, x.flip(1)), lambda s: s[0]),
+        facts={"takes": "1"},
+    ),
+    Row(
+        "by-other-names",
+        lambda self, *, cond, state: self.new(state, cond),
         through(lambda block, s: (block(cond=s[1], state=s[0]), s[1]), lambda x: (x, x.flip(1)), lambda s: s[0]),
-        facts={"takes": "state"}),
-    Row("mask-first", lambda self, mask, x: self.new(x, mask),
+        facts={"takes": "state"},
+    ),
+    Row(
+        "mask-first",
+        lambda self, mask, x: self.new(x, mask),
         through(lambda block, s: (block(s[1], s[0]), s[1]), lambda x: (x, torch.ones(len(x), x.shape[1], 1)), lambda s: s[0]),
-        facts={"takes": "1"}),
-    Row("condition-first-and-work-between", lambda self, c, x: self.new(x, c),
+        facts={"takes": "1"},
+    ),
+    Row(
+        "condition-first-and-work-between",
+        lambda self, c, x: self.new(x, c),
         through(lambda block, s: (block(s[1], s[0] * 1.1), s[1]), lambda x: (x, x.flip(1)), lambda s: s[0]),
-        facts={"takes": "1"}),
-    Row("tuple-with-mask", lambda self, x, mask: (self.new(x, mask), mask),
+        facts={"takes": "1"},
+    ),
+    Row(
+        "tuple-with-mask",
+        lambda self, x, mask: (self.new(x, mask), mask),
         through(lambda block, s: block(*s), lambda x: (x, (x[..., :1] > -1).float() + 0.5), lambda s: s[0] * s[1]),
-        facts={"returns": 2, "passes": ("", "1")}),
-    Row("tuple-with-sizes", lambda self, x, height, width: (self.new(x), height, width),
+        facts={"returns": 2, "passes": ("", "1")},
+    ),
+    Row(
+        "tuple-with-sizes",
+        lambda self, x, height, width: (self.new(x), height, width),
         through(lambda block, s: block(*s), lambda x: (x, x.shape[1], x.shape[1]), lambda s: s[0] * s[1] / s[2]),
-        facts={"passes": ("", "1", "2")}),
+        facts={"passes": ("", "1", "2")},
+    ),
     Row("tuple-with-none", lambda self, x: (self.new(x), None), ignoring, facts={"passes": ()}),
-    Row("tuple-again", lambda self, x: (lambda y: (y, y))(self.new(x)),
-        through(lambda block, s: block(s[0] + s[1]), lambda x: (x, x), lambda s: s[1]), facts={"passes": ("", AGAIN)}),
+    Row(
+        "tuple-again",
+        lambda self, x: (lambda y: (y, y))(self.new(x)),
+        through(lambda block, s: block(s[0] + s[1]), lambda x: (x, x), lambda s: s[1]),
+        facts={"passes": ("", AGAIN)},
+    ),
     Row("tuple-unread", lambda self, x: (self.new(x), self.inner(x)), ignoring, facts={"passes": ()}),
     Row("copied-coordinates", lambda self, x, c: (self.new(x, c), c.clone()), two_streams, facts={"passes": ("", "1")}),
-    Row("list", lambda self, x, m: [self.new(x), m], through(lambda b, s: b(*s), lambda x: [x, x.cos()], lambda s: s[0] + s[1]),
-        facts={"form": "list"}),
-    Row("dict", lambda self, x, m: {"mask": m, "x": self.new(x, m)},
+    Row(
+        "list",
+        lambda self, x, m: [self.new(x), m],
+        through(lambda b, s: b(*s), lambda x: [x, x.cos()], lambda s: s[0] + s[1]),
+        facts={"form": "list"},
+    ),
+    Row(
+        "dict",
+        lambda self, x, m: {"mask": m, "x": self.new(x, m)},
         through(lambda b, s: b(s["x"], s["mask"]), lambda x: {"x": x, "mask": x.cos() + 2}, lambda s: s["x"] * s["mask"]),
-        facts={"form": "dict", "names": ("mask", "x"), "hidden": 1, "passes": ("1", "")}),
-    Row("dict-for-a-dict", lambda self, s: s | {"x": self.new(s["x"], s["mask"])},
+        facts={"form": "dict", "names": ("mask", "x"), "hidden": 1, "passes": ("1", "")},
+    ),
+    Row(
+        "dict-for-a-dict",
+        lambda self, s: s | {"x": self.new(s["x"], s["mask"])},
         through(lambda b, s: b(s), lambda x: {"x": x, "mask": x.cos() + 2}, lambda s: s["x"] * s["mask"]),
-        facts={"takes": "0.x", "passes": ("", "0.mask")}),
-    Row("tuple-for-a-tuple", lambda self, s: (self.new(s[0], s[1]), s[1]),
-        through(lambda b, s: b(s), lambda x: (x, x.cos()), lambda s: s[0] + s[1]), facts={"takes": "0.0", "passes": ("", "0.1")}),
-    Row("record", lambda self, x, mask: Thing(self.new(x, mask), mask),
-        through(lambda b, s: b(s.x, s.mask), lambda x: Thing(x, x.cos() + 2), lambda s: s.x * s.mask), facts={"form": "record"}),
-    Row("named-tuple", lambda self, x, mask: Pair(self.new(x, mask), mask),
-        through(lambda b, s: b(*s), lambda x: Pair(x, x.cos() + 2), lambda s: s.x * s.mask), facts={"form": "named tuple"}),
+        facts={"takes": "0.x", "passes": ("", "0.mask")},
+    ),
+    Row(
+        "tuple-for-a-tuple",
+        lambda self, s: (self.new(s[0], s[1]), s[1]),
+        through(lambda b, s: b(s), lambda x: (x, x.cos()), lambda s: s[0] + s[1]),
+        facts={"takes": "0.0", "passes": ("", "0.1")},
+    ),
+    Row(
+        "record",
+        lambda self, x, mask: Thing(self.new(x, mask), mask),
+        through(lambda b, s: b(s.x, s.mask), lambda x: Thing(x, x.cos() + 2), lambda s: s.x * s.mask),
+        facts={"form": "record"},
+    ),
+    Row(
+        "named-tuple",
+        lambda self, x, mask: Pair(self.new(x, mask), mask),
+        through(lambda b, s: b(*s), lambda x: Pair(x, x.cos() + 2), lambda s: s.x * s.mask),
+        facts={"form": "named tuple"},
+    ),
     Row("in-place", in_place, through(lambda block, x: block(x), lambda x: x.clone())),
     Row("in-place-and-read-there", in_place, through(lambda block, x: (block(x), x)[1], lambda x: x.clone())),
     Row("random-numbers", lambda self, x: self.new(x, torch.randn(())), through(lambda block, x: block(x + torch.randn(())))),
     Row("parts-read", Base.new, lends),
-    Row("bias-of-the-first-block", relative, through(lambda b, s: b(*s), lambda x: (x, None), lambda s: s[0]),
-        facts={"passes": ("", "1")}),
-    Row("auxiliary-loss", lambda self, x: (self.new(x), x.square().mean()), with_aux,
-        "reads output 1 of it, which it computes itself"),
-    Row("auxiliary-loss-in-silence", lambda self, x: (self.new(x), x.square().mean()), with_some_aux,
-        "reads output 1 of it, which it computes itself"),
+    Row(
+        "bias-of-the-first-block",
+        relative,
+        through(lambda b, s: b(*s), lambda x: (x, None), lambda s: s[0]),
+        facts={"passes": ("", "1")},
+    ),
+    Row(
+        "auxiliary-loss",
+        lambda self, x: (self.new(x), x.square().mean()),
+        with_aux,
+        "reads output 1 of it, which it computes itself",
+    ),
+    Row(
+        "auxiliary-loss-in-silence",
+        lambda self, x: (self.new(x), x.square().mean()),
+        with_some_aux,
+        "reads output 1 of it, which it computes itself",
+    ),
     Row("second-stream", lambda self, x, c: (self.new(x, c), c + x.tanh()), two_streams, "reads output 1 of it"),
-    Row("dict-with-more", lambda self, x: {"x": self.new(x), "gate": x.sigmoid()},
+    Row(
+        "dict-with-more",
+        lambda self, x: {"x": self.new(x), "gate": x.sigmoid()},
         through(lambda b, s: b(s["x"] * s["gate"]), lambda x: {"x": x, "gate": x}, lambda s: s["x"] * s["gate"]),
-        "reads output gate of it"),
-    Row("argument-changed-in-place", lambda self, x, c: (self.new(x, c), c.mul_(1.1)),
-        through(lambda b, s: b(*s), lambda x: (x, x.cos()), lambda s: s[0] + s[1]), "reads output 1 of it"),
+        "reads output gate of it",
+    ),
+    Row(
+        "argument-changed-in-place",
+        lambda self, x, c: (self.new(x, c), c.mul_(1.1)),
+        through(lambda b, s: b(*s), lambda x: (x, x.cos()), lambda s: s[0] + s[1]),
+        "reads output 1 of it",
+    ),
     Row("parts-used", Base.new, uses, r"does not run without it \(TypeError: 'Shell' object is not callable"),
-    Row("memory", remembers, through(lambda b, s: (b(*s), s[1]), lambda x: (x, [x.mean()]), lambda s: s[0]),
-        "something else of it is read"),
-]  # fmt: skip
+    Row(
+        "memory",
+        remembers,
+        through(lambda b, s: (b(*s), s[1]), lambda x: (x, [x.mean()]), lambda s: s[0]),
+        "something else of it is read",
+    ),
+]
 MAY_GO = [row for row in ROWS if not row.stays]
 HAVE_TO_STAY = [row for row in ROWS if row.stays]
 X = normal(4, 6, WIDTH)()
@@ -293,8 +362,17 @@ def zero_(module: nn.Module, *ends: str) -> None:
 
 IDS = torch.randint(5, 96, (2, 7), generator=torch.Generator().manual_seed(1))
 BOTH = {"input_ids": IDS, "decoder_input_ids": IDS.flip(1)}
-BART = {"vocab_size": 96, "d_model": 16, "encoder_layers": 3, "decoder_layers": 3, "encoder_attention_heads": 2,
-        "decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "max_position_embeddings": 32}
+BART = {
+    "vocab_size": 96,
+    "d_model": 16,
+    "encoder_layers": 3,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 24,
+    "decoder_ffn_dim": 24,
+    "max_position_embeddings": 32,
+}
 T5 = {"vocab_size": 96, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 3, "num_heads": 2, "decoder_start_token_id": 0}
 
 
@@ -316,8 +394,18 @@ def test_the_block_that_computes_t5s_position_bias_stays_and_others_hand_it_on()
     assert gap(answer(cut(chain, ["2"]), BOTH), expected) > 1e-3
 
 
-SMALL = {"vocab_size": 96, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 2,
-         "intermediate_size": 24, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None}
+SMALL = {
+    "vocab_size": 96,
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+}
 MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 4, "mamba_chunk_size": 4}
 CACHES = {
     "Mamba2ForCausalLM": {"state_size": 4, "num_heads": 4, "head_dim": 8, "n_groups": 1, "chunk_size": 4},
@@ -340,9 +428,19 @@ def test_stand_ins_in_recurrent_and_hybrid_layers_keep_generation_with_a_cache(n
             for path, parameter in small.named_parameters():
                 if ".map." in path:
                     parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
-            with_cache, without = (torch.stack(small.generate(
-                input_ids=IDS, max_new_tokens=4, do_sample=False, use_cache=use, output_logits=True, return_dict_in_generate=True
-            ).logits) for use in (True, False))
+            with_cache, without = (
+                torch.stack(
+                    small.generate(
+                        input_ids=IDS,
+                        max_new_tokens=4,
+                        do_sample=False,
+                        use_cache=use,
+                        output_logits=True,
+                        return_dict_in_generate=True,
+                    ).logits
+                )
+                for use in (True, False)
+            )
             assert gap(with_cache, without) < 1e-4 * without.abs().max(), (block, operator)
 
 
@@ -394,18 +492,21 @@ def test_branches_of_a_pyramid_are_no_blocks():
 # -- what a file tells -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"returns": 10**6}, "has its hidden state at 0 of 1000000 items"),
-    ({"hidden": 2}, "has its hidden state at 2 of 2 items"),
-    ({"form": "pickle"}, "form"),
-    ({"form": "dict"}, "answers with a dict of 2 items and has names for 0"),
-    ({"form": "named tuple", "names": ["x", "import os"]}, "has items whose names cannot be"),
-    ({"form": "dict", "names": ["x", "x"]}, "has items whose names cannot be"),
-    ({"passes": ["", "1", "2"]}, "hands on more than it answers with"),
-    ({"passes": ["", 1]}, "passes"),
-    ({"takes": 0}, "takes"),
-    ({"stays": "x" * 2000}, "a name that is too long"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"returns": 10**6}, "has its hidden state at 0 of 1000000 items"),
+        ({"hidden": 2}, "has its hidden state at 2 of 2 items"),
+        ({"form": "pickle"}, "form"),
+        ({"form": "dict"}, "answers with a dict of 2 items and has names for 0"),
+        ({"form": "named tuple", "names": ["x", "import os"]}, "has items whose names cannot be"),
+        ({"form": "dict", "names": ["x", "x"]}, "has items whose names cannot be"),
+        ({"passes": ["", "1", "2"]}, "hands on more than it answers with"),
+        ({"passes": ["", 1]}, "passes"),
+        ({"takes": 0}, "takes"),
+        ({"stays": "x" * 2000}, "a name that is too long"),
+    ],
+)
 def test_facts_of_a_block_are_checked(change, message):
     row = next(row for row in ROWS if row.name == "tuple-with-mask")
     model = row.build()

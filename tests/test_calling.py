@@ -59,10 +59,15 @@ def test_output_of_says_what_it_found():
         output_of((1, None))
 
 
-@pytest.mark.parametrize(("raw", "found"), [
-    (X.sum(), "a single number"), ((X.sum(),), "tuple"), ({"loss": X.sum()}, "dict"),
-    ({"loss": X.sum(), "logits": X.sum()}, "dict"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("raw", "found"),
+    [
+        (X.sum(), "a single number"),
+        ((X.sum(),), "tuple"),
+        ({"loss": X.sum()}, "dict"),
+        ({"loss": X.sum(), "logits": X.sum()}, "dict"),
+    ],
+)
 def test_a_loss_is_no_answer(raw, found):
     with pytest.raises(ModelError, match=f"a loss, which is a single number, is none.*found {found}"):
         output_of(raw)

@@ -37,22 +37,28 @@ def test_a_span_is_half_open_like_a_slice():
     assert sorted([Span(3, 5), Span(1, 9)]) == [Span(1, 9), Span(3, 5)]
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("3:3", "Span 3:3 is empty or negative. A span is START:STOP with STOP excluded"),
-    ("5:3", "Span 5:3 is empty"),
-    ("a:b", "'a:b' is not a span. Write START:STOP with STOP excluded: 9:11 means blocks 9 and 10"),
-    ("1:2:3", "'1:2:3' is not a span"),
-    ("-1:2", "'-1:2' is not a span"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("3:3", "Span 3:3 is empty or negative. A span is START:STOP with STOP excluded"),
+        ("5:3", "Span 5:3 is empty"),
+        ("a:b", "'a:b' is not a span. Write START:STOP with STOP excluded: 9:11 means blocks 9 and 10"),
+        ("1:2:3", "'1:2:3' is not a span"),
+        ("-1:2", "'-1:2' is not a span"),
+    ],
+)
 def test_what_is_no_span_is_said(text, message):
     with pytest.raises(SpanError, match=message):
         Span.parse(text)
 
 
-@pytest.mark.parametrize(("span", "message"), [
-    ("2:5", r"Span 2:5 runs from stages.0.blocks.2 \(width 8\) to stages.1.blocks.1 \(width 16\) .* Use 2:3 and 3:5\."),
-    ("6:8", "Span 6:8 ends behind the last block: this network has 7 blocks, 0 to 6. Use a span up to 7"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("span", "message"),
+    [
+        ("2:5", r"Span 2:5 runs from stages.0.blocks.2 \(width 8\) to stages.1.blocks.1 \(width 16\) .* Use 2:3 and 3:5\."),
+        ("6:8", "Span 6:8 ends behind the last block: this network has 7 blocks, 0 to 6. Use a span up to 7"),
+    ],
+)
 def test_a_span_that_does_not_fit_is_refused_with_those_that_would(span, message):
     chain = chain_of(Stages(), normal(2, 8)())
     with pytest.raises(SpanError, match=message):
@@ -167,8 +173,10 @@ def test_watching_a_network_does_not_change_it():
     case = BY_NAME["torchvision-vgg"]  # its activations work in place
     chain, inputs = case.chain(), case.inputs()
     before, seen = answer(chain.model, inputs), {}
-    with evaluating(chain.model), watching(chain, range(chain.num_points), lambda p, h: seen.update({p: h.clone()}),
-                                           stop_early=False):  # fmt: skip
+    with (
+        evaluating(chain.model),
+        watching(chain, range(chain.num_points), lambda p, h: seen.update({p: h.clone()}), stop_early=False),
+    ):
         after = chain.model(inputs)
     assert torch.equal(before, after) and set(seen) == set(range(chain.num_points))
     assert (seen[2] >= 0).all() and (seen[1] < 0).any(), "point 1 is a convolution's output, before its activation"

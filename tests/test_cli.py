@@ -64,8 +64,9 @@ def test_the_main_job(command, tmp_path):
     code, said, _ = command("run", NETWORK, "--data", "digits", "--remove", "blocks=1", "--out", out, *QUICK)
     assert code == 0 and "reload proven" in said.replace("\n", " ")
     results = json.loads((out / "results.json").read_text())
-    assert results["edits"] == [{"edit": "drop_span", "label": "drop 2:3", "spans": [[2, 3]]}] or \
-        results["edits"][0]["spans"] == [[2, 3]]
+    assert results["edits"] == [{"edit": "drop_span", "label": "drop 2:3", "spans": [[2, 3]]}] or results["edits"][0][
+        "spans"
+    ] == [[2, 3]]
     assert results["cut"]["grade"]["agreement"] == 100
     assert results["proofs"][0]["passed"] and results["cut"]["params"] < results["original"]["params"]
     assert (out / "report.html").stat().st_size > 10_000
@@ -101,8 +102,9 @@ def test_quiet_is_quiet(command, tmp_path):
 def test_scores_on_two_data_sets_are_correlated(command, tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "noise.npz", x=rng.normal(size=(300, 1, 8, 8)).astype("float32"))
-    code, said, _ = command("score", NETWORK, "--data", "digits", "--data", f"npz:{tmp_path}/noise.npz", "--out",
-                            tmp_path / "s", "--json", *QUICK[:6])
+    code, said, _ = command(
+        "score", NETWORK, "--data", "digits", "--data", f"npz:{tmp_path}/noise.npz", "--out", tmp_path / "s", "--json", *QUICK[:6]
+    )
     found = json.loads(said)["correlations"]
     assert code == 0 and any(row["metric"] == "Linear CKA" and -1 <= row["pearson"] <= 1 for row in found)
 
@@ -136,8 +138,21 @@ def test_several_networks_in_one_table_whatever_their_depths(command, tmp_path):
     """The second is named, the third is a study of other options; the most redundant comes first."""
     data = ["--data", "digits", "--num-fit", "600"]
     assert command("score", "tests.tiny:two_widths", *data, "--tau", "0.1", "--out", tmp_path / "other")[0] == 0
-    words = ["score", NETWORK, *data, "--with", "tests.tiny:network", "--with", tmp_path / "other", "--tau", "0.9",
-             "--beta", "50", "--out", tmp_path / "s"]
+    words = [
+        "score",
+        NETWORK,
+        *data,
+        "--with",
+        "tests.tiny:network",
+        "--with",
+        tmp_path / "other",
+        "--tau",
+        "0.9",
+        "--beta",
+        "50",
+        "--out",
+        tmp_path / "s",
+    ]
     code, said, _ = command(*words, "--json")
     found = json.loads(said)
     rows = [dict(zip(one["labels"], one["values"], strict=True)) | {"model": one["model"]} for one in found["networks"]]
@@ -172,9 +187,33 @@ def test_redtest_drops_the_planted_block_and_recovers_by_its_recipe(command, tmp
     plan = json.loads((out / "plan.json").read_text())
     assert code == 0 and [(e["edit"], e["start"], e["stop"]) for e in plan["edits"]] == [("drop_span", 2, 3)]
     assert "RedTest reads Adjacent similarity on 2,560 samples; here it is read on 80" in err
-    code, said, _ = command("tune", out, "--optimizer", "sgd", "--learning-rate", "0.01", "--momentum", "0.9", "--weight-decay",
-                            "0.005", "--epochs", "3", "--milestones", "1", "--milestones", "2", "--warmup", "0", "--clip",
-                            "inf", "--teacher-weight", "0", "--label-weight", "1", "--update-norms")
+    code, said, _ = command(
+        "tune",
+        out,
+        "--optimizer",
+        "sgd",
+        "--learning-rate",
+        "0.01",
+        "--momentum",
+        "0.9",
+        "--weight-decay",
+        "0.005",
+        "--epochs",
+        "3",
+        "--milestones",
+        "1",
+        "--milestones",
+        "2",
+        "--warmup",
+        "0",
+        "--clip",
+        "inf",
+        "--teacher-weight",
+        "0",
+        "--label-weight",
+        "1",
+        "--update-norms",
+    )
     assert code == 0 and ("of 3 was the best" in said or "No epoch was better" in said)
     by_hand = ["run", NETWORK, "--data", "digits", "--method", "redtest", "--span", "3:5", "--out", tmp_path / "h", *QUICK]
     assert command(*by_hand)[0] == 0
@@ -243,9 +282,16 @@ BAD = {
     "unknown factory": (lambda p: ["tests.tiny:netwrk", "--data", "digits"], "cannot be found"),
     "no module": (lambda p: ["tests.tiny:not_a_module", "--data", "digits"], "torch.nn.Module was expected"),
     "no such model": (lambda p: ["no/such/model", "--data", "digits"], "neither a folder"),
-    "weights that do not fit": (lambda p: [NETWORK, "--data", "digits", "--weights", _weights(
-        p / "w.safetensors", **{"head.bias": None, "extra": torch.ones(1), "stem.weight": torch.ones(2, 2)})],
-        "1 missing (head.bias); 1 unknown to the network (extra); 1 of another shape"),
+    "weights that do not fit": (
+        lambda p: [
+            NETWORK,
+            "--data",
+            "digits",
+            "--weights",
+            _weights(p / "w.safetensors", **{"head.bias": None, "extra": torch.ones(1), "stem.weight": torch.ones(2, 2)}),
+        ],
+        "1 missing (head.bias); 1 unknown to the network (extra); 1 of another shape",
+    ),
     "pickle": (lambda p: [NETWORK, "--data", "digits", "--weights", _pickle(p / "w.pt")], "is a pickle"),
     "truncated weights": (lambda p: [NETWORK, "--data", "digits", "--weights", _truncated(p / "w.safetensors")], "truncated"),
     "nan weights": (lambda p: ["tests.tiny:with_nan", "--data", "digits"], "blocks.1.inner.weight"),
@@ -266,10 +312,14 @@ BAD = {
     "bad option": (lambda p: [NETWORK, "--data", "digits", "--remove", "blocks=1", "--share", "2"], "--share"),
     "unknown operator": (lambda p: [NETWORK, "--data", "digits", "--span", "1:2", "--operator", "magic"], "magic"),
     "unknown method": (lambda p: [NETWORK, "--data", "digits", "--span", "1:2", "--method", "magic"], "magic"),
-    "redtest in shares": (lambda p: [NETWORK, "--data", "digits", "--remove", "params=9%", "--method", "redtest"],
-                          "RedTest removes a number of blocks"),
-    "redtest with a drop": (lambda p: [NETWORK, "--data", "digits", "--max-drop", "1", "--method", "redtest"],
-                            "RedTest states no stopping rule"),
+    "redtest in shares": (
+        lambda p: [NETWORK, "--data", "digits", "--remove", "params=9%", "--method", "redtest"],
+        "RedTest removes a number of blocks",
+    ),
+    "redtest with a drop": (
+        lambda p: [NETWORK, "--data", "digits", "--max-drop", "1", "--method", "redtest"],
+        "RedTest states no stopping rule",
+    ),
     "redtest takes all": (lambda p: [NETWORK, "--data", "digits", "--remove", "blocks=6", "--method", "redtest"], "6 layers"),
     "no such device": (lambda p: [NETWORK, "--data", "digits", "--span", "1:2", "--device", "quantum"], "--device cpu"),
     "out is a file": (lambda p: [NETWORK, "--data", "digits", "--span", "1:2", "--out", ROOT / "README.md"], "is a file"),
@@ -394,8 +444,13 @@ def test_two_processes_make_the_plan_of_one(command, tmp_path):
     paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "delayer.cli", *words, "--out", str(two)],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=250,
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"})
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=250,
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     plans = [json.loads((folder / "plan.json").read_text()) for folder in (one, two)]
     for plan in plans:
@@ -404,8 +459,12 @@ def test_two_processes_make_the_plan_of_one(command, tmp_path):
     assert plans[0] == plans[1]
     scores = [json.loads((folder / "scores.json").read_text())["scores"] for folder in (one, two)]
     for a, b in zip(*scores, strict=True):
-        x, y = (torch.tensor([[v or 0.0 for v in (row if isinstance(row, list) else [row])] for row in s["values"]],
-                             dtype=torch.float64) for s in (a, b))
+        x, y = (
+            torch.tensor(
+                [[v or 0.0 for v in (row if isinstance(row, list) else [row])] for row in s["values"]], dtype=torch.float64
+            )
+            for s in (a, b)
+        )
         torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-9)
 
 

@@ -94,11 +94,25 @@ def runs(tmp_path_factory) -> dict[str, dict]:
     script = folder / "watch.py"
     script.write_text(SCRIPT)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    launch = [
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        "0",
+    ]
     started = [
-        subprocess.Popen([sys.executable, *launcher, str(script), str(folder)], env=environment,
-                         stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, *launcher, str(script), str(folder)], env=environment, stderr=subprocess.PIPE, text=True
+        )
         for launcher in ([], launch)
     ]
     for run in started:
@@ -169,17 +183,28 @@ entry.main()
 """
 
 
-@pytest.mark.parametrize(("other", "patience"), [("os._exit(9)", "100"), ("time.sleep(100)", "2")],
-                         ids=["dies", "answers no more"])
+@pytest.mark.parametrize(
+    ("other", "patience"), [("os._exit(9)", "100"), ("time.sleep(100)", "2")], ids=["dies", "answers no more"]
+)
 def test_a_process_does_not_wait_for_one_that_is_lost(other, patience, tmp_path):
     """It ends in one sentence and exit code 2, long before the tests do."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "WORLD_SIZE": "2", "MASTER_PORT": port,
-                                "MASTER_ADDR": "127.0.0.1", "DELAYER_PATIENCE": patience}
-    started = [subprocess.Popen([sys.executable, "-c", WORK, other], env=environment | {"RANK": str(rank)},
-                                stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "WORLD_SIZE": "2",
+        "MASTER_PORT": port,
+        "MASTER_ADDR": "127.0.0.1",
+        "DELAYER_PATIENCE": patience,
+    }
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORK, other], env=environment | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
     try:
         said = started[0].communicate(timeout=90)[1]
     finally:

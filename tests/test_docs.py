@@ -54,8 +54,15 @@ def test_every_example_runs_in_the_order_of_the_page(place, monkeypatch):
                 monkeypatch.setenv(name, value)
                 continue
             assert words[0] == "delayer", f"an example that no test runs: {line}"
-            extra = ["--no-onnx", "--effort", "2", "--seconds", "0.3"] if words[1] == "run" else (
-                ["--no-onnx", "--seconds", "0.3"] if words[1] == "check" else (["--effort", "2"] if words[1] == "plan" else []))
+            extra = (
+                ["--no-onnx", "--effort", "2", "--seconds", "0.3"]
+                if words[1] == "run"
+                else (
+                    ["--no-onnx", "--seconds", "0.3"]
+                    if words[1] == "check"
+                    else (["--effort", "2"] if words[1] == "plan" else [])
+                )
+            )
             run([sys.executable, "-m", "delayer.cli", *words[1:], *extra], place)
             ran += 1
     for _, text in blocks("python"):
@@ -69,8 +76,12 @@ def test_the_pages_show_only_options_that_exist():
 
     from delayer.cli import app
 
-    known = {option for command in typer.main.get_command(app).commands.values()
-             for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    known = {
+        option
+        for command in typer.main.get_command(app).commands.values()
+        for parameter in command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
     assert "--remove" in known
     for page in PAGES:
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text()):

@@ -18,9 +18,15 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), st
 
 def start(code: str, *words: str, **more) -> subprocess.Popen:
     """Python in a process of its own, where Ctrl-C does what it does at a terminal."""
-    return subprocess.Popen([sys.executable, "-c", code, *words], cwd=ROOT, env=ENVIRONMENT, text=True, stderr=subprocess.PIPE,
-                            **{"stdout": subprocess.PIPE} | more,
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *words],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        text=True,
+        stderr=subprocess.PIPE,
+        **{"stdout": subprocess.PIPE} | more,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
 
 
 COMMAND = "import sys; sys.argv[0] = 'delayer'; from delayer_command import main; main()"
@@ -104,7 +110,8 @@ def test_a_full_standard_output_and_a_closed_one():
         _, err = process.communicate(timeout=90)
     assert process.returncode == 2 and err.splitlines() == [
         "delayer: A file could not be written (No space left on device). Free some space, or choose another --out folder; the "
-        "same command then goes on where this one stood."]
+        "same command then goes on where this one stood."
+    ]
     reading, writing = os.pipe()
     os.close(reading)
     process = start(BODY, "fail", "print", stdout=writing)

@@ -30,10 +30,22 @@ def test_a_model_is_recognised_with_its_blocks(case):
     assert all(any(block.path in line for line in lines) for block in chain.blocks)
 
 
-@pytest.mark.parametrize("name", [
-    "timm-vit", "timm-swin", "timm-resnet", "torchvision-mobilenetv2", "hf-vit", "hf-swin", "hf-mobilenetv2", "bert",
-    "llama", "gpt2", "sequential",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "timm-vit",
+        "timm-swin",
+        "timm-resnet",
+        "torchvision-mobilenetv2",
+        "hf-vit",
+        "hf-swin",
+        "hf-mobilenetv2",
+        "bert",
+        "llama",
+        "gpt2",
+        "sequential",
+    ],
+)
 def test_a_family_makes_up_its_own_inputs(name):
     model = BY_NAME[name].build()
     assert chain_of(model).blocks[0].path == chain_of(model, BY_NAME[name].inputs()).blocks[0].path
@@ -88,8 +100,7 @@ def test_blocks_leave_their_lists_and_the_configuration_follows(case):
 
 def generated(model: nn.Module, inputs, **options) -> tuple[Tensor, Tensor]:
     """Tokens, and logits [token, batch, vocabulary], of a greedy continuation."""
-    out = model.generate(**inputs, max_new_tokens=9, do_sample=False, return_dict_in_generate=True, output_logits=True,
-                         **options)  # fmt: skip
+    out = model.generate(**inputs, max_new_tokens=9, do_sample=False, return_dict_in_generate=True, output_logits=True, **options)
     return out.sequences, torch.stack(out.logits)
 
 
@@ -130,8 +141,7 @@ def test_a_cache_changes_nothing_where_a_map_does(case):
 def test_beams_reorder_the_cache_of_a_stand_in():
     chain, inputs = BY_NAME["llama"].chain(), BY_NAME["llama"].inputs()
     small = cut(chain, mapped=["0", "2:4"])
-    found, expected = (model.generate(**inputs, max_new_tokens=6, num_beams=3, do_sample=False)
-                       for model in (small, chain.model))  # fmt: skip
+    found, expected = (model.generate(**inputs, max_new_tokens=6, num_beams=3, do_sample=False) for model in (small, chain.model))
     assert torch.equal(found, expected)
 
 
@@ -185,15 +195,18 @@ def test_a_backbones_stages_are_numbered_anew():
 
 
 def test_the_automatic_fallback_says_what_it_found():
-    assert chain_of(Stages(), torch.zeros(2, 8)).describe() == "\n".join([
-        "Stages (automatic): 7 blocks, features on axis -1",
-        "run 0:3 of width 8",
-        *(f"   {i}  stages.0.blocks.{i}  Residual, 144 parameters" for i in range(3)),
-        "run 3:7 of width 16",
-        *(f"   {i + 3}  stages.1.blocks.{i}  Residual, 544 parameters" for i in range(4)),
-    ])  # fmt: skip
+    assert chain_of(Stages(), torch.zeros(2, 8)).describe() == "\n".join(
+        [
+            "Stages (automatic): 7 blocks, features on axis -1",
+            "run 0:3 of width 8",
+            *(f"   {i}  stages.0.blocks.{i}  Residual, 144 parameters" for i in range(3)),
+            "run 3:7 of width 16",
+            *(f"   {i + 3}  stages.1.blocks.{i}  Residual, 544 parameters" for i in range(4)),
+        ]
+    )
     assert repr(chain_of(Stages(), torch.zeros(2, 8))) == (
-        "Chain(automatic, 7 blocks; removable runs: 0:3 (width 8), 3:7 (width 16))")
+        "Chain(automatic, 7 blocks; removable runs: 0:3 (width 8), 3:7 (width 16))"
+    )
     assert "0  0  Linear, 40 parameters, stays: 4 to 8 features" in chain_of(sequential()).describe()
 
 
@@ -257,22 +270,29 @@ def dense() -> nn.Module:
     return DenseNet(4, (1, 1), 8, num_classes=5)
 
 
-@pytest.mark.parametrize(("model", "example", "options", "message"), [
-    (dense, normal(1, 3, 32, 32), {}, r"DenseNet has no list .*repeated blocks that each run once on a tensor\. Desc"),
-    (Twice, normal(2, 8), {}, r"blocks\.0 runs 2 times, and a block that is used in several places cannot be cut"),
-    (Twice, normal(2, 8), {"blocks": r"blocks\.\d"}, r"Block blocks\.0 ran 2 times in one forward pass"),
-    (lambda: nn.Sequential(*[Residual(8)] * 2), normal(2, 8), {}, r"Block 0 ran 2 times"),
-    (Records, normal(2, 8), {"blocks": r"blocks\.\d"}, r"Block blocks\.0 returns a dict where delayer needs a tensor"),
-    (Stages, normal(2, 8), {"blocks": r"layers\.\d"}, r"No module of Stages has a path that matches .*like stages, "),
-    (Stages, normal(2, 8), {"blocks": r"stages\.\d.*"}, r"Block stages\.0\.blocks lies inside block stages\.0, which"),
-    (Stages, normal(2, 8), {"blocks": r".*"}, r"lies inside block the whole network"),
-    (Stages, normal(2, 9), {}, r"Stages does not run on a tensor \[2, 9\]: .*mat1 and mat2.*Check the data's size"),
-    (sequential, normal(2, 9), {}, r"Sequential does not run on a tensor \[2, 9\]"),
-    (lambda: BY_NAME["timm-vit"].build(), normal(2, 3, 9, 9), {}, r"VisionTransformer does not run on a tensor \[2, 3"),
-    (lambda: BY_NAME["bert"].build(), lambda: {"input_ids": torch.full((1, 3), 99)}, {},
-     r"Bert\w+ does not run on input_ids \[1, 3\]: index out of range"),
-    (Stages, lambda: None, {}, r"Stages is no family that delayer can make inputs for.*Pass one batch"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("model", "example", "options", "message"),
+    [
+        (dense, normal(1, 3, 32, 32), {}, r"DenseNet has no list .*repeated blocks that each run once on a tensor\. Desc"),
+        (Twice, normal(2, 8), {}, r"blocks\.0 runs 2 times, and a block that is used in several places cannot be cut"),
+        (Twice, normal(2, 8), {"blocks": r"blocks\.\d"}, r"Block blocks\.0 ran 2 times in one forward pass"),
+        (lambda: nn.Sequential(*[Residual(8)] * 2), normal(2, 8), {}, r"Block 0 ran 2 times"),
+        (Records, normal(2, 8), {"blocks": r"blocks\.\d"}, r"Block blocks\.0 returns a dict where delayer needs a tensor"),
+        (Stages, normal(2, 8), {"blocks": r"layers\.\d"}, r"No module of Stages has a path that matches .*like stages, "),
+        (Stages, normal(2, 8), {"blocks": r"stages\.\d.*"}, r"Block stages\.0\.blocks lies inside block stages\.0, which"),
+        (Stages, normal(2, 8), {"blocks": r".*"}, r"lies inside block the whole network"),
+        (Stages, normal(2, 9), {}, r"Stages does not run on a tensor \[2, 9\]: .*mat1 and mat2.*Check the data's size"),
+        (sequential, normal(2, 9), {}, r"Sequential does not run on a tensor \[2, 9\]"),
+        (lambda: BY_NAME["timm-vit"].build(), normal(2, 3, 9, 9), {}, r"VisionTransformer does not run on a tensor \[2, 3"),
+        (
+            lambda: BY_NAME["bert"].build(),
+            lambda: {"input_ids": torch.full((1, 3), 99)},
+            {},
+            r"Bert\w+ does not run on input_ids \[1, 3\]: index out of range",
+        ),
+        (Stages, lambda: None, {}, r"Stages is no family that delayer can make inputs for.*Pass one batch"),
+    ],
+)
 def test_what_cannot_be_understood_is_said(model, example, options, message):
     with pytest.raises(ModelError, match=message):
         chain_of(model(), example(), **options)

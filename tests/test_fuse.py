@@ -43,8 +43,9 @@ def copy_of(chain: Chain) -> Chain:
 def linear(chain: Chain, inputs, mode: str = "identity") -> tuple[Chain, list[Linearise]]:
     """A copy without activations, and the edits that made it so."""
     small = copy_of(chain)
-    edits = [Linearise(site=site.path, mode=mode, num_features=site.num_features, axis=site.axis)
-             for site in sites_(small, inputs)]
+    edits = [
+        Linearise(site=site.path, mode=mode, num_features=site.num_features, axis=site.axis) for site in sites_(small, inputs)
+    ]
     for edit in edits:
         edit.apply_(small)
     return small, edits
@@ -53,10 +54,16 @@ def linear(chain: Chain, inputs, mode: str = "identity") -> tuple[Chain, list[Li
 # -- the whole road ----------------------------------------------------------------------------------------------------
 
 ROADS = {
-    "timm-vit": ("mlp.fc1", 6), "bert": ("intermediate.dense", 6), "gpt2": ("mlp.c_fc", 6), "hf-swin": ("fc1", 6),
-    "torchvision-mobilenetv2": ("conv.0.0", 18), "timm-mobilenetv2": ("conv_pw", 18), "timm-resnet": ("conv1", 22),
-    "own-signals": ("fc1", 5), "sequential": ("fc1", 5),
-}  # fmt: skip
+    "timm-vit": ("mlp.fc1", 6),
+    "bert": ("intermediate.dense", 6),
+    "gpt2": ("mlp.c_fc", 6),
+    "hf-swin": ("fc1", 6),
+    "torchvision-mobilenetv2": ("conv.0.0", 18),
+    "timm-mobilenetv2": ("conv_pw", 18),
+    "timm-resnet": ("conv1", 22),
+    "own-signals": ("fc1", 5),
+    "sequential": ("fc1", 5),
+}
 
 
 @pytest.mark.parametrize("name", ROADS)
@@ -306,7 +313,9 @@ def test_two_shortcuts_of_one_block_merge_each():
     expected = answer(chain.model, x)
     found, _ = fusions(chain, x)
     assert [(edit.layers, edit.sums, edit.repair) for edit in found[:2]] == [
-        (("conv1", "bn1"), 1, "none"), (("conv2", "bn2", "act"), 1, "none")]
+        (("conv1", "bn1"), 1, "none"),
+        (("conv2", "bn2", "act"), 1, "none"),
+    ]
     for edit in found:
         edit.apply_(chain)
     assert gap(answer(chain.model, x), expected) < 1e-12
@@ -448,8 +457,10 @@ def test_an_edit_for_another_network_says_what_this_one_has():
         Fuse(path="7.mlp", layers=("fc1", "fc2")).apply_(chain)
     with pytest.raises(PlanError, match="fc1, fc2 of 0 with 0 sums do not follow one another.*conv1, bn1, act, conv2, bn2"):
         Fuse(path="0", layers=("fc1", "fc2")).apply_(chain)
-    for wrong, said in (({"first": "0.conv9", "second": "0.conv2"}, "no module 0.conv9"),
-                        ({"first": "0.conv1", "second": "0.bn2"}, "0.bn2 is a BatchNorm2d; only the padding of convolutions")):
+    for wrong, said in (
+        ({"first": "0.conv9", "second": "0.conv2"}, "no module 0.conv9"),
+        ({"first": "0.conv1", "second": "0.bn2"}, "0.bn2 is a BatchNorm2d; only the padding of convolutions"),
+    ):
         with pytest.raises(PlanError, match=said):
             MovePadding(**wrong).apply_(chain)
     other, _ = one_block(padding_mode="circular")
@@ -485,7 +496,10 @@ def test_a_real_inverted_residual_merges_without_retraining(data_root):
     paths = ["features.2", "features.8", "features.15"]
     found, refused = fusions(small, x, paths=paths)
     assert not refused and [(edit.repair, edit.sums) for edit in found] == [
-        ("constant_channel", 0), ("constant_channel", 1), ("constant_channel", 1)]
+        ("constant_channel", 0),
+        ("constant_channel", 1),
+        ("constant_channel", 1),
+    ]
     for edit in found:
         block = deepcopy(small.model.get_submodule(edit.path))
         z = torch.randn(1, *edit.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

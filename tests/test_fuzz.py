@@ -16,8 +16,7 @@ from tests.fuzzed_folders import READERS, Fuzz
 
 ROOT = Path(__file__).parent.parent
 BAD = ("traceback", "hang", "changed", "import")
-CASES = {"load": 120, "winner": 50, "search's page": 50, "tune, stopped": 20, "cut": 20, "check": 10, "report": 8,
-         "tune": 10}
+CASES = {"load": 120, "winner": 50, "search's page": 50, "tune, stopped": 20, "cut": 20, "check": 10, "report": 8, "tune": 10}
 """How often each reader is asked here; those left out take seconds a case."""
 
 
@@ -55,8 +54,11 @@ def test_a_seed_draws_the_same_damage_and_all_kinds_of_it(tmp_path, name):
     import torch
     from safetensors.torch import save
 
-    whole = {"a.json": b'{"a": [1, 2.5, "text"], "b": {"c": null}}', "a.jsonl": b'{"a": 1}\n{"b": [2]}\n',
-             "a.safetensors": save({"one": torch.ones(4), "two": torch.zeros(3)})}[name]
+    whole = {
+        "a.json": b'{"a": [1, 2.5, "text"], "b": {"c": null}}',
+        "a.jsonl": b'{"a": 1}\n{"b": [2]}\n',
+        "a.safetensors": save({"one": torch.ones(4), "two": torch.zeros(3)}),
+    }[name]
     path, seen = tmp_path / name, Counter()
     for number in range(200):
         both = []

@@ -75,8 +75,11 @@ def test_a_file_that_changed_came_or_went_is_named(own):
     weights = load_file(folder / "model.safetensors")
     save_file({key: value * 1.5 for key, value in weights.items()}, str(folder / "model.safetensors"))
     for read in (digest_of, lambda folder: load(str(folder))):
-        with pytest.raises(WeightsError, match="is not as it was saved: model.safetensors was changed. Bring the saved files "
-                                               "back, or allow it.*allow_changed=True.*--allow-changed"):
+        with pytest.raises(
+            WeightsError,
+            match="is not as it was saved: model.safetensors was changed. Bring the saved files "
+            "back, or allow it.*allow_changed=True.*--allow-changed",
+        ):
             read(folder)
     with pytest.warns(DelayerWarning, match="model.safetensors was changed. It is opened all the same, as asked"):
         assert gap(answer(load(str(folder), allow_changed=True), X), expected) > 1e-3
@@ -142,8 +145,9 @@ def _operation(*_) -> None:
 
 
 def _hook(event: str, arguments: tuple) -> None:
-    if event in _CHANGES or event == "open" and len(arguments) > 2 and isinstance(arguments[2], int) \
-            and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+    if event in _CHANGES or (
+        event == "open" and len(arguments) > 2 and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+    ):
         _operation()
 
 
@@ -163,7 +167,7 @@ def killed_at(number: int, do) -> bool:
 
 
 def test_a_kill_at_any_change_of_the_disk_leaves_the_old_or_the_new_network(own, monkeypatch):
-    fsync, writes = os.fsync, sys.modules["delayer.store.ordinary"].save_file
+    _fsync, writes = os.fsync, sys.modules["delayer.store.ordinary"].save_file
 
     def half(tensors, path, **more):  # a kill in the middle of the weights
         if _kill["on"]:
@@ -172,7 +176,7 @@ def test_a_kill_at_any_change_of_the_disk_leaves_the_old_or_the_new_network(own,
         writes(tensors, path, **more)
 
     monkeypatch.setattr("delayer.store.ordinary.save_file", half)
-    monkeypatch.setattr(os, "fsync", lambda number: (_operation(), fsync(number)) and None)
+    monkeypatch.setattr(os, "fsync", lambda number: None)
     chain = chain_of(load("own_networks:make"), X)
     folder = own / "cut"
 
@@ -213,13 +217,16 @@ def test_what_a_kill_left_half_done_is_not_brought_back(own):
 # -- size ------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"num_hidden_layers": 10**9}, "asks for 1000000000 num_hidden_layers, where 10,000 is the most that is believed"),
-    ({"num_hidden_layers": 9_999}, "describes a network of more than .* modules and tensors, while its weights file holds"),
-    ({"vocab_size": 10**12}, "describes a network of more than .* elements, while its weights file holds"),
-    ({"hidden_size": 10**8}, "describes a network of more than .* elements|cannot be rebuilt|could not be rebuilt"),
-    ({"num_labels": 10**10, "id2label": None}, "asks for 10000000000 num_labels, where 10,000"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_hidden_layers": 10**9}, "asks for 1000000000 num_hidden_layers, where 10,000 is the most that is believed"),
+        ({"num_hidden_layers": 9_999}, "describes a network of more than .* modules and tensors, while its weights file holds"),
+        ({"vocab_size": 10**12}, "describes a network of more than .* elements, while its weights file holds"),
+        ({"hidden_size": 10**8}, "describes a network of more than .* elements|cannot be rebuilt|could not be rebuilt"),
+        ({"num_labels": 10**10, "id2label": None}, "asks for 10000000000 num_labels, where 10,000"),
+    ],
+)
 def test_a_configuration_larger_than_its_weights_is_refused_before_it_is_built(change, message, tmp_path):
     saved(original("bert", tmp_path), tmp_path / "cut", BY_NAME["bert"].inputs(), mapped=["1"])
     record = json.loads((tmp_path / "cut" / "delayer.json").read_text())

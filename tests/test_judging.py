@@ -75,7 +75,8 @@ def fragile() -> nn.Module:
     torch.manual_seed(0)
     model = Digits()
     model.blocks[2], model.blocks[4] = (
-        LeaningBlock(24).lean_on(model.blocks[before], how) for before, how in ((1, stumbles), (3, gives_nan)))
+        LeaningBlock(24).lean_on(model.blocks[before], how) for before, how in ((1, stumbles), (3, gives_nan))
+    )
     return lively(model)
 
 
@@ -191,21 +192,38 @@ def test_an_interruption_is_no_failure():
 
 
 def row(start: int, stop: int, operator: str, residual: float) -> SpanDamage:
-    return SpanDamage(start=start, stop=stop, operator=operator, ridge=None, residual=residual, residual_fit=residual,
-                      params_saved=100 * (stop - start), macs_saved=None, blocks_saved=stop - start)
+    return SpanDamage(
+        start=start,
+        stop=stop,
+        operator=operator,
+        ridge=None,
+        residual=residual,
+        residual_fit=residual,
+        params_saved=100 * (stop - start),
+        macs_saved=None,
+        blocks_saved=stop - start,
+    )
 
 
 def test_what_failed_alone_is_offered_alone_no_more_but_longer_spans_are():
-    table = Scan(rows="each", num_rows_fit=9, num_rows_heldout=9, spans=(
-        row(0, 1, "drop", 0.1), row(1, 2, "drop", 0.2), row(0, 2, "drop", 0.3)))
+    table = Scan(
+        rows="each",
+        num_rows_fit=9,
+        num_rows_heldout=9,
+        spans=(row(0, 1, "drop", 0.1), row(1, 2, "drop", 0.2), row(0, 2, "drop", 0.3)),
+    )
     assert predicted_damage(table, {(0, "drop"): 0.5, (1, "drop"): 0.25}) == pytest.approx([0.5, 0.25, 0.75])
     assert predicted_damage(table, {(0, "drop"): math.inf, (1, "drop"): 0.25}) == pytest.approx([math.inf, 0.25, 0.5])
     assert predicted_damage(table, {(0, "drop"): 3e-9, (1, "drop"): 0.0}) == [0, 0, 0]
 
 
 def test_without_dropping_blocks_are_priced_by_the_first_operator():
-    table = Scan(rows="each", num_rows_fit=9, num_rows_heldout=9, spans=(
-        row(0, 1, "diagonal", 0.1), row(1, 2, "diagonal", 0.2), row(0, 2, "diagonal", 0.3)))
+    table = Scan(
+        rows="each",
+        num_rows_fit=9,
+        num_rows_heldout=9,
+        spans=(row(0, 1, "diagonal", 0.1), row(1, 2, "diagonal", 0.2), row(0, 2, "diagonal", 0.3)),
+    )
     assert predicted_damage(table, {(0, "diagonal"): 0.5, (1, "diagonal"): 0.25}) == pytest.approx([0.5, 0.25, 0.75])
     chain = chain_of(nn.Sequential(*(nn.Sequential(nn.Linear(4, 4)) for _ in range(2))), torch.randn(2, 4))
     cut, _ = plan_spans(chain, table, Budget("blocks", 1), Measuring(lambda cut: grade(1.0 - cut[0].start)), totals={})

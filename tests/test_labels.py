@@ -38,7 +38,7 @@ UNDERSTOOD = [  # cells, values, names, what is said
     (["Cat", "cat", "dog"], [0, 1, 2], ("Cat", "cat", "dog"), "'Cat' and 'cat' .* differ in case or spaces alone"),
     (["3", "cat", 3], [0, 1, 0], ("3", "cat"), "2 of 3 labels .* are numbers, such as 3, and others are names, such as cat"),
     (["NA", "DE", "DE"], [1, 0, 0], ("DE", "NA"), r"a class called 'NA' \(1 samples\). If that means no label"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("cells", "values", "names", "said"), UNDERSTOOD)
@@ -51,15 +51,23 @@ def test_labels_are_understood_and_what_was_assumed_is_said(cells, values, names
 
 MISSING = "1 of 3 samples of file have no label, first sample 1.*--no-labels"
 REFUSED = [
-    (["a", "", "b"], MISSING), (["a", "  ", "b"], MISSING), ([1, None, 0], MISSING), ([1.0, float("nan"), 0], MISSING),
-    (["1", "NaN", "0"], MISSING), (["1", "null", "0"], MISSING), (["1", "N/A", "0"], MISSING), (["0.5", "?", "1"], MISSING),
-    (["a", None, "b"], MISSING), ([[1], None, [0]], MISSING),
+    (["a", "", "b"], MISSING),
+    (["a", "  ", "b"], MISSING),
+    ([1, None, 0], MISSING),
+    ([1.0, float("nan"), 0], MISSING),
+    (["1", "NaN", "0"], MISSING),
+    (["1", "null", "0"], MISSING),
+    (["1", "N/A", "0"], MISSING),
+    (["0.5", "?", "1"], MISSING),
+    (["a", None, "b"], MISSING),
+    ([[1], None, [0]], MISSING),
     ([[1, 2], [0], []], "lists, such as .1, 2., which name several classes at once.*--no-labels"),
-    ([["a", "b"], ["c", "d"]], "several classes at once"), ([[0, 1, 1], [1, 0, 0]], "several classes at once"),
+    ([["a", "b"], ["c", "d"]], "several classes at once"),
+    ([[0, 1, 1], [1, 0, 0]], "several classes at once"),
     ([[1.0, float("inf")], [0.0, 2.0]], "1 of 2 labels of file hold NaN or infinity"),
     ([{"a": 1}, {"a": 2}], "Label 0 of file is a dict. Give a class number"),
     ([10**30, 1], "go up to 1e\\+30, which is no class number"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("cells", "message"), REFUSED)
@@ -183,14 +191,17 @@ def test_image_folders_that_are_numbers_empty_hidden_or_splits(tmp_path):
 # -- libraries of sources that are not there
 
 
-@pytest.mark.parametrize(("module", "spec", "message"), [
-    ("sklearn", "digits", "digits needs scikit-learn, which is not installed: pip install 'delayer.data.'"),
-    ("datasets", "parquet:a.parquet", "parquet:a.parquet needs datasets, which is not installed: .*delayer.data."),
-    ("datasets", "hf:some/where", "hf:some/where needs datasets"),
-    ("PIL", "imagefolder:.", "imagefolder:. needs pillow, .*delayer.vision."),
-    ("PIL", "npz:a.npz", "npz:a.npz needs pillow"),
-    ("transformers", "csv:a.csv", "csv:a.csv needs transformers, .*delayer.text."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("module", "spec", "message"),
+    [
+        ("sklearn", "digits", "digits needs scikit-learn, which is not installed: pip install 'delayer.data.'"),
+        ("datasets", "parquet:a.parquet", "parquet:a.parquet needs datasets, which is not installed: .*delayer.data."),
+        ("datasets", "hf:some/where", "hf:some/where needs datasets"),
+        ("PIL", "imagefolder:.", "imagefolder:. needs pillow, .*delayer.vision."),
+        ("PIL", "npz:a.npz", "npz:a.npz needs pillow"),
+        ("transformers", "csv:a.csv", "csv:a.csv needs transformers, .*delayer.text."),
+    ],
+)
 def test_a_library_that_is_missing_is_one_sentence(module, spec, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("a.npz", x=np.zeros((9, 2, 2), "uint8"))

@@ -105,7 +105,7 @@ def test_a_unit_that_is_mostly_off_becomes_exactly_zero_its_bias_included():
     chain = planted()
     (_, second, _) = sites_(chain, X[:2])
     stats = observe_sites(chain, [second], batches())
-    z = torch.cat([s for s in _inputs(chain, "relu_2")])
+    z = torch.cat(list(_inputs(chain, "relu_2")))
     off = (z < 0).sum(0) > (z > 0).sum(0)
     assert 0 < off.sum() < 6 and ((z > 0).any(0) & (z < 0).any(0)).any()
     edit("relu_2", "sign").apply_(chain, Pointing(stats))

@@ -22,8 +22,20 @@ from delayer.tasks.splits import Batch
 
 
 def of_blocks(values, num_samples: int = 2560) -> Score:
-    return Score(name="adjacent_similarity", title="", shape="blocks", values=values, labels=(), redundant="high", unit="",
-                 source="", rows="mean", num_samples=num_samples, seed=0, data="")
+    return Score(
+        name="adjacent_similarity",
+        title="",
+        shape="blocks",
+        values=values,
+        labels=(),
+        redundant="high",
+        unit="",
+        source="",
+        rows="mean",
+        num_samples=num_samples,
+        seed=0,
+        data="",
+    )
 
 
 def spans(chain: Chain, values, num: int) -> list[str]:

@@ -11,8 +11,9 @@ from delayer.metrics.blocks.cka import cka_of
 from delayer.observing.rows import Rows
 from delayer.observing.stats.hsic import hsic_of
 
-LAYOUT = Layout(num_points=5, groups=((0, 1, 2), (3, 4)), rows=Rows("first"), outlets=(1, 2, 4), layers=(1, 2, 4),
-                kinds=("Block",) * 3)
+LAYOUT = Layout(
+    num_points=5, groups=((0, 1, 2), (3, 4)), rows=Rows("first"), outlets=(1, 2, 4), layers=(1, 2, 4), kinds=("Block",) * 3
+)
 NUM = 40
 
 

@@ -32,8 +32,15 @@ def stream(num: int, seed: int = 0) -> list[Tensor]:
 
 
 def layout(num: int = NUM_LAYERS, **more) -> Layout:
-    return Layout(num_points=num, groups=(tuple(range(num)),), rows=Rows("mean"), outlets=tuple(range(1, num)),
-                  layers=tuple(range(num)), kinds=("Block",) * num, **more)
+    return Layout(
+        num_points=num,
+        groups=(tuple(range(num)),),
+        rows=Rows("mean"),
+        outlets=tuple(range(1, num)),
+        layers=tuple(range(num)),
+        kinds=("Block",) * num,
+        **more,
+    )
 
 
 def read(features: list[Tensor], splits=(10_000,), name: str = "msrs", **options):
@@ -53,8 +60,10 @@ def literal_hsic(x: Tensor, y: Tensor) -> float:
     for gram in (k, m):
         for i in range(n):
             gram[i, i] = 0
-    return float((torch.trace(k @ m) + (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2))
-                  - 2 / (n - 2) * (one @ k @ m @ one)) / (n * (n - 3)))
+    return float(
+        (torch.trace(k @ m) + (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2)) - 2 / (n - 2) * (one @ k @ m @ one))
+        / (n * (n - 3))
+    )
 
 
 def literal_similarity(x: Tensor, y: Tensor) -> float:
@@ -119,8 +128,7 @@ def test_it_rises_with_each_similarity_and_does_not_read_the_diagonal():
 def test_any_batches_of_the_loader_give_the_same(splits):
     x = stream(600)
     torch.testing.assert_close(read(x, splits)[0], read(x)[0], rtol=1e-12, atol=0)
-    torch.testing.assert_close(read(x, splits, "adjacent_similarity")[0], read(x, name="adjacent_similarity")[0],
-                               equal_nan=True)
+    torch.testing.assert_close(read(x, splits, "adjacent_similarity")[0], read(x, name="adjacent_similarity")[0], equal_nan=True)
 
 
 def test_a_last_batch_counts_from_half_the_size_on():
@@ -268,8 +276,9 @@ def test_planted_identity_blocks_raise_the_score():
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("name, expected, num_layers", [
-    ("cifar_resnet20", 12.69, 10), ("cifar_resnet32", 55.07, 16), ("cifar_resnet56", 174.15, 28)])
+@pytest.mark.parametrize(
+    "name, expected, num_layers", [("cifar_resnet20", 12.69, 10), ("cifar_resnet32", 55.07, 16), ("cifar_resnet56", 174.15, 28)]
+)
 def test_published_networks_have_their_reference_values(data_root, monkeypatch, name, expected, num_layers):
     import sys
     from pathlib import Path
@@ -306,4 +315,7 @@ def test_any_family_has_its_layers_and_a_score(case):
 def test_a_first_convolution_stands_before_the_blocks_of_a_network_of_maps():
     stems = {name: layers_of(BY_NAME[name].chain())[0] for name in ("timm-resnet", "hf-resnet", "torchvision-mobilenetv2")}
     assert {name: stem.place for name, stem in stems.items()} == {
-        "timm-resnet": "conv1", "hf-resnet": "resnet.embedder.embedder.convolution", "torchvision-mobilenetv2": "features.0.0"}
+        "timm-resnet": "conv1",
+        "hf-resnet": "resnet.embedder.embedder.convolution",
+        "torchvision-mobilenetv2": "features.0.0",
+    }

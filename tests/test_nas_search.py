@@ -31,7 +31,6 @@ PROXY = ProxyOptions(epochs=4, augment=False, score_batch_size=32)
 TASK = NasTaskOptions(num_fit=200, num_validation=100, num_test=60, batch_size=20)
 
 
-
 @pytest.fixture(scope="module", autouse=True)
 def data(tmp_path_factory) -> str:
     """Handwritten digits as a file, which a worker opens sooner than the library that brings them."""
@@ -133,8 +132,9 @@ def slow_cka(x, y) -> float:
     def hsic(k, m):
         n, one = len(k), torch.ones(len(k), dtype=k.dtype)
         a, b = (torch.where(torch.eye(n, dtype=torch.bool), 0.0, g) for g in (k, m))
-        return ((a @ b).trace() + (one @ a @ one) * (one @ b @ one) / ((n - 1) * (n - 2))
-                - 2 / (n - 2) * (one @ a @ b @ one)) / (n * (n - 3))
+        return ((a @ b).trace() + (one @ a @ one) * (one @ b @ one) / ((n - 1) * (n - 2)) - 2 / (n - 2) * (one @ a @ b @ one)) / (
+            n * (n - 3)
+        )
 
     k, m = x @ x.T, y @ y.T
     return (hsic(k, m) / (hsic(k, k) * hsic(m, m)).sqrt()).item()
@@ -156,11 +156,16 @@ def test_constant_layers_resemble_nothing(digits):
 def test_the_front_is_what_nothing_dominates():
     rng = torch.Generator().manual_seed(0)
     values = torch.randint(0, 6, (60, 4), generator=rng).tolist()
-    trials = [NasTrial(slot=i, candidate=str(i), key="", state="trained", accuracy=a, msrs=b, params=c, latency_ms=d)
-              for i, (a, b, c, d) in enumerate(values)]
+    trials = [
+        NasTrial(slot=i, candidate=str(i), key="", state="trained", accuracy=a, msrs=b, params=c, latency_ms=d)
+        for i, (a, b, c, d) in enumerate(values)
+    ]
     trials.append(NasTrial(slot=60, candidate="", key="", state="dead", accuracy=100.0, params=0))
-    expected = {i for i, p in enumerate(values) if not any(
-        q != p and q[0] >= p[0] and all(y <= x for x, y in zip(p[1:], q[1:], strict=True)) for q in values)}
+    expected = {
+        i
+        for i, p in enumerate(values)
+        if not any(q != p and q[0] >= p[0] and all(y <= x for x, y in zip(p[1:], q[1:], strict=True)) for q in values)
+    }
     assert {t.slot for t in nas.pareto_front(trials)} == expected and 0 < len(expected) < 60
 
 
@@ -181,11 +186,54 @@ def finished(tmp_path_factory, data):
 
 def test_a_killed_search_goes_on_to_the_result_of_an_unbroken_one(finished, tmp_path):
     folder, whole = finished
-    words = ["nas", "--data", DATA[0], "--strategy", "evolution", "--population", "2", "--tournament", "2", "--space",
-             "depth_width", "--block", "tests.nas_blocks:plain", "--depths", "1", "--depths", "2", "--widths", "4", "--widths",
-             "8", "--stages", "2", "--epochs", "4", "--no-augment", "--score-batch-size", "32", "--num-fit", "200",
-             "--num-validation", "100", "--num-test", "60", "--batch-size", "20", "--trials", "5", "--out", tmp_path, "--device",
-             "cpu", "--latency-rounds", "1", "--threads", "1"]
+    words = [
+        "nas",
+        "--data",
+        DATA[0],
+        "--strategy",
+        "evolution",
+        "--population",
+        "2",
+        "--tournament",
+        "2",
+        "--space",
+        "depth_width",
+        "--block",
+        "tests.nas_blocks:plain",
+        "--depths",
+        "1",
+        "--depths",
+        "2",
+        "--widths",
+        "4",
+        "--widths",
+        "8",
+        "--stages",
+        "2",
+        "--epochs",
+        "4",
+        "--no-augment",
+        "--score-batch-size",
+        "32",
+        "--num-fit",
+        "200",
+        "--num-validation",
+        "100",
+        "--num-test",
+        "60",
+        "--batch-size",
+        "20",
+        "--trials",
+        "5",
+        "--out",
+        tmp_path,
+        "--device",
+        "cpu",
+        "--latency-rounds",
+        "1",
+        "--threads",
+        "1",
+    ]
     paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     process = fresh.Process([sys.executable, "-m", "delayer.cli", *words], cwd=ROOT, env=os.environ | {"PYTHONPATH": paths})
     until = time.monotonic() + 120
@@ -222,11 +270,15 @@ def test_the_winner_reloads_in_a_fresh_process(finished, tmp_path):
     winner = results.trials[results.winner]
     assert delayer.num_params(model) == winner.params and not model.training
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    code = ("import sys, torch; from delayer.nas import load_winner; torch.set_num_threads(1)\n"
-            "x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))\n"
-            "print(load_winner(sys.argv[1], **eval(sys.argv[2]))(x).tolist())")
-    alone, said = (fresh.run([sys.executable, "-c", code, folder, arguments], cwd=ROOT)
-                   for arguments in ("{}", "{'own': 'tests.nas_blocks:plain'}"))
+    code = (
+        "import sys, torch; from delayer.nas import load_winner; torch.set_num_threads(1)\n"
+        "x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))\n"
+        "print(load_winner(sys.argv[1], **eval(sys.argv[2]))(x).tolist())"
+    )
+    alone, said = (
+        fresh.run([sys.executable, "-c", code, folder, arguments], cwd=ROOT)
+        for arguments in ("{}", "{'own': 'tests.nas_blocks:plain'}")
+    )
     assert "'tests.nas_blocks:plain' is a function of somebody's own, and a file's word is no reason" in alone.stderr
     torch.testing.assert_close(torch.tensor(json.loads(said.stdout)), model(x), rtol=0, atol=0)
     config = json.loads((folder / "winner" / "config.json").read_text())
@@ -258,8 +310,12 @@ def test_a_worker_that_dies_has_its_trial_retried_or_failed_and_the_search_goes_
     """Two workers; one width raises, one kills its worker each time, one the first time only."""
     monkeypatch.setenv("DELAYER_TEST_MARK", str(tmp_path / "mark"))
     space = SpaceOptions(space="depth_width", block="tests.nas_blocks:treacherous", depths=(1,), widths=(4, 5, 6, 7), stages=1)
-    found = search(tmp_path / "out", space=space, strategy="short_training",
-                   options=SearchOptions(trials=6, workers=2, latency_rounds=1, threads=1))
+    found = search(
+        tmp_path / "out",
+        space=space,
+        strategy="short_training",
+        options=SearchOptions(trials=6, workers=2, latency_rounds=1, threads=1),
+    )
     by_name = {trial.candidate: trial for trial in found.trials}
     assert set(by_name) == {"1x4", "1x5", "1x6", "1x7"}
     assert by_name["1x4"].state == "trained" and by_name["1x4"].attempts == 1
@@ -295,8 +351,12 @@ def test_two_ray_workers_share_a_search(tmp_path, monkeypatch):
     pytest.importorskip("ray")
     monkeypatch.setenv("DELAYER_TEST_MARK", str(tmp_path / "mark"))
     space = SpaceOptions(space="depth_width", block="tests.nas_blocks:treacherous", depths=(1,), widths=(4, 7, 8), stages=1)
-    found = search(tmp_path / "out", space=space, strategy="short_training",
-                   options=SearchOptions(trials=3, workers=2, engine="ray", latency_rounds=1, threads=1))
+    found = search(
+        tmp_path / "out",
+        space=space,
+        strategy="short_training",
+        options=SearchOptions(trials=3, workers=2, engine="ray", latency_rounds=1, threads=1),
+    )
     assert [trial.state for trial in found.trials] == ["trained"] * 3
     assert {trial.candidate: trial.attempts for trial in found.trials} == {"1x4": 1, "1x7": 2, "1x8": 1}
 
@@ -323,8 +383,10 @@ def command(monkeypatch, capsys):
 
 def test_the_table_on_the_command_line(command, tmp_path):
     table = tmp_path / "t.csv"
-    table.write_text("cell,cifar10_val_12,cifar10_test_200,params_m_cifar10\n"
-                     "|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|,50,60,0.07\n")
+    table.write_text(
+        "cell,cifar10_val_12,cifar10_test_200,params_m_cifar10\n"
+        "|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|,50,60,0.07\n"
+    )
     code, said, err = command("nas", "--table", table, "--seeds", 3, "--json", "--quiet", "--out", tmp_path / "out")
     assert code == 0 and err == "" and len(json.loads(said)["replays"]) == 4
     assert json.loads((tmp_path / "out" / "nas_table.json").read_text()) == json.loads(said)

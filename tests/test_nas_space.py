@@ -102,10 +102,10 @@ def test_a_depth_width_network_has_the_depth_and_width_asked_for():
     assert len(list(space.every())) == 16 and len(space.layers(model)) == 4
 
 
-@pytest.mark.parametrize("candidate, said", [
-    ("9x16-1x16-1x16", "depth of stage 0 = 9. Allowed are 1, 2, 3"),
-    ("1x16", "Write DEPTHxWIDTH for each of 3 stages"),
-])
+@pytest.mark.parametrize(
+    "candidate, said",
+    [("9x16-1x16-1x16", "depth of stage 0 = 9. Allowed are 1, 2, 3"), ("1x16", "Write DEPTHxWIDTH for each of 3 stages")],
+)
 def test_depth_and_width_outside_the_space_are_named(candidate, said):
     with pytest.raises(NasError, match=said):
         DepthWidthSpace().decode(candidate)

@@ -80,15 +80,19 @@ def test_a_dead_candidate_never_wins():
 
 
 def test_redtest_and_short_training_see_the_same_candidates():
-    drawn = {name: [strategies[name].ask(SPACE, [], set(), random.Random(k), StrategyOptions()) for k in range(20)]
-             for name in ("redtest", "short_training")}
+    drawn = {
+        name: [strategies[name].ask(SPACE, [], set(), random.Random(k), StrategyOptions()) for k in range(20)]
+        for name in ("redtest", "short_training")
+    }
     assert drawn["redtest"] == drawn["short_training"]
 
 
 def test_nothing_is_trained_twice_until_the_space_is_empty():
     space, taken = CellSpace(), set()
-    space.choices = {name: ("none", "skip_connect", "avg_pool_3x3") if name in ("0->3", "0->1", "1->3") else ("none",)
-                     for name in space.choices}
+    space.choices = {
+        name: ("none", "skip_connect", "avg_pool_3x3") if name in ("0->3", "0->1", "1->3") else ("none",)
+        for name in space.choices
+    }
     while (one := strategies["short_training"].ask(space, [], taken, random.Random(0), StrategyOptions())) is not None:
         assert space.canonical(one) not in taken and not space.is_dead(one)
         taken.add(space.canonical(one))
@@ -110,9 +114,11 @@ def test_a_tiny_table_by_hand(table):
     assert by_name["short_training"].behind == 1 and by_name["redtest"].behind_interval == (0, 0)
     assert found.best_possible == 90 and found.num_candidates == 5
     assert "parameters stand in for redundancy" in found.redundancy
-    assert found.verdict == ("Most accurate: redtest, 85.00 %.",
-                             "Loses in accuracy: short_training, 1.00 points behind (1.00 to 1.00).",
-                             "Smallest networks: redtest, 0.100; largest: short_training, 0.300.")
+    assert found.verdict == (
+        "Most accurate: redtest, 85.00 %.",
+        "Loses in accuracy: short_training, 1.00 points behind (1.00 to 1.00).",
+        "Smallest networks: redtest, 0.100; largest: short_training, 0.300.",
+    )
 
 
 def test_random_search_in_expectation(table):
@@ -127,14 +133,23 @@ def test_random_search_in_expectation(table):
 
 def test_a_redundancy_column_is_used_where_there_is_one(table):
     rows = [(*row, score) for row, score in zip(ROWS, (9, 9, 1, 9, 0), strict=True)]
-    found = replay(table(rows, [*HEADER, "msrs"]), names=["redtest"], num_trials=20, num_seeds=2,
-                   columns=TableOptions(redundancy_column="msrs"), options=StrategyOptions(keep=2))
+    found = replay(
+        table(rows, [*HEADER, "msrs"]),
+        names=["redtest"],
+        num_trials=20,
+        num_seeds=2,
+        columns=TableOptions(redundancy_column="msrs"),
+        options=StrategyOptions(keep=2),
+    )
     assert found.replays[0].accuracy == 84 and found.redundancy == "msrs"
 
 
 def test_missing_columns_are_named(table):
-    with pytest.raises(DataError, match=r"lacks 2 of the columns .*: cifar10_test_200 \(--test-column\), params_m_cifar10 \(--"
-                                        r"params-column\)\. It has cell, cifar10_val_12"):
+    with pytest.raises(
+        DataError,
+        match=r"lacks 2 of the columns .*: cifar10_test_200 \(--test-column\), params_m_cifar10 \(--"
+        r"params-column\)\. It has cell, cifar10_val_12",
+    ):
         read_table(table([row[:2] for row in ROWS], HEADER[:2]))
 
 
@@ -143,11 +158,14 @@ def test_an_unknown_operation_in_a_table_is_named_with_its_line(table):
         read_table(table([ROWS[0], (cell("conv_9x9"), 1, 2, 3)]))
 
 
-@pytest.mark.parametrize("rows, said", [
-    ([], "a header and no rows"),
-    ([(cell("none"), "abc", 1, 2)], "line 2 holds no number where one is needed"),
-    ([(cell("none"), "nan", 1, 2)], "line 2 holds a number that is not finite"),
-])
+@pytest.mark.parametrize(
+    "rows, said",
+    [
+        ([], "a header and no rows"),
+        ([(cell("none"), "abc", 1, 2)], "line 2 holds no number where one is needed"),
+        ([(cell("none"), "nan", 1, 2)], "line 2 holds a number that is not finite"),
+    ],
+)
 def test_bad_tables(table, rows, said):
     with pytest.raises(DataError, match=said):
         read_table(table(rows))

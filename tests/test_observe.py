@@ -147,8 +147,9 @@ def test_one_pass_feeds_statistics_of_every_row_policy():
 
 def test_the_seed_chooses_the_rows_and_the_batch_size_does_not():
     c, quarter = chain(), Rows("each", 0.25)
-    one, two, other = (observe(c, batches(size), [Recorder([2], quarter)], seed=seed)[0]
-                       for size, seed in ((4, 1), (3, 1), (4, 2)))
+    one, two, other = (
+        observe(c, batches(size), [Recorder([2], quarter)], seed=seed)[0] for size, seed in ((4, 1), (3, 1), (4, 2))
+    )
     torch.testing.assert_close(one[2], two[2])
     assert one[2].shape != other[2].shape or not torch.equal(one[2], other[2])
 
@@ -157,9 +158,11 @@ def test_statistics_do_not_depend_on_the_batch_size():
     c = chain()
     found = []
     for size in (11, 4, 1):
-        moments, hsic, geometry = observe(c, batches(size), [
-            Moments([(0, 1, 2, 3, 4)], exact=True), Hsic(range(5), batch_size=8), Geometry([(0, 4)], Rows("last"), 5),
-        ])
+        moments, hsic, geometry = observe(
+            c,
+            batches(size),
+            [Moments([(0, 1, 2, 3, 4)], exact=True), Hsic(range(5), batch_size=8), Geometry([(0, 4)], Rows("last"), 5)],
+        )
         found.append((moments.pair(1, 4).xy, hsic.chunks()[1], geometry.squared_distance[0, 4]))
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
@@ -180,9 +183,7 @@ def test_more_padding_changes_nothing(side):
     torch.manual_seed(0)
     c = chain_of(Padded(), text(6))
     kinds = [Rows(), Rows("each", 0.5), Rows("mean"), Rows("first"), Rows("last")]
-    narrow, wide = (
-        observe(c, [Batch(text(width), None, 0)], [Recorder(range(4), rows) for rows in kinds]) for width in (6, 17)
-    )
+    narrow, wide = (observe(c, [Batch(text(width), None, 0)], [Recorder(range(4), rows) for rows in kinds]) for width in (6, 17))
     for one, two in zip(narrow, wide, strict=True):
         for point in range(4):
             torch.testing.assert_close(one[point], two[point], rtol=1e-5, atol=1e-6)

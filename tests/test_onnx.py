@@ -154,10 +154,7 @@ def test_decoders_are_exported_without_their_cache(tmp_path):
     assert export_onnx(Cached(), torch.rand(2, 4), tmp_path / "model.onnx").dynamic
 
 
-@pytest.mark.parametrize(
-    ("model", "reason"),
-    [(Branch(), "data-dependent"), (Wrong(), "torch and onnxruntime differ by 1,")],
-)
+@pytest.mark.parametrize(("model", "reason"), [(Branch(), "data-dependent"), (Wrong(), "torch and onnxruntime differ by 1,")])
 def test_a_failed_export_says_why_and_changes_nothing(model, reason, tmp_path, capfd, caplog, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(logging.getLogger("torch.fx.experimental.symbolic_shapes"), "handlers", [caplog.handler])
@@ -204,9 +201,7 @@ def test_latency_of_exported_networks():
     def deep(num):
         return nn.Sequential(*(nn.Linear(256, 256) for _ in range(num)))
 
-    records = compare_latency(
-        deep(24), deep(4), torch.randn(2, 256), (1, 4), engine="onnxruntime", seconds=0.3, threads=1
-    )
+    records = compare_latency(deep(24), deep(4), torch.randn(2, 256), (1, 4), engine="onnxruntime", seconds=0.3, threads=1)
     assert [(record.engine, record.batch_size, record.device) for record in records] == [
         ("onnxruntime", 1, "cpu"),
         ("onnxruntime", 4, "cpu"),

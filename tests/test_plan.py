@@ -73,13 +73,19 @@ def test_an_edited_plan_is_replayed(tmp_path):
     assert len(apply(chain, read_plan(tmp_path / "plan.json"))) == 5
 
 
-@pytest.mark.parametrize("text, said", [
-    ("{", "is not a valid Plan"),
-    ('{"format": 1, "model": "m", "model_hash": "", "num_blocks": 8, "edits": [{"edit": "drop_spam"}]}', "drop_span"),
-    ('{"format": 1, "model": "m", "model_hash": "", "num_blocks": 8, "edits": [{"edit": "drop_span", "start": 1}]}', "stop"),
-    ('{"format": 1, "model": "m", "model_hash": "", "num_blocks": 8, "edits": ['
-     '{"edit": "drop_span", "start": 1, "stop": 4}, {"edit": "drop_span", "start": 3, "stop": 5}]}', "1:4 and 3:5 overlap"),
-])
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("{", "is not a valid Plan"),
+        ('{"format": 1, "model": "m", "model_hash": "", "num_blocks": 8, "edits": [{"edit": "drop_spam"}]}', "drop_span"),
+        ('{"format": 1, "model": "m", "model_hash": "", "num_blocks": 8, "edits": [{"edit": "drop_span", "start": 1}]}', "stop"),
+        (
+            '{"format": 1, "model": "m", "model_hash": "", "num_blocks": 8, "edits": ['
+            '{"edit": "drop_span", "start": 1, "stop": 4}, {"edit": "drop_span", "start": 3, "stop": 5}]}',
+            "1:4 and 3:5 overlap",
+        ),
+    ],
+)
 def test_a_broken_plan_is_refused_with_its_reason(tmp_path, text, said):
     (tmp_path / "plan.json").write_text(text)
     with pytest.raises(PlanError, match=said):
@@ -170,10 +176,13 @@ def test_stats_given_equal_stats_gathered():
 
 
 def test_every_edit_has_a_label_and_spans():
-    own = {"resolve_block": ({"block": 1}, "block 1", (Span(1, 2),)), "renew_norms": ({}, "norms", ()),
-           "linearise": ({"site": "act", "num_features": 3}, "act", ()),
-           "fuse": ({"path": "act", "layers": ("a", "b")}, "act", ()),
-           "move_padding": ({"first": "act", "second": "b"}, "act", ())}  # fmt: skip
+    own = {
+        "resolve_block": ({"block": 1}, "block 1", (Span(1, 2),)),
+        "renew_norms": ({}, "norms", ()),
+        "linearise": ({"site": "act", "num_features": 3}, "act", ()),
+        "fuse": ({"path": "act", "layers": ("a", "b")}, "act", ()),
+        "move_padding": ({"first": "act", "second": "b"}, "act", ()),
+    }
     for name in edits:
         fields, words, spans = own.get(name, ({"start": 1, "stop": 3}, "1:3", (Span(1, 3),)))
         made = edits[name].model_validate(fields)
@@ -182,8 +191,12 @@ def test_every_edit_has_a_label_and_spans():
 
 def test_plans_refuse_overlap_and_unknown_fields():
     with pytest.raises(ValueError, match="overlap"):
-        Plan(model="m", model_hash="", num_blocks=4, edits=({"edit": "drop_span", "start": 0, "stop": 2},
-                                                           {"edit": "drop_span", "start": 1, "stop": 3}))
+        Plan(
+            model="m",
+            model_hash="",
+            num_blocks=4,
+            edits=({"edit": "drop_span", "start": 0, "stop": 2}, {"edit": "drop_span", "start": 1, "stop": 3}),
+        )
     with pytest.raises(ValueError, match="spam"):
         Plan(model="m", model_hash="", num_blocks=4, edits=(), spam=1)
 

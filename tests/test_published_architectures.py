@@ -9,8 +9,27 @@ from test_sources import WORDS
 
 pytestmark = [pytest.mark.slow]
 IMAGES = ["resnet18_imagenet", "resnet18_cifar", "vgg16_bn", "mobilenet_v2", "swin_tiny"]
-SMALL = ["--num-fit", "12", "--num-validation", "6", "--num-test", "6", "--batch-size", "6", "--remove", "2", "--a-round", "2",
-         "--tolerance", "100", "--seconds", "0.1", "--no-onnx", "--quiet", "--json"]
+SMALL = [
+    "--num-fit",
+    "12",
+    "--num-validation",
+    "6",
+    "--num-test",
+    "6",
+    "--batch-size",
+    "6",
+    "--remove",
+    "2",
+    "--a-round",
+    "2",
+    "--tolerance",
+    "100",
+    "--seconds",
+    "0.1",
+    "--no-onnx",
+    "--quiet",
+    "--json",
+]
 
 
 def whole_road(command, study, model, data, schedule):  # noqa: F811
@@ -41,11 +60,19 @@ def test_encoders_of_text(command, tmp_path, kind, schedule):  # noqa: F811
 
     plain = Tokenizer(models.WordLevel({word: k for k, word in enumerate(WORDS)}, unk_token="<unk>"))
     plain.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="<unk>", pad_token=WORDS[0],
-                                                     model_max_length=16)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=plain, unk_token="<unk>", pad_token=WORDS[0], model_max_length=16
+    )
     config = getattr(transformers, f"{kind}Config")(
-        vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64,
-        max_position_embeddings=32, num_labels=2, pad_token_id=0)
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=32,
+        num_labels=2,
+        pad_token_id=0,
+    )
     model = getattr(transformers, f"{kind}ForSequenceClassification")(config)
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")

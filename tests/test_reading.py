@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from torch import nn
 
 from delayer.errors import DelayerError, ModelError, NasError, PlanError, StudyError
@@ -82,8 +82,14 @@ def test_what_is_no_ordinary_file_is_refused_without_waiting(tmp_path):
     (tmp_path / "bytes").write_bytes(b"\xff\xfe{}")
     with (tmp_path / "large").open("wb") as file:
         file.truncate(2 * 2**30)  # of zeros, and none of them on the disk
-    for name, said in {"pipe": "pipe or a device", "folder": "Is a directory", "loop": "symbolic links", "bytes": "can't decode",
-                       "large": "2,147,483,648 bytes", "nothing": "No such file"}.items():
+    for name, said in {
+        "pipe": "pipe or a device",
+        "folder": "Is a directory",
+        "loop": "symbolic links",
+        "bytes": "can't decode",
+        "large": "2,147,483,648 bytes",
+        "nothing": "No such file",
+    }.items():
         assert said in message(tmp_path / name)
     with pytest.raises(StudyError, match="null byte"):
         read_bytes("a\0b")
@@ -123,7 +129,7 @@ def test_a_damaged_line_is_told_from_a_whole_one(tmp_path):
 
 
 def contradiction(kind: type[BaseModel], record: BaseModel, **changed) -> str:
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValidationError) as error:
         kind.model_validate(record.model_dump() | changed)
     return str(error.value)
 
@@ -184,8 +190,11 @@ def test_a_plan_is_bounded_before_anything_is_built(tmp_path, case):
 
 def chain():
     torch.manual_seed(0)
-    return chain_of(nn.Sequential(nn.Linear(4, 8), *(nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(4))),
-                    torch.randn(2, 4), blocks=r"[1-4]")
+    return chain_of(
+        nn.Sequential(nn.Linear(4, 8), *(nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(4))),
+        torch.randn(2, 4),
+        blocks=r"[1-4]",
+    )
 
 
 FACTS = {
@@ -219,7 +228,7 @@ def test_every_bit_of_a_checkpoint_counts(tmp_path):
     found, record = read_checkpoint(path, Small)
     assert record == Small(number=3) and all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
     for place in range(0, len(whole), 7):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1:])
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
         try:
             found, record = read_checkpoint(path, Small)
         except DelayerError as error:

@@ -158,8 +158,14 @@ def timm_model(name: str, **arguments) -> nn.Module:
 def bert_like(config: str, model: str, **arguments) -> nn.Module:
     transformers = pytest.importorskip("transformers")
     small = getattr(transformers, config)(
-        vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=16, num_labels=5)
+        vocab_size=30,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=16,
+        num_labels=5,
+    )
     return getattr(transformers, model)(small, **arguments)
 
 
@@ -168,8 +174,7 @@ def vit():
 
 
 def swin():
-    return timm_model("swin_tiny_patch4_window7_224", img_size=32, depths=(1, 1), embed_dim=24, num_heads=(1, 1),
-                      window_size=2)
+    return timm_model("swin_tiny_patch4_window7_224", img_size=32, depths=(1, 1), embed_dim=24, num_heads=(1, 1), window_size=2)
 
 
 def behind_dropout():
@@ -188,10 +193,17 @@ def roberta():
     return bert_like("RobertaConfig", "RobertaForSequenceClassification")
 
 
-@pytest.mark.parametrize("build, batch, path, width", [
-    (vit, images, "head", 192), (swin, images, "head.fc", 48), (behind_dropout, images, "1.1", 3072),
-    (before_a_softmax, images, "2", 7), (bert, tokens, "classifier", 16), (roberta, tokens, "classifier.out_proj", 16),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "build, batch, path, width",
+    [
+        (vit, images, "head", 192),
+        (swin, images, "head.fc", 48),
+        (behind_dropout, images, "1.1", 3072),
+        (before_a_softmax, images, "2", 7),
+        (bert, tokens, "classifier", 16),
+        (roberta, tokens, "classifier.out_proj", 16),
+    ],
+)
 def test_the_head_is_found(build, batch, path, width):
     model = build()
     assert head_path(model, batch()) == path

@@ -83,8 +83,9 @@ def test_stories260k_still_tells_stories(data_root, tmp_path):
         small = load(str(tmp_path / operator))
         assert (tmp_path / operator / "tokenizer.json").exists()
         prompt = {name: value[:2, :12] for name, value in batches[0].inputs.items()}
-        with_cache, without = (small.generate(**prompt, max_new_tokens=20, do_sample=False, use_cache=cached)
-                               for cached in (True, False))  # fmt: skip
+        with_cache, without = (
+            small.generate(**prompt, max_new_tokens=20, do_sample=False, use_cache=cached) for cached in (True, False)
+        )
         assert torch.equal(with_cache, without)
 
 

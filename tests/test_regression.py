@@ -39,8 +39,9 @@ def arrays(path, labels: bool):
 def test_the_whole_road(tmp_path, capsys, labels):
     pytest.importorskip("plotly")
     options = TaskOptions(kind=None if labels else "regression")
-    results = delayer.run("tests.tiny:regression", arrays(tmp_path / "a.npz", labels), out=tmp_path / "study",
-                          task_options=options, **QUICK)
+    results = delayer.run(
+        "tests.tiny:regression", arrays(tmp_path / "a.npz", labels), out=tmp_path / "study", task_options=options, **QUICK
+    )
     before, after = results.original.grade, results.cut.grade
     assert results.edits[0].spans == ((3, 4),)  # the planted block is the first to go
     assert before.name == after.name == ("R²" if labels else "relative error") and before.unit == "%"
@@ -62,8 +63,14 @@ def test_the_whole_road(tmp_path, capsys, labels):
 def test_a_drop_that_is_allowed_is_in_points(tmp_path):
     with pytest.raises(delayer.DelayerError, match="No block can go within --max-drop 0.5: the best cut of one block costs"):
         model = "tests.test_regression:without_a_planted_block"
-        delayer.run(model, arrays(tmp_path / "a.npz", False), out=tmp_path / "study", task_options=TaskOptions(kind="regression"),
-                    plan_options=PlanOptions(max_drop=0.5, effort=2), check_options=QUICK["check_options"])
+        delayer.run(
+            model,
+            arrays(tmp_path / "a.npz", False),
+            out=tmp_path / "study",
+            task_options=TaskOptions(kind="regression"),
+            plan_options=PlanOptions(max_drop=0.5, effort=2),
+            check_options=QUICK["check_options"],
+        )
 
 
 def without_a_planted_block() -> nn.Module:

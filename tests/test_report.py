@@ -47,9 +47,19 @@ def chosen(*spans: tuple[int, int]) -> Choice:
 def score_of(shape: str, values: list, labels: list[str], redundant: str = "high") -> Score:
     """From a metric that nobody has heard of."""
     return Score(
-        name="brand_new", title="Brand new", shape=shape, values=values, labels=labels, redundant=redundant,
-        unit="", source="", rows="each", num_samples=1, seed=0, data="digits",
-    )  # fmt: skip
+        name="brand_new",
+        title="Brand new",
+        shape=shape,
+        values=values,
+        labels=labels,
+        redundant=redundant,
+        unit="",
+        source="",
+        rows="each",
+        num_samples=1,
+        seed=0,
+        data="digits",
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,10 +110,7 @@ def test_a_new_metric_is_drawn_by_its_shape_alone():
 
 def test_outlines_hold_the_points_of_the_removed_span():
     plain = ["in", "0", "1", "2", "3"]
-    assert points_of(1, 3, plain) == (
-        1,
-        3,
-    )  # blocks 1 and 2 take the point after block 0 to that after block 2
+    assert points_of(1, 3, plain) == (1, 3)  # blocks 1 and 2 take the point after block 0 to that after block 2
     assert points_of(0, 1, plain) == (0, 1)
     assert points_of(2, 4, ["in", "0", "1", "in 2", "2", "3"]) == (3, 5)  # block 2 reads a point of its own
     layout = score_figure(score_of("pairs", [[0] * 5] * 5, plain), chosen((1, 3)), None)["layout"]
@@ -138,8 +145,11 @@ def test_an_edit_is_known_by_its_label_and_rank(tmp_path):
     read = records(planted_studies.resnet(tmp_path))
     cuts = choice_of(read.scan, read.candidates, read.results).cuts
     assert [(c.letter, c.operator, c.removes) for c in cuts] == [
-        ("A", "affine", True), ("B", "low rank", True), ("C", "affine", True), ("D", "linearise", False),
-    ]  # fmt: skip
+        ("A", "affine", True),
+        ("B", "low rank", True),
+        ("C", "affine", True),
+        ("D", "linearise", False),
+    ]
     assert cuts[1].damage.rank == 32 and errors_of(read.scan)["low rank"][12, 14].rank == 64
     assert choice_of(read.scan, read.candidates, None).cuts == cuts  # the chosen candidate, before any result
     assert choice_of(read.scan, None, None).cuts == ()
@@ -149,10 +159,11 @@ def test_the_front_holds_what_nothing_cheaper_equals():
     random.seed(0)
     for higher in (True, False):
         measured = [
-            Measured(edits=(), predicted=0, kl=None, agreement=0, grade=random.randrange(9), macs=None,
-                     params=random.randrange(9))
+            Measured(
+                edits=(), predicted=0, kl=None, agreement=0, grade=random.randrange(9), macs=None, params=random.randrange(9)
+            )
             for _ in range(30)
-        ]  # fmt: skip
+        ]
         best = {(m.params, m.grade) for m in front(measured, "params", higher)}
         sign = 1 if higher else -1
         for m in measured:
@@ -230,7 +241,9 @@ def test_rounds_that_were_rolled_back_are_no_part_of_the_line(tmp_path):
     assert undone["x"] == [6] and undone["y"] == [66.3]
     assert [row[5] for row in rounds_table(study).rows] == ["kept", "kept", "rolled back"]
     assert [(row[2], row[3], row[4], row[6]) for row in merges_table(study).rows] == [
-        ("merged", "2.00× (1.90 to 2.10)", "3e-15", ""), ("stays", "", "", "its border would be wrong")]
+        ("merged", "2.00× (1.90 to 2.10)", "3e-15", ""),
+        ("stays", "", "", "its border would be wrong"),
+    ]
 
 
 def test_schedules_are_means_over_seeds_best_first(tmp_path):
@@ -239,9 +252,12 @@ def test_schedules_are_means_over_seeds_best_first(tmp_path):
     assert easier["x"] == [0, 2, 4] and easier["y"] == pytest.approx([75.3, 70.8, 66.8])
     assert ours["error_y"]["array"] == pytest.approx([0, 0.5, 0.5])
     assert [(row[0], row[1], row[2], row[4]) for row in comparison_table(comparison).rows] == [
-        ("ours", "2", "4", "2.00"), ("easier", "2", "4", "2.00")]
+        ("ours", "2", "4", "2.00"),
+        ("easier", "2", "4", "2.00"),
+    ]
     assert comparison_headline(comparison).replace("\u00a0", " ") == (
-        "Without 4 of 24 activations ours has 72.8 %, easier has 66.8 %; the original has 75.3 % (top-1 accuracy, test).")
+        "Without 4 of 24 activations ours has 72.8 %, easier has 66.8 %; the original has 75.3 % (top-1 accuracy, test)."
+    )
 
 
 def test_cards_do_not_flatter(tmp_path):
@@ -276,17 +292,11 @@ def test_networks_stand_in_one_picture_and_one_table_with_their_intervals(tmp_pa
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_study_may_hold_only_some_stages(tmp_path, size):
-    sections = {
-        "study": "network",
-        "scores": "similarity",
-        "scan": "errors",
-        "candidates": "candidates",
-        "results": "proof",
-    }
+    sections = {"study": "network", "scores": "similarity", "scan": "errors", "candidates": "candidates", "results": "proof"}
     for only in combinations(Study.FILES, size):
         text = render(planted_studies.vit(tmp_path / "-".join(only), only=only).folder).read_text()
         for name, section in sections.items():
-            shown = name in only or name == "scan" and "spans" in only  # spans by hand stand in for a scan of all
+            shown = name in only or (name == "scan" and "spans" in only)  # spans by hand stand in for a scan of all
             assert (f'<section id="{section}">' in text) == shown, (only, section)
 
 
@@ -302,14 +312,7 @@ def test_names_cannot_break_out_of_the_page(tmp_path):
     evil = "</script><script>boom()</script>"
     for path in tmp_path.glob("*.json"):
         text = path.read_text()
-        for name in (
-            "deit_tiny_patch16_224",
-            "imagenette",
-            "blocks.3",
-            "Linear CKA",
-            "9:11 → affine map",
-            "delayer.load",
-        ):
+        for name in ("deit_tiny_patch16_224", "imagenette", "blocks.3", "Linear CKA", "9:11 → affine map", "delayer.load"):
             text = text.replace(name, evil)
         path.write_text(re.sub(r'"seal": ?"\w*"', '"seal": ""', text))
     page = render(study.folder).read_text()
@@ -323,6 +326,9 @@ def test_the_report_sees_a_study_folder_only():
         modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         ours = {m for m in modules if m.startswith("delayer") and not m.startswith("delayer.report")}
         assert ours <= allowed, path
-        at_once = {n.module if isinstance(n, ast.ImportFrom) else n.names[0].name
-                   for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))}  # fmt: skip
+        at_once = {
+            n.module if isinstance(n, ast.ImportFrom) else n.names[0].name
+            for n in tree.body
+            if isinstance(n, (ast.Import, ast.ImportFrom))
+        }
         assert not {m for m in at_once if m.startswith(("plotly", "jinja2"))}, f"{path} makes `import delayer` heavy"

@@ -76,8 +76,13 @@ def filled(x, y, window=WINDOW, **more) -> PatchMoments:
 def some(stride: int = 1):
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(8, 3, 7, 7, generator=generator, dtype=torch.float64) + 2
-    return x, torch.randn(8, 4, *F.conv2d(x, torch.zeros(1, 3, 3, 3).double(), stride=stride, padding=1).shape[2:],
-                          generator=generator, dtype=torch.float64)
+    return x, torch.randn(
+        8,
+        4,
+        *F.conv2d(x, torch.zeros(1, 3, 3, 3).double(), stride=stride, padding=1).shape[2:],
+        generator=generator,
+        dtype=torch.float64,
+    )
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -288,8 +293,9 @@ def test_resolving_brings_the_stream_back(chain, data, layers):
 def test_on_its_own_rows_it_is_never_worse_than_dropping(chain, data, ridge):
     """The block's total, against the original's behind the removed blocks, on all samples of the fit."""
     plan = plan_by_hand(chain, ["1:3"], operator="drop")
-    small = apply(chain, with_edits(chain, *plan.edits, {"edit": "resolve_block", "block": 0, "target": 2, "ridge": ridge}),
-                  data=data)
+    small = apply(
+        chain, with_edits(chain, *plan.edits, {"edit": "resolve_block", "block": 0, "target": 2, "ridge": ridge}), data=data
+    )
 
     def totals(block, call) -> torch.Tensor:
         seen = []
@@ -328,8 +334,12 @@ def test_each_further_sweep_brings_what_shows_behind_the_relu_nearer(chain, data
         edit = {"edit": "resolve_block", "block": 0, "target": 2, "ridge": 1e-6, "sweeps": sweeps}
         small = apply(chain, with_edits(chain, *plan.edits, edit), data=data)
         with torch.no_grad():
-            errors.append(sum(float((small.blocks[0](x) - chain.model.blocks[:3](x)).square().sum())
-                              for x in (F.relu(chain.model.stem(batch.inputs)) for batch in data)))
+            errors.append(
+                sum(
+                    float((small.blocks[0](x) - chain.model.blocks[:3](x)).square().sum())
+                    for x in (F.relu(chain.model.stem(batch.inputs)) for batch in data)
+                )
+            )
     assert errors == sorted(errors, reverse=True) and errors[1] < 0.99 * errors[0]
 
 
@@ -342,9 +352,19 @@ def test_each_further_sweep_brings_what_shows_inside_the_block_nearer(chain, dat
         small = apply(chain, with_edits(chain, *dropped, edit), data=data)
         block, first = small.blocks[3], chain.model.blocks[3]
         with torch.no_grad():
-            errors.append(sum(float((F.relu(block.bn1(block.conv1(small.blocks[:3](x))))
-                                     - F.relu(first.bn1(first.conv1(chain.model.blocks[:3](x))))).square().sum())
-                              for x in (F.relu(chain.model.stem(batch.inputs)) for batch in data)))
+            errors.append(
+                sum(
+                    float(
+                        (
+                            F.relu(block.bn1(block.conv1(small.blocks[:3](x))))
+                            - F.relu(first.bn1(first.conv1(chain.model.blocks[:3](x))))
+                        )
+                        .square()
+                        .sum()
+                    )
+                    for x in (F.relu(chain.model.stem(batch.inputs)) for batch in data)
+                )
+            )
     assert errors == sorted(errors, reverse=True) and errors[1] < 0.99 * errors[0]
 
 
@@ -509,8 +529,12 @@ def test_what_cannot_be_resolved_says_why(chain, data):
 
 @pytest.fixture
 def work(tmp_path):
-    return open_work("tiny:network", ["digits"], out=tmp_path / "study",
-                     task_options=TaskOptions(num_fit=300, num_validation=200, num_test=100))
+    return open_work(
+        "tiny:network",
+        ["digits"],
+        out=tmp_path / "study",
+        task_options=TaskOptions(num_fit=300, num_validation=200, num_test=100),
+    )
 
 
 def test_a_repair_is_kept_only_where_validation_likes_it(work):
@@ -518,8 +542,16 @@ def test_a_repair_is_kept_only_where_validation_likes_it(work):
     for span, helps in (("2", False), ("4", True)):
         plan = plan_stage(work, PlanOptions(span=(span,), operator="drop", repair="resolve"))
         assert (len(plan.edits) > 1) == helps
-        grades = [damage_of(evaluate(apply(work.chain, plan.model_copy(update={"edits": edits}), data=work.task.batches("fit")),
-                                     work.task, reference=work.reference)) for edits in (plan.edits, plan.edits[:1])]
+        grades = [
+            damage_of(
+                evaluate(
+                    apply(work.chain, plan.model_copy(update={"edits": edits}), data=work.task.batches("fit")),
+                    work.task,
+                    reference=work.reference,
+                )
+            )
+            for edits in (plan.edits, plan.edits[:1])
+        ]
         assert grades[0] < 0.8 * grades[1] if helps else grades[0] == grades[1]
         assert any("No closed-form repair" in note for note in work.notes)
 

@@ -25,8 +25,11 @@ def in_the_clone(monkeypatch):
 
 def test_resnet56_answers_again_after_redtests_cut(data_root):
     model = load("benchmarks.networks:cifar_resnet56", weights=data_root / "weights" / "cifar_resnet56.safetensors")
-    task = open_task(f"npz:{data_root}/images/cifar10_train20k.npz", model,
-                     TaskOptions(num_fit=200, num_validation=200, num_test=16, batch_size=50))
+    task = open_task(
+        f"npz:{data_root}/images/cifar10_train20k.npz",
+        model,
+        TaskOptions(num_fit=200, num_validation=200, num_test=16, batch_size=50),
+    )
     fit = task.batches("fit")
     chain = chain_of(model, fit[0].inputs[:2])
     reference = predictions(model, task.batches("validation"))
@@ -50,8 +53,7 @@ def test_the_last_layers_of_larger_networks_are_found_and_solved(data_root, tmp_
     data = in_batches(images(data_root, 16), 8)
     deit = load("timm:deit_tiny_patch16_224", weights=data_root / "weights" / "deit_tiny_patch16_224.safetensors")
     mobile = load("torchvision.models:mobilenet_v2", weights=data_root / "weights" / "mobilenet_v2_torchvision.safetensors")
-    found = {deit: {("mlp.fc2", "", "identity")},
-             mobile: {("conv.1", "conv.2", "identity"), ("conv.2", "conv.3", "identity")}}
+    found = {deit: {("mlp.fc2", "", "identity")}, mobile: {("conv.1", "conv.2", "identity"), ("conv.2", "conv.3", "identity")}}
     for model, span in ((deit, "10"), (mobile, "15")):
         chain = chain_of(model, data[0].inputs[:2])
         assert last_layers(forms_of(chain, data[0])) == found[model]

@@ -28,8 +28,10 @@ def residuals(scale: float) -> list[float]:
     for part in range(0, 700, 100):
         stat.update({0: x[part : part + 100] * scale, 1: y[part : part + 100] * scale}, torch.arange(part, part + 100))
     pair = stat.pair(0, 1)
-    return [relative_residual(pair, *solve(pair, operator, ridge=1e-3, rank=2)[:2])
-            for operator in ("drop", "diagonal", "linear", "affine", "low_rank")]
+    return [
+        relative_residual(pair, *solve(pair, operator, ridge=1e-3, rank=2)[:2])
+        for operator in ("drop", "diagonal", "linear", "affine", "low_rank")
+    ]
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -38,8 +40,9 @@ def test_residuals_of_every_operator(scale):
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("name", ["cka", "msrs", "adjacent_similarity", "relative_block_redundancy", "block_influence",
-                                  "angular_distance"])
+@pytest.mark.parametrize(
+    "name", ["cka", "msrs", "adjacent_similarity", "relative_block_redundancy", "block_influence", "angular_distance"]
+)
 def test_metrics_without_a_unit(name, scale):
     def values(scale):
         stat = metrics[name].stat(LAYOUT)

@@ -60,7 +60,8 @@ def table(chain):
 def test_judges_every_operator_on_every_span(table):
     kinds = [("drop", None), ("diagonal", None), ("low_rank", 2), ("low_rank", 4), ("affine", None)]
     assert [(r.start, r.stop, r.operator, r.rank) for r in table.spans] == [
-        (i, j, *kind) for i in range(5) for j in range(i + 1, 6) for kind in kinds]
+        (i, j, *kind) for i in range(5) for j in range(i + 1, 6) for kind in kinds
+    ]
     assert (table.rows, table.num_rows_fit, table.num_rows_heldout) == ("each", 180, 120)
 
 
@@ -153,8 +154,7 @@ def test_savings_are_what_goes_less_what_comes(chain, table):
 def test_only_what_was_asked_for_and_watched_is_judged(chain):
     fitted, held = moments(chain, 60, 1, [(1, 3), (0, 5)]), moments(chain, 40, 2, [(1, 3), (0, 5)])
     table = scan(chain, fitted, held, operators=["linear"])
-    assert [(r.start, r.stop, r.operator, r.ridge) for r in table.spans] == [
-        (0, 5, "linear", None), (1, 3, "linear", None)]
+    assert [(r.start, r.stop, r.operator, r.ridge) for r in table.spans] == [(0, 5, "linear", None), (1, 3, "linear", None)]
     fitted, held = moments(chain, 60, 1), moments(chain, 40, 2)
     table = scan(chain, fitted, held, spans=[Span(4, 5), Span(1, 3)], operators=["affine"])
     whole = scan(chain, fitted, held, operators=["affine"])
@@ -179,8 +179,10 @@ def test_the_best_pairs_where_not_all_fit(chain):
     assert groups == [(2, 4), (0, 1), (1, 5)]
     groups, why = moment_groups(chain, memory_bytes=2 * pair, prefer=prefer)
     assert groups == [(2, 4), (0, 1)]
-    assert why == ("the moments of all pairs would need 0.00 GiB, the limit is 0.00 GiB: "
-                   "a light first pass ranks the spans, a second keeps the 2 best pairs")
+    assert why == (
+        "the moments of all pairs would need 0.00 GiB, the limit is 0.00 GiB: "
+        "a light first pass ranks the spans, a second keeps the 2 best pairs"
+    )
     assert moment_groups(chain, memory_bytes=pair - 1, prefer=prefer)[0] == []
     held, fitted = (moments(chain, num, num, groups) for num in (40, 60))
     assert {(r.start, r.stop) for r in scan(chain, fitted, held).spans} == {(2, 4), (0, 1)}
@@ -201,6 +203,8 @@ def test_spans_that_no_map_fits_keep_dropping_and_are_named():
     chain = chain_of(model, rows(2, 0))
     table = scan(chain, moments(chain, 60, 1), moments(chain, 40, 2))
     assert {(r.start, r.stop) for r in table.spans if r.operator != "drop"} == {(0, 1)}
-    assert any(text == "1:2: the features that it should give never change, so there is nothing to tell a map by"
-               for text in table.failed)
+    assert any(
+        text == "1:2: the features that it should give never change, so there is nothing to tell a map by"
+        for text in table.failed
+    )
     assert all(torch.isfinite(torch.tensor(r.residual)) for r in table.spans)

@@ -70,8 +70,9 @@ def test_norm_parameters_alone_need_no_data_and_say_where_they_are_silent():
 
 def test_equal_values_share_a_rank():
     def site(path, value):
-        return SiteInfo(path=path, kind="relu", block=None, num_features=1, positions=1, norm=None, states={},
-                        values={"m": value})
+        return SiteInfo(
+            path=path, kind="relu", block=None, num_features=1, positions=1, norm=None, states={}, values={"m": value}
+        )
 
     rows = rank_sites([site("a", 2.0), site("b", 1.0), site("c", 1.0)])
     assert [(row["path"], row["mean_rank"]) for row in rows] == [("b", 1), ("c", 1), ("a", 3)]
@@ -115,8 +116,24 @@ def test_the_command_prints_a_table_or_the_record(tmp_path, monkeypatch, capsys)
 
 def test_a_network_without_activations_ends_with_one_sentence(tmp_path, monkeypatch, capsys):
     pytest.importorskip("sklearn")
-    monkeypatch.setattr(sys, "argv", ["delayer", "sites", "test_score_sites:linear", "--data", "digits", "--out",
-                                      str(tmp_path / "study"), "--num-fit", "60", "--blocks", "[12]", "--quiet"])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "delayer",
+            "sites",
+            "test_score_sites:linear",
+            "--data",
+            "digits",
+            "--out",
+            str(tmp_path / "study"),
+            "--num-fit",
+            "60",
+            "--blocks",
+            "[12]",
+            "--quiet",
+        ],
+    )
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == 2 and "runs no activation that delayer knows" in capsys.readouterr().err
@@ -149,7 +166,18 @@ def test_the_original_network_stays_as_it_was(name, tmp_path):
     from delayer.progress import Reporter
     from delayer.tasks import TaskOptions
 
-    work = Work(name=name, model=chain.model, chain=chain, task=Task, study=Study(tmp_path), data=("own",),
-                device=torch.device("cpu"), seed=0, reporter=Reporter(quiet=True), options={}, task_options=TaskOptions())
+    work = Work(
+        name=name,
+        model=chain.model,
+        chain=chain,
+        task=Task,
+        study=Study(tmp_path),
+        data=("own",),
+        device=torch.device("cpu"),
+        seed=0,
+        reporter=Reporter(quiet=True),
+        options={},
+        task_options=TaskOptions(),
+    )
     found = sites_stage(work)
     assert [type(m) for m in chain.model.modules()] == kinds and len(found.sites) >= 6

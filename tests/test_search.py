@@ -29,8 +29,10 @@ def all_sets(candidates):
     place = {c: i for i, c in enumerate(ordered)}
     subsets = (s for n in range(len(ordered) + 1) for s in itertools.combinations(ordered, n))
     good = [list(s) for s in subsets if not overlapping(s)]
-    return sorted(good, key=lambda s: (sum(c.damage for c in s), sum(c.takes for c in s), sum(c.added for c in s), len(s),
-                                       [place[c] for c in s]))
+    return sorted(
+        good,
+        key=lambda s: (sum(c.damage for c in s), sum(c.takes for c in s), sum(c.added for c in s), len(s), [place[c] for c in s]),
+    )
 
 
 def draw(seed, damages, savings, num_blocks=6, size=9):
@@ -39,8 +41,9 @@ def draw(seed, damages, savings, num_blocks=6, size=9):
     while len(found) < size:
         start, stop = sorted(rng.sample(range(num_blocks + 1), 2))
         operator = rng.choice(["drop", "affine", "lowrank:16"])
-        found[start, stop, operator] = Candidate(start, stop, operator, damages(rng), savings(rng),
-                                                 removed=stop - start, added=len(operator) - 4)
+        found[start, stop, operator] = Candidate(
+            start, stop, operator, damages(rng), savings(rng), removed=stop - start, added=len(operator) - 4
+        )
     return list(found.values())
 
 
@@ -124,8 +127,12 @@ def test_ties_go_to_the_least_removed_then_the_least_added_then_fewer_edits_then
 @pytest.mark.parametrize("asked", [1, 2, 3])
 def test_where_every_block_is_free_no_more_goes_than_was_asked(asked):
     """All spans of 8 identity blocks, dropped or mapped, cost nothing; so do the grades, but for rounding."""
-    pool = [Candidate(i, j, name, 0.0, float(j - i), added=added) for i in range(8) for j in range(i + 1, 9)
-            for name, added in (("affine", 72.0), ("drop", 0.0))]  # fmt: skip
+    pool = [
+        Candidate(i, j, name, 0.0, float(j - i), added=added)
+        for i in range(8)
+        for j in range(i + 1, 9)
+        for name, added in (("affine", 72.0), ("drop", 0.0))
+    ]
     for found in best_spans(pool, asked, num_blocks=8, keep=5):
         assert saved(found) == asked and {c.operator for c in found} == {"drop"}
     starts = [[c] for c in pool if (c.start, c.operator) == (2, "affine") and c.stop >= 5]
@@ -166,9 +173,14 @@ def test_an_impossible_budget_says_what_is_possible():
 
 @pytest.mark.parametrize(
     "wrong",
-    [Candidate(2, 2, "drop", 0, 1), Candidate(3, 5, "drop", 0, 1), Candidate(-1, 1, "drop", 0, 1),
-     Candidate(0, 1, "drop", math.inf, 1), Candidate(0, 1, "drop", 0, math.nan)],
-)  # fmt: skip
+    [
+        Candidate(2, 2, "drop", 0, 1),
+        Candidate(3, 5, "drop", 0, 1),
+        Candidate(-1, 1, "drop", 0, 1),
+        Candidate(0, 1, "drop", math.inf, 1),
+        Candidate(0, 1, "drop", 0, math.nan),
+    ],
+)
 def test_a_candidate_that_is_none_is_refused(wrong):
     with pytest.raises(SpanError, match="was offered for 4 blocks. Use 0 <= start < stop <= 4 and finite"):
         best_spans([wrong], 0, num_blocks=4)
@@ -226,8 +238,9 @@ def test_no_set_is_graded_twice_and_effort_is_all_that_is_spent():
     starts = best_spans(BLOCKS, 4, num_blocks=8, keep=3)
     for greedy, effort in itertools.product((0, 3), (1, 7, 20, 10_000)):
         graded.clear()
-        _, measured = refine([*starts, starts[0][::-1]], BLOCKS, 4, lambda s: graded.append(s) or pair_grade(s),
-                             effort=effort, greedy=greedy)  # fmt: skip
+        _, measured = refine(
+            [*starts, starts[0][::-1]], BLOCKS, 4, lambda s: graded.append(s) or pair_grade(s), effort=effort, greedy=greedy
+        )
         assert len(set(graded)) == len(graded) <= effort
         assert graded == [chosen for chosen, _ in measured]
         assert len(graded) == effort or effort == 10_000
@@ -239,8 +252,16 @@ def test_a_killed_run_goes_on_to_the_same_end(greedy):
     whole = refine(starts, BLOCKS, 4, pair_grade, effort=20, greedy=greedy)
     for killed_after in (0, 1, 5, 19, 20):
         known, graded, heard = dict(whole[1][:killed_after]), [], []
-        again = refine(starts, BLOCKS, 4, lambda s, seen=graded: seen.append(s) or pair_grade(s), effort=20,
-                       greedy=greedy, known=known, on_measured=lambda *new, heard=heard: heard.append(new))  # fmt: skip
+        again = refine(
+            starts,
+            BLOCKS,
+            4,
+            lambda s, seen=graded: seen.append(s) or pair_grade(s),
+            effort=20,
+            greedy=greedy,
+            known=known,
+            on_measured=lambda *new, heard=heard: heard.append(new),
+        )
         assert again == whole
         assert heard == whole[1][killed_after:]
         assert graded == [chosen for chosen, _ in heard]
@@ -266,8 +287,13 @@ def test_growing_pays_for_needed_savings_only():
 
 
 def test_a_start_that_misses_the_target_cannot_win_and_nan_is_the_worst():
-    best, measured = refine([BLOCKS[:1], BLOCKS[:3], BLOCKS[2:5]], BLOCKS, 3, effort=3,
-                            grade=lambda s: math.nan if s[0].start == 0 and len(s) == 3 else len(s))  # fmt: skip
+    best, measured = refine(
+        [BLOCKS[:1], BLOCKS[:3], BLOCKS[2:5]],
+        BLOCKS,
+        3,
+        effort=3,
+        grade=lambda s: math.nan if s[0].start == 0 and len(s) == 3 else len(s),
+    )
     assert best == tuple(BLOCKS[2:5])
     assert [value for _, value in measured] == [1, math.inf, 3]
 

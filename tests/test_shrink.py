@@ -70,8 +70,9 @@ def chain_and_task(digits):
 def shrunk(digits, folder=None, *, on_round=None, progress=None, seed=0, **options):
     chain, task = chain_and_task(digits)
     asked = ShrinkOptions(**({"tolerance": 100, "remove": 3, "learning_rate": 0.01} | options))
-    return shrink_until(chain, task, asked, example=task.batches("fit")[0].inputs, folder=folder, on_round=on_round,
-                        progress=progress, seed=seed)
+    return shrink_until(
+        chain, task, asked, example=task.batches("fit")[0].inputs, folder=folder, on_round=on_round, progress=progress, seed=seed
+    )
 
 
 def same(one: nn.Module, two: nn.Module) -> bool:
@@ -150,7 +151,8 @@ def test_a_kill_at_any_moment_changes_nothing(digits, tmp_path, name, when):
     again, _, found = shrunk(digits, tmp_path, **options)
     assert same(again.model, whole.model)
     assert [one.model_copy(update={"seconds": 0}) for one in found.rounds] == [
-        one.model_copy(update={"seconds": 0}) for one in expected.rounds]
+        one.model_copy(update={"seconds": 0}) for one in expected.rounds
+    ]
     assert (tmp_path / "rounds.jsonl").read_text().count("\n") == 3
 
 
@@ -176,8 +178,18 @@ def test_a_network_without_activations_is_refused(digits):
 def looking(digits, **options) -> Look:
     chain, task = chain_and_task(digits)
     sites = sites_(chain, task.batches("fit")[0].inputs)
-    return Look(chain, chain, sites, task, ShrinkOptions(**options), number=1, seed=0,
-                reference=predictions(chain.model, task.batches("validation")), masks={}, tune_=lambda *_: True)
+    return Look(
+        chain,
+        chain,
+        sites,
+        task,
+        ShrinkOptions(**options),
+        number=1,
+        seed=0,
+        reference=predictions(chain.model, task.batches("validation")),
+        masks={},
+        tune_=lambda *_: True,
+    )
 
 
 def test_a_look_measures_without_a_trace(digits):
@@ -357,8 +369,13 @@ class PlantedBlock(nn.Module):
 def pictures():
     """Three blocks, of which the second is one 3×3 convolution in disguise, and a task whose labels are its own answers."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *(PlantedBlock(8, number == 1) for number in range(3)),
-                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        *(PlantedBlock(8, number == 1) for number in range(3)),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter *= 4
@@ -389,8 +406,14 @@ def test_a_replaced_block_goes_on_after_a_kill_saves_and_reloads(pictures, tmp_p
     x = task.batches("fit")[0].inputs
 
     def run(folder=None, on_round=None):
-        return shrink_until(in_images(model, x), task, ShrinkOptions(remove=6, a_round=1, epochs=1, tolerance=100),
-                            example=x, folder=folder, on_round=on_round)
+        return shrink_until(
+            in_images(model, x),
+            task,
+            ShrinkOptions(remove=6, a_round=1, epochs=1, tolerance=100),
+            example=x,
+            folder=folder,
+            on_round=on_round,
+        )
 
     def kill(one, _):
         if one.number == 4:
@@ -452,8 +475,9 @@ def test_it_stops_at_a_speed_up(pictures):
     x = task.batches("fit")[0].inputs
 
     def run(speedup):
-        return shrink_until(in_images(model, x), task, ShrinkOptions(remove=2, a_round=1, epochs=0, tolerance=100,
-                                                                     speedup=speedup), example=x)[2]
+        return shrink_until(
+            in_images(model, x), task, ShrinkOptions(remove=2, a_round=1, epochs=0, tolerance=100, speedup=speedup), example=x
+        )[2]
 
     first, whole = run(1e-3), run(1e3)
     assert first.num_removed == 1 and "times as fast as the original, and 0.001 was asked for" in first.note
@@ -465,8 +489,16 @@ def test_a_warm_optimiser_begins_with_what_it_remembers(digits):
     model, task = digits
     batch = task.batches("fit")[0]
     one = task_of([(batch.inputs, batch.labels)] * 1, [(batch.inputs, batch.labels)])
-    options = TuneOptions(epochs=1, optimizer="sgd", learning_rate=1e-3, milestones=(9,), warmup=0.0, clip=math.inf,
-                          weight_decay=0.0, label_weight=1.0)
+    options = TuneOptions(
+        epochs=1,
+        optimizer="sgd",
+        learning_rate=1e-3,
+        milestones=(9,),
+        warmup=0.0,
+        clip=math.inf,
+        weight_decay=0.0,
+        label_weight=1.0,
+    )
 
     def trained(remembered):
         small = deepcopy(model)
@@ -498,8 +530,7 @@ def test_a_transformer_goes_the_whole_road(name, tmp_path):
         batches.append((x, answer(chain.model, x).argmax(-1)))
     task = task_of(batches[:2], batches[2:3], batches[3:], model=chain.model)
     inputs = task.batches("test")[0].inputs
-    small, edits, done = shrink_until(chain, task, ShrinkOptions(schedule="ours", tolerance=100, remove=2),
-                                      example=inputs)
+    small, edits, done = shrink_until(chain, task, ShrinkOptions(schedule="ours", tolerance=100, remove=2), example=inputs)
     linear = answer(small.model.eval(), inputs)
     gone = {edit.site for edit in edits}
     merged = [edit for edit in fusions(small, inputs)[0] if gone & {f"{edit.path}.{layer}" for layer in edit.layers}]
@@ -524,8 +555,12 @@ def test_later_rounds_begin_at_the_rate_that_was_left(digits, monkeypatch):
         return tune_(small, task, teacher, options, **more)
 
     monkeypatch.setattr(loop, "tune_", tune)
-    shrink_until(chain_of(model, x), task, ShrinkOptions(schedule="ours", tolerance=1e9, remove=2, a_round=1, epochs=3,
-                                                         learning_rate=1.0), example=x)
+    shrink_until(
+        chain_of(model, x),
+        task,
+        ShrinkOptions(schedule="ours", tolerance=1e9, remove=2, a_round=1, epochs=3, learning_rate=1.0),
+        example=x,
+    )
     assert rates == pytest.approx([1, 1 / 9])
 
 

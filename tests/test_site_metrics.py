@@ -15,8 +15,13 @@ from delayer.metrics.activations.egp import egp
 from delayer.metrics.activations.nepenthe import nepenthe
 from delayer.metrics.activations.tlc import collapse_error, tlc, tlc_seen
 
-FUNCTIONS = {"relu": torch.relu, "relu6": nn.functional.relu6, "gelu": nn.functional.gelu,
-             "hardswish": nn.functional.hardswish, "leaky_relu": nn.functional.leaky_relu}  # fmt: skip
+FUNCTIONS = {
+    "relu": torch.relu,
+    "relu6": nn.functional.relu6,
+    "gelu": nn.functional.gelu,
+    "hardswish": nn.functional.hardswish,
+    "leaky_relu": nn.functional.leaky_relu,
+}
 
 
 def seen(z: torch.Tensor, kind: str = "relu", batch_size: int = 128) -> Switches:
@@ -78,8 +83,9 @@ def literal_easier(z):
 
 
 def literal_released(z, size=128):
-    batches = [[h2(sum(float(v) >= 0 for v in column) / len(column)) for column in z[k : k + size].T]
-               for k in range(0, len(z), size)]
+    batches = [
+        [h2(sum(float(v) >= 0 for v in column) / len(column)) for column in z[k : k + size].T] for k in range(0, len(z), size)
+    ]
     return sum(sum(b) / len(b) for b in batches) / len(batches)
 
 
@@ -99,8 +105,14 @@ def literal_tlc_seen(z):
     return sum(errors) / len(errors)
 
 
-LITERAL = {"egp": literal_egp, "nepenthe": literal_nepenthe, "easier": literal_easier, "easier_released": literal_released,
-           "affine_fit": literal_affine, "tlc_seen": literal_tlc_seen}  # fmt: skip
+LITERAL = {
+    "egp": literal_egp,
+    "nepenthe": literal_nepenthe,
+    "easier": literal_easier,
+    "easier_released": literal_released,
+    "affine_fit": literal_affine,
+    "tlc_seen": literal_tlc_seen,
+}
 SWITCHES = [name for name, metric in site_metrics.items() if metric.reads == "switches"]
 
 

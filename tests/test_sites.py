@@ -76,14 +76,31 @@ class Everything(nn.Module):
         return self.slopes(self.act(y) - 1) + F.leaky_relu(y - 1, 0.2) + (y - 1).relu() + F.gelu(y, approximate="tanh")
 
 
-MODULES = {"relu": nn.ReLU, "relu6": nn.ReLU6, "leaky_relu": nn.LeakyReLU, "prelu": nn.PReLU, "gelu": nn.GELU,
-           "silu": nn.SiLU, "hardswish": nn.Hardswish}  # fmt: skip
+MODULES = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "leaky_relu": nn.LeakyReLU,
+    "prelu": nn.PReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "hardswish": nn.Hardswish,
+}
 CALLS = {
-    "F.relu": F.relu, "F.relu inplace": lambda x: F.relu(x, inplace=True), "F.relu_": F.relu_, "torch.relu": torch.relu,
-    "torch.relu_": torch.relu_, "x.relu": lambda x: x.relu(), "x.relu_": lambda x: x.relu_(), "F.relu6": F.relu6,
-    "F.leaky_relu": lambda x: F.leaky_relu(x, 0.3), "F.gelu": F.gelu, "F.silu": F.silu, "F.hardswish": F.hardswish,
-    "F.gelu tanh": lambda x: F.gelu(x, approximate="tanh"), "by name": lambda x: F.relu(input=x),
-}  # fmt: skip
+    "F.relu": F.relu,
+    "F.relu inplace": lambda x: F.relu(x, inplace=True),
+    "F.relu_": F.relu_,
+    "torch.relu": torch.relu,
+    "torch.relu_": torch.relu_,
+    "x.relu": lambda x: x.relu(),
+    "x.relu_": lambda x: x.relu_(),
+    "F.relu6": F.relu6,
+    "F.leaky_relu": lambda x: F.leaky_relu(x, 0.3),
+    "F.gelu": F.gelu,
+    "F.silu": F.silu,
+    "F.hardswish": F.hardswish,
+    "F.gelu tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "by name": lambda x: F.relu(input=x),
+}
 
 
 @pytest.mark.parametrize("kind", MODULES)
@@ -103,8 +120,18 @@ def test_calls_become_modules_and_nothing_else_changes(name):
     assert not torch.allclose(answer(model, X), expected)
 
 
-@pytest.mark.parametrize("name", ["GELUActivation", "NewGELUActivation", "FastGELUActivation", "QuickGELUActivation",
-                                  "PytorchGELUTanh", "GELUTanh", "SiLUActivation"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "GELUActivation",
+        "NewGELUActivation",
+        "FastGELUActivation",
+        "QuickGELUActivation",
+        "PytorchGELUTanh",
+        "GELUTanh",
+        "SiLUActivation",
+    ],
+)
 def test_finds_wrapped_activations_of_hugging_face(name):
     activations = pytest.importorskip("transformers.activations")
     if not hasattr(activations, name):
@@ -141,8 +168,17 @@ def test_separating_keeps_the_function_in_both_modes_and_in_copies():
     expected = answer(model, X)
     state = copy.deepcopy(model.state_dict())
     _, sites = found(model)
-    assert [s.path for s in sites] == ["relu_1", "act", "relu_2", "slopes", "relu_3", "prelu_1", "leaky_relu_1", "relu_4",
-                                       "gelu_1"]
+    assert [s.path for s in sites] == [
+        "relu_1",
+        "act",
+        "relu_2",
+        "slopes",
+        "relu_3",
+        "prelu_1",
+        "leaky_relu_1",
+        "relu_4",
+        "gelu_1",
+    ]
     twin = copy.deepcopy(model)
     assert torch.equal(answer(model, X), expected) and torch.equal(answer(twin, X), expected)
     twin.relu_1 = nn.Identity()
@@ -362,8 +398,11 @@ def test_untraceable_control_flow_is_refused_by_name():
 
     model = nn.Sequential(nn.Linear(6, 6), Deciding(None))
     expected = answer(model, X)
-    with pytest.raises(ModelError, match=r"Deciding at 1 calls its activations.*cannot be traced.*symbolically traced "
-                                         r"variables.*Give it activation modules"):
+    with pytest.raises(
+        ModelError,
+        match=r"Deciding at 1 calls its activations.*cannot be traced.*symbolically traced "
+        r"variables.*Give it activation modules",
+    ):
         found(model)
     assert torch.equal(answer(model, X), expected) and "relu_1" not in dict(model.named_modules())
 
@@ -438,8 +477,15 @@ def test_one_module_that_two_others_call_is_refused():
 def timm_swin_t():
     import timm
 
-    return timm.create_model("swin_tiny_patch4_window7_224", img_size=32, patch_size=2, embed_dim=8, num_heads=(1, 1, 2, 2),
-                             window_size=2, num_classes=5)
+    return timm.create_model(
+        "swin_tiny_patch4_window7_224",
+        img_size=32,
+        patch_size=2,
+        embed_dim=8,
+        num_heads=(1, 1, 2, 2),
+        window_size=2,
+        num_classes=5,
+    )
 
 
 def torchvision(name: str, **more):
@@ -478,8 +524,9 @@ def test_vgg16_has_thirteen_sites_in_its_features_and_two_in_its_head():
     with torch.device("meta"):
         model = VGG(nn.Identity(), init_weights=False)
     model.features = make_layers([v if v == "M" else v // 16 for v in cfgs["D"]], batch_norm=True)
-    model.classifier = nn.Sequential(nn.Linear(32 * 49, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 8), nn.ReLU(True),
-                                     nn.Linear(8, 5))
+    model.classifier = nn.Sequential(
+        nn.Linear(32 * 49, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 8), nn.ReLU(True), nn.Linear(8, 5)
+    )
     sites = found(model, torch.randn(4, 3, 32, 32))[1]
     assert [s.path.split(".")[0] for s in sites] == ["features"] * 13 + ["classifier"] * 2
     assert [s.norm is not None for s in sites] == [True] * 13 + [False] * 2
@@ -503,7 +550,6 @@ def test_features_are_last_behind_linear_layers_also_in_a_network_of_images(conv
     x = torch.randn(2, 3, 64, 64)
     sites = sites_(chain_of(model.eval(), x), x)
     assert [s.axis for s in sites] == [axis] * 5 and [s.num_features for s in sites] == [16] + [32] * 4
-
 
 
 @pytest.mark.parametrize("name", ["timm-resnet", "timm-mobilenetv2", "hf-resnet"])

@@ -59,12 +59,15 @@ def test_there_is_a_file_for_each_source():
     assert list(sources) == ["csv", "digits", "hf", "imagefolder", "jsonl", "npz", "parquet", "text"]
 
 
-@pytest.mark.parametrize(("spec", "error", "message"), [
-    ("imagefoldr:x", UnknownName, "no data source 'imagefoldr'. Did you mean imagefolder"),
-    ("some/folder", DataError, "does not say what it is. Write KIND:PATH, with a KIND among csv, digits"),
-    ("npz:nowhere.npz", DataError, "no file or folder 'nowhere.npz'"),
-    ("digits#train", DataError, "#train was asked of 'digits', which has no named parts"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("spec", "error", "message"),
+    [
+        ("imagefoldr:x", UnknownName, "no data source 'imagefoldr'. Did you mean imagefolder"),
+        ("some/folder", DataError, "does not say what it is. Write KIND:PATH, with a KIND among csv, digits"),
+        ("npz:nowhere.npz", DataError, "no file or folder 'nowhere.npz'"),
+        ("digits#train", DataError, "#train was asked of 'digits', which has no named parts"),
+    ],
+)
 def test_a_source_that_is_misnamed(spec, error, message):
     if spec == "digits#train":
         spec = "digits:#train"
@@ -84,15 +87,17 @@ def test_class_folders_give_labels_by_sorted_names(tmp_path):
     assert torch.equal(red // 40, y) and len(red.unique()) == 24  # every image once, in no part twice
     assert x.shape == (24, 3, 10, 10) and torch.all(x[:, 2] == 1)
     assert [task.batches(part).num_samples for part in PARTS] == [12, 6, 6]
-    assert all(y.bincount().tolist() == [n // 3] * 3 for part in PARTS for _, y in [everything(task, part)]
-               for n in [len(y)])  # fmt: skip
+    assert all(y.bincount().tolist() == [n // 3] * 3 for part in PARTS for _, y in [everything(task, part)] for n in [len(y)])
 
 
-@pytest.mark.parametrize(("names", "among"), [
-    ("ant\neel, a fish\nbee\ncat\ndog and more\nfox\n", None),
-    ("\neel, a fish\n\ncat\ndog and more\n", (1, 3, 4)),
-    ("ant\neel, a fish\n\ncat\ndog and more\n", (0, 1, 3, 4)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("names", "among"),
+    [
+        ("ant\neel, a fish\nbee\ncat\ndog and more\nfox\n", None),
+        ("\neel, a fish\n\ncat\ndog and more\n", (1, 3, 4)),
+        ("ant\neel, a fish\n\ncat\ndog and more\n", (0, 1, 3, 4)),
+    ],
+)
 def test_a_class_file_maps_folders_to_the_head_and_narrows_it_only_by_what_it_leaves_out(tmp_path, names, among):
     root = image_folder(tmp_path / "data")
     image_folder(tmp_path / "test", classes=("cat", "eel"), num=3)  # fewer classes must not change the scale
@@ -116,11 +121,14 @@ def test_a_class_file_maps_folders_to_the_head_and_narrows_it_only_by_what_it_le
     assert any(said in note for note in task.notes)
 
 
-@pytest.mark.parametrize(("names", "message"), [
-    ("cat\ndog\n", "lacks 1 of 3 classes of the data: eel"),
-    ("cats\ndog\neel\n", "lacks 1 of 3 classes of the data: cat. Did you mean cats?"),
-    ("\n".join("abcdefg"), "lists 7 classes, the network has 6 outputs"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("cat\ndog\n", "lacks 1 of 3 classes of the data: eel"),
+        ("cats\ndog\neel\n", "lacks 1 of 3 classes of the data: cat. Did you mean cats?"),
+        ("\n".join("abcdefg"), "lists 7 classes, the network has 6 outputs"),
+    ],
+)
 def test_a_class_file_that_does_not_fit(tmp_path, names, message):
     root = image_folder(tmp_path / "data")
     (tmp_path / "names.txt").write_text(names)
@@ -220,8 +228,10 @@ def test_batches_are_the_same_in_any_order_and_a_batch_of_one_is_told(tmp_path):
 
 def test_the_hash_follows_data_seed_and_numbers(tmp_path):
     spec = f"imagefolder:{image_folder(tmp_path / 'a')}"
-    hashes = [open_task(spec, Net(**PLAIN), options).hash
-              for options in (TaskOptions(), TaskOptions(batch_size=3), TaskOptions(seed=1), TaskOptions(num_fit=5))]
+    hashes = [
+        open_task(spec, Net(**PLAIN), options).hash
+        for options in (TaskOptions(), TaskOptions(batch_size=3), TaskOptions(seed=1), TaskOptions(num_fit=5))
+    ]
     assert hashes[0] == hashes[1] and len(set(hashes)) == 3
     (tmp_path / "a" / "cat" / "0.png").rename(tmp_path / "a" / "cat" / "9.png")
     assert open_task(spec, Net(**PLAIN)).hash != hashes[0]
@@ -257,16 +267,21 @@ def test_timm_networks_state_their_own_preprocessing(tmp_path):
     assert image_plan(small, TaskOptions()).size == (32, 32) and image_plan(small, TaskOptions()).channels == 1
 
 
-@pytest.mark.parametrize(("kind", "width"), [
-    ("ViTImageProcessor", 500), ("ConvNextImageProcessor", 440), ("CLIPImageProcessor", 500),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "width"), [("ViTImageProcessor", 500), ("ConvNextImageProcessor", 440), ("CLIPImageProcessor", 500)]
+)
 def test_hugging_face_networks_state_their_own_preprocessing(kind, width, tmp_path):
     import transformers
 
     config = transformers.ViTConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=64,
-        patch_size=16, num_labels=3,
-    )  # fmt: skip
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=64,
+        patch_size=16,
+        num_labels=3,
+    )
     transformers.ViTForImageClassification(config).save_pretrained(tmp_path / "model")
     sizes = {
         "ViTImageProcessor": {"size": {"height": 64, "width": 64}, "image_mean": [0.1, 0.2, 0.3]},
@@ -328,8 +343,10 @@ def test_npz_images_in_all_layouts_are_the_same(tmp_path):
         np.savez(tmp_path / f"{name}.npz", x=array, y=y)
         seen.append(everything(open_task(f"npz:{tmp_path / name}.npz", Net(**PLAIN))))
     assert torch.equal(seen[0][0], seen[1][0]) and torch.equal(seen[0][1], seen[1][1])
-    rows = [int(np.flatnonzero((x.transpose(0, 3, 1, 2) / 127.5 - 1 - image.numpy() < 1e-3).all((1, 2, 3)))[0])
-            for image in seen[0][0]]
+    rows = [
+        int(np.flatnonzero((x.transpose(0, 3, 1, 2) / 127.5 - 1 - image.numpy() < 1e-3).all((1, 2, 3)))[0])
+        for image in seen[0][0]
+    ]
     assert sorted(rows) == list(range(20)) and (y[rows] == seen[0][1].numpy()).all()
 
 
@@ -361,19 +378,29 @@ def good(n=9):
     return np.zeros((n, 3, 4, 4), "float32")
 
 
-@pytest.mark.parametrize(("arrays", "error", "message"), [
-    ({"x": np.where(np.arange(9)[:, None] == 5, np.nan, good().reshape(9, -1))}, NotFiniteError,
-     "1 of 9 samples of .* hold NaN or infinity, first sample 5"),
-    ({"x": good(0)}, DataError, "empty data set"),
-    ({"x": good(0), "y": np.zeros(0, int)}, DataError, "empty data set"),
-    ({"x": good(), "y": np.arange(9)}, DataError, "Labels run from 0 to 8, but classes from 0 to 2.*--no-labels"),
-    ({"x": good(), "y": np.arange(9) - 7}, DataError, "Labels run from -7 to 1"),
-    ({"x": good(), "y": np.zeros(8, int)}, DataError, r"a label for each of 9 samples; found int64 \[8\]"),
-    ({"x": good(), "y": np.zeros((9, 3))}, DataError, r"lists, such as \[0.0, 0.0, 0.0\], which name several classes at once"),
-    ({"x": np.array(["a", "b"])}, DataError, "should be an array of numbers"),
-    ({"x": good()[:, :2]}, DataError, "network cannot read the data"),
-    ({"a": good()}, DataError, "no array x; found a. Name the samples x"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arrays", "error", "message"),
+    [
+        (
+            {"x": np.where(np.arange(9)[:, None] == 5, np.nan, good().reshape(9, -1))},
+            NotFiniteError,
+            "1 of 9 samples of .* hold NaN or infinity, first sample 5",
+        ),
+        ({"x": good(0)}, DataError, "empty data set"),
+        ({"x": good(0), "y": np.zeros(0, int)}, DataError, "empty data set"),
+        ({"x": good(), "y": np.arange(9)}, DataError, "Labels run from 0 to 8, but classes from 0 to 2.*--no-labels"),
+        ({"x": good(), "y": np.arange(9) - 7}, DataError, "Labels run from -7 to 1"),
+        ({"x": good(), "y": np.zeros(8, int)}, DataError, r"a label for each of 9 samples; found int64 \[8\]"),
+        (
+            {"x": good(), "y": np.zeros((9, 3))},
+            DataError,
+            r"lists, such as \[0.0, 0.0, 0.0\], which name several classes at once",
+        ),
+        ({"x": np.array(["a", "b"])}, DataError, "should be an array of numbers"),
+        ({"x": good()[:, :2]}, DataError, "network cannot read the data"),
+        ({"a": good()}, DataError, "no array x; found a. Name the samples x"),
+    ],
+)
 def test_npz_that_cannot_be_used(tmp_path, arrays, error, message):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(error, match=message):
@@ -430,23 +457,35 @@ def text_models(tmp_path_factory):
     plain = Tokenizer(models.WordLevel({word: k for k, word in enumerate(WORDS)}, unk_token="<unk>"))
     plain.pre_tokenizer = pre_tokenizers.Whitespace()
     torch.manual_seed(0)
-    writer = LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(WORDS), hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=24, initializer_range=0.5,
-    ))  # fmt: skip
+    writer = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(WORDS),
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=24,
+            initializer_range=0.5,
+        )
+    )
     writer.save_pretrained(root / "writer")
     # The padding token is also a real token here, so only the mask can tell padding.
     PreTrainedTokenizerFast(
         tokenizer_object=plain, bos_token="<s>", eos_token="</s>", pad_token="film", unk_token="<unk>"
     ).save_pretrained(root / "writer")
-    plain.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 3), ("[SEP]", 4)]
-    )
+    plain.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 3), ("[SEP]", 4)])
     bert = PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="<unk>", cls_token="[CLS]", sep_token="[SEP]")
     config = BertConfig(
-        vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        max_position_embeddings=12, label2id={"bad": 1, "good": 0}, id2label={0: "good", 1: "bad"},
-    )  # fmt: skip
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=12,
+        label2id={"bad": 1, "good": 0},
+        id2label={0: "good", 1: "bad"},
+    )
     for name, kind in {"classifier": BertForSequenceClassification, "encoder": BertModel}.items():
         kind(config).save_pretrained(root / name)
         bert.save_pretrained(root / name)
@@ -464,9 +503,11 @@ def sentences(num=24):
 
 def tokens(task):
     return sorted(
-        tuple(ids[mask.bool()].tolist()) for part in task.splits for batch in task.batches(part)
+        tuple(ids[mask.bool()].tolist())
+        for part in task.splits
+        for batch in task.batches(part)
         for ids, mask in zip(batch.inputs["input_ids"], batch.mask, strict=True)
-    )  # fmt: skip
+    )
 
 
 def ids_of(text):
@@ -515,9 +556,12 @@ TABLES = {
     "csv:a.tsv": 'review\tlabel\na "b", c\t1\nd\t0\ne\t1\ngood\t0\nbad\t1\nfilm\t0\n',
     "csv:bare.tsv": 'a "b", c\t1\nd\t0\ne\t1\ngood\t0\nbad\t1\nfilm\t0\n',
     "csv:turned.csv": '1,"a ""b"", c"\n0,d\n1,e\n0,good\n1,bad\n0,film\n',
-    "jsonl:a.jsonl": "\n".join(json.dumps({"sentence": t, "label": y}) for t, y in [
-        ('a "b", c', 1), ("d", 0), ("e", 1), ("good", 0), ("bad", 1), ("film", 0)]) + "\n\n",
-}  # fmt: skip
+    "jsonl:a.jsonl": "\n".join(
+        json.dumps({"sentence": t, "label": y})
+        for t, y in [('a "b", c', 1), ("d", 0), ("e", 1), ("good", 0), ("bad", 1), ("film", 0)]
+    )
+    + "\n\n",
+}
 
 
 @pytest.mark.parametrize("spec", TABLES)
@@ -527,8 +571,11 @@ def test_tables_of_any_form_are_the_same_texts_and_labels(spec, text_models, tmp
     task = open_task(f"{kind}:{tmp_path / name}", text_models["classifier"])
     assert (task.kind, task.has_labels) == ("text-classification", True)
     batches = [batch for part in PARTS for batch in task.batches(part)]
-    seen = {(tuple(ids[mask.bool()].tolist())[1:-1], label.item()) for batch in batches
-            for ids, mask, label in zip(batch.inputs["input_ids"], batch.mask, batch.labels, strict=True)}
+    seen = {
+        (tuple(ids[mask.bool()].tolist())[1:-1], label.item())
+        for batch in batches
+        for ids, mask, label in zip(batch.inputs["input_ids"], batch.mask, batch.labels, strict=True)
+    }
     expected = {((*ids_of("a"), 2, *ids_of("b"), 2, *ids_of("c")), 1)}
     expected |= {(tuple(ids_of(t)), y) for t, y in [("d", 0), ("e", 1), ("good", 0), ("bad", 1), ("film", 0)]}
     assert seen == expected
@@ -556,23 +603,26 @@ def test_columns_can_be_named_and_empty_texts_are_left_out(text_models, tmp_path
         open_task(f"csv:{tmp_path / 'a.csv'}", text_models["classifier"], TaskOptions(text_column="bod"))
 
 
-@pytest.mark.parametrize(("name", "content", "message"), [
-    ("csv:a.csv", "", "is empty"),
-    ("csv:a.csv", "text,label\n", "empty data set"),
-    ("csv:a.csv", "p,q,r\n1,2,3\n", "no column that is known to hold data; found p, q, r"),
-    ("csv:a.csv", "text,label\na,0\nb\n", "Row 3 of .* has 1 cells where the first has 2"),
-    ("csv:a.csv", "text,label\na,0\nb,\nc,1\n", "1 of 3 samples of .* have no label, first sample 1"),
-    ("csv:a.csv", "text,label\n" + "a,0\nb,7\n" * 3, "Labels run from 0 to 7"),
-    ("csv:a.csv", b"text,label\n\xff\xfe,0\n", "cannot be read as text.*UTF-8"),
-    ("jsonl:a.jsonl", '{"text": "a"}\n{"text"\n', "Line 2 of .* is not valid JSON"),
-    ("jsonl:a.jsonl", '{"text": "a"}\n[1]\n', "Line 2 of .* is no JSON object"),
-    ("jsonl:a.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}\n', "Line 2 of .* lacks label"),
-    ("text:a.json", '{"a": 1}', "should hold a list of texts"),
-    ("text:a.json", "[1, 2]", "should hold a list of texts"),
-    ("text:a.json", "[", "not valid JSON"),
-    ("text:a.json", "[]", "empty data set"),
-    ("text:a.txt", " \n", "empty data set"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("csv:a.csv", "", "is empty"),
+        ("csv:a.csv", "text,label\n", "empty data set"),
+        ("csv:a.csv", "p,q,r\n1,2,3\n", "no column that is known to hold data; found p, q, r"),
+        ("csv:a.csv", "text,label\na,0\nb\n", "Row 3 of .* has 1 cells where the first has 2"),
+        ("csv:a.csv", "text,label\na,0\nb,\nc,1\n", "1 of 3 samples of .* have no label, first sample 1"),
+        ("csv:a.csv", "text,label\n" + "a,0\nb,7\n" * 3, "Labels run from 0 to 7"),
+        ("csv:a.csv", b"text,label\n\xff\xfe,0\n", "cannot be read as text.*UTF-8"),
+        ("jsonl:a.jsonl", '{"text": "a"}\n{"text"\n', "Line 2 of .* is not valid JSON"),
+        ("jsonl:a.jsonl", '{"text": "a"}\n[1]\n', "Line 2 of .* is no JSON object"),
+        ("jsonl:a.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}\n', "Line 2 of .* lacks label"),
+        ("text:a.json", '{"a": 1}', "should hold a list of texts"),
+        ("text:a.json", "[1, 2]", "should hold a list of texts"),
+        ("text:a.json", "[", "not valid JSON"),
+        ("text:a.json", "[]", "empty data set"),
+        ("text:a.txt", " \n", "empty data set"),
+    ],
+)
 def test_texts_that_cannot_be_used(name, content, message, text_models, tmp_path):
     kind, file = name.split(":")
     (tmp_path / file).write_bytes(content if isinstance(content, bytes) else content.encode())

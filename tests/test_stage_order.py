@@ -29,8 +29,7 @@ from delayer.tune import TuneOptions
 pytest.importorskip("sklearn")
 ROOT = Path(__file__).parent.parent
 NETWORK = "tests.tiny:network"
-DATA = ("--data", "digits", "--num-fit", "64", "--num-validation", "48", "--num-test", "48",
-        "--batch-size", "8")
+DATA = ("--data", "digits", "--num-fit", "64", "--num-validation", "48", "--num-test", "48", "--batch-size", "8")
 SHRINK = ShrinkOptions(remove=2, a_round=2, tolerance=100)
 TUNE = TuneOptions(epochs=2, learning_rate=0.01, teacher_weight=0, label_weight=1, checkpoint_steps=100)
 COMMANDS = {
@@ -108,8 +107,8 @@ def after(names: tuple[str, ...]) -> str | None:
     for name in names:
         trained = network not in (None, "cut")
         if name == "plan":
-            plan, newer = True, newer or not plan and network is not None  # the same plan again is no newer one
-        elif name == "run" or name == "cut" and plan:
+            plan, newer = True, newer or (not plan and network is not None)  # the same plan again is no newer one
+        elif name == "run" or (name == "cut" and plan):
             plan, network, newer = True, "cut", False
         elif name == "shrink":
             network, newer = "shrunk", False
@@ -122,8 +121,12 @@ def after(names: tuple[str, ...]) -> str | None:
     return network
 
 
-FRESH = {"cut": ("plan", "cut"), "cut, tuned": ("plan", "cut", "tune"), "shrunk": ("shrink",),
-         "shrunk, tuned": ("shrink", "tune")}
+FRESH = {
+    "cut": ("plan", "cut"),
+    "cut, tuned": ("plan", "cut", "tune"),
+    "shrunk": ("shrink",),
+    "shrunk, tuned": ("shrink", "tune"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -182,23 +185,45 @@ def first(opened, tmp_path_factory):
     return get
 
 
-QUICK_PAIRS = [("shrink", "check"), ("shrink", "tune"), ("run", "shrink"), ("shrink", "cut"), ("run", "tune"), ("tune", "check"),
-               ("shrink", "export"), ("plan", "check"), ("scan", "run"), ("run", "run"), ("shrink", "plan")]
+QUICK_PAIRS = [
+    ("shrink", "check"),
+    ("shrink", "tune"),
+    ("run", "shrink"),
+    ("shrink", "cut"),
+    ("run", "tune"),
+    ("tune", "check"),
+    ("shrink", "export"),
+    ("plan", "check"),
+    ("scan", "run"),
+    ("run", "run"),
+    ("shrink", "plan"),
+]
 STAGES = (*COMMANDS, "shrink")
 ALL_PAIRS = [(one, two) for one in STAGES for two in STAGES]
 
 
-@pytest.mark.parametrize("names", [pytest.param(pair, id="-".join(pair), marks=[] if pair in QUICK_PAIRS else pytest.mark.slow)
-                                   for pair in ALL_PAIRS])
+@pytest.mark.parametrize(
+    "names", [pytest.param(pair, id="-".join(pair), marks=[] if pair in QUICK_PAIRS else pytest.mark.slow) for pair in ALL_PAIRS]
+)
 def test_pairs_of_stages(names, first, fresh, tmp_path):
     begin, _ = first(names[0])
     folder = copy(begin, tmp_path / "s")
     check_truth(folder, names, do(folder, names[1]), fresh)
 
 
-TRIPLES = [("shrink", "plan", "check"), ("shrink", "plan", "cut"), ("run", "shrink", "check"), ("run", "tune", "check"),
-           ("run", "tune", "run"), ("shrink", "tune", "check"), ("shrink", "tune", "tune"), ("run", "shrink", "cut"),
-           ("run", "tune", "plan"), ("shrink", "tune", "shrink"), ("plan", "shrink", "check")]
+TRIPLES = [
+    ("shrink", "plan", "check"),
+    ("shrink", "plan", "cut"),
+    ("run", "shrink", "check"),
+    ("run", "tune", "check"),
+    ("run", "tune", "run"),
+    ("shrink", "tune", "check"),
+    ("shrink", "tune", "tune"),
+    ("run", "shrink", "cut"),
+    ("run", "tune", "plan"),
+    ("shrink", "tune", "shrink"),
+    ("plan", "shrink", "check"),
+]
 
 
 @pytest.mark.parametrize("names", TRIPLES, ids="-".join)
@@ -309,8 +334,19 @@ class Killed(BaseException):
 class Kill:
     """Raises at the n-th change to the disk inside a folder, and at every later one, as clean-up would not run either."""
 
-    EVENTS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "os.chmod", "shutil.rmtree",
-              "shutil.copyfile", "shutil.copytree", "tempfile.mkstemp"}
+    EVENTS = {
+        "os.rename",
+        "os.remove",
+        "os.mkdir",
+        "os.rmdir",
+        "os.link",
+        "os.truncate",
+        "os.chmod",
+        "shutil.rmtree",
+        "shutil.copyfile",
+        "shutil.copytree",
+        "tempfile.mkstemp",
+    }
 
     def __init__(self):
         self.folder, self.at, self.seen = "", 0, 0
@@ -379,8 +415,14 @@ def test_a_plan_that_is_missing_is_named(opened, tmp_path):
         works(copy(opened, tmp_path / "s"), "cut")
 
 
-@pytest.mark.parametrize("more, named", [(("--data", "npz:other.npz"), "--data"), (("--num-fit", "50"), "--num-fit"),
-                                         (("--seed", "4", "--weights", "w.safetensors"), "--weights, --seed")])
+@pytest.mark.parametrize(
+    "more, named",
+    [
+        (("--data", "npz:other.npz"), "--data"),
+        (("--num-fit", "50"), "--num-fit"),
+        (("--seed", "4", "--weights", "w.safetensors"), "--weights, --seed"),
+    ],
+)
 def test_a_study_is_not_opened_with_options_that_it_was_not_made_with(more, named, opened, tmp_path):
     folder = copy(opened, tmp_path / "s")
     assert f"{named} would make it another study" in do(folder, "scan", *more)
@@ -452,8 +494,22 @@ def test_data_that_changed_behind_its_name_is_other_data(tmp_path, monkeypatch):
     for seed in (0, 1):
         pictures = np.random.default_rng(seed).integers(0, 255, (60, 8, 8), dtype=np.uint8)
         np.savez(tmp_path / "pictures.npz", x=pictures)
-        monkeypatch.setattr(sys, "argv", ["delayer", "score", NETWORK, "--data", f"npz:{tmp_path / 'pictures.npz'}", "--num-fit", "30",
-                                          "--out", str(folder), "--quiet"])
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            [
+                "delayer",
+                "score",
+                NETWORK,
+                "--data",
+                f"npz:{tmp_path / 'pictures.npz'}",
+                "--num-fit",
+                "30",
+                "--out",
+                str(folder),
+                "--quiet",
+            ],
+        )
         cli.main()
         scored.append((folder / "scores.json").read_text())
     assert scored[0] != scored[1]

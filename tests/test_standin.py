@@ -14,8 +14,9 @@ from delayer.network.chain import Block as Facts
 
 
 def facts(returns: int = 0, **more) -> Facts:
-    return Facts(path="", kind="", inlet=0, outlet=1, in_width=4, out_width=4, positions=1, removable=True, returns=returns,
-                 **more)
+    return Facts(
+        path="", kind="", inlet=0, outlet=1, in_width=4, out_width=4, positions=1, removable=True, returns=returns, **more
+    )
 
 
 class Attention(nn.Module):

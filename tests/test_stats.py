@@ -39,8 +39,12 @@ def read_moments(stat: Moments) -> dict[str, Tensor]:
     found = {}
     for i, j in ((0, 1), (0, 2), (1, 2)):
         pair = stat.pair(i, j)
-        found |= {f"xx {i} {j}": pair.xx, f"xy {i} {j}": pair.xy, f"yy {i} {j}": pair.yy,
-                  f"means {i} {j}": torch.cat([pair.mean_x, pair.mean_y])}
+        found |= {
+            f"xx {i} {j}": pair.xx,
+            f"xy {i} {j}": pair.xy,
+            f"yy {i} {j}": pair.yy,
+            f"means {i} {j}": torch.cat([pair.mean_x, pair.mean_y]),
+        }
     return found
 
 
@@ -49,16 +53,21 @@ def literal_unbiased_hsic(x: Tensor, y: Tensor) -> Tensor:
     n, one = len(x), torch.ones(len(x), dtype=x.dtype)
     k, m = x @ x.T, y @ y.T
     k, m = k - torch.diag(torch.diag(k)), m - torch.diag(torch.diag(m))
-    return (torch.trace(k @ m) + (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2))
-            - 2 / (n - 2) * one @ k @ m @ one) / (n * (n - 3))
+    return (torch.trace(k @ m) + (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2)) - 2 / (n - 2) * one @ k @ m @ one) / (
+        n * (n - 3)
+    )
 
 
 def literal_hsic(x: dict[int, Tensor]) -> dict[str, Tensor]:
     chunks = [slice(k, k + 16) for k in range(0, NUM, 16)]
     return {
         "sizes": torch.tensor([16.0, 16, 16, 5], dtype=torch.float64),
-        "hsic": torch.stack([torch.stack([torch.stack([literal_unbiased_hsic(x[i][c], x[j][c]) for j in range(4)])
-                                          for i in range(4)]) for c in chunks]),
+        "hsic": torch.stack(
+            [
+                torch.stack([torch.stack([literal_unbiased_hsic(x[i][c], x[j][c]) for j in range(4)]) for i in range(4)])
+                for c in chunks
+            ]
+        ),
     }
 
 
@@ -78,8 +87,12 @@ def literal_geometry(x: dict[int, Tensor]) -> dict[str, Tensor]:
 
 def read_geometry(stat: Geometry) -> dict[str, Tensor]:
     assert stat.squared_distance[0, 3].isnan() and stat.squared_norm[3].isnan()
-    return {"distance": stat.squared_distance[:3, :3], "cosine": stat.cosine[:3, :3],
-            "angle": (stat.angle[:3, :3]).fill_diagonal_(0), "norm": stat.squared_norm[:3]}
+    return {
+        "distance": stat.squared_distance[:3, :3],
+        "cosine": stat.cosine[:3, :3],
+        "angle": (stat.angle[:3, :3]).fill_diagonal_(0),
+        "norm": stat.squared_norm[:3],
+    }
 
 
 @dataclass(frozen=True)
@@ -100,29 +113,42 @@ class SiteSwitches(Switches):
 
 def read_switches(stat: Switches) -> dict[str, Tensor]:
     normal, (scale, shift, residual, variance) = stat.normal(), stat.best_line()
-    return {"chunks": stat.counts_by_chunk().double(), "counts": stat.counts().double(), "mean": normal.mean,
-            "deviation": normal.deviation, "scale": scale, "shift": shift, "residual": residual, "variance": variance}
+    return {
+        "chunks": stat.counts_by_chunk().double(),
+        "counts": stat.counts().double(),
+        "mean": normal.mean,
+        "deviation": normal.deviation,
+        "scale": scale,
+        "shift": shift,
+        "residual": residual,
+        "variance": variance,
+    }
 
 
 def literal_switches(x: dict[int, Tensor]) -> dict[str, Tensor]:
     z = torch.cat([x[0] - 20, x[1] - 20], 1)
     y = z.clamp_min(0)
-    chunks = torch.stack([torch.stack([(c < 0).sum(0), (c == 0).sum(0), (c > 0).sum(0), *torch.zeros(2, 2 * WIDTH)])
-                          for c in z.split(16)]).double()
+    chunks = torch.stack(
+        [torch.stack([(c < 0).sum(0), (c == 0).sum(0), (c > 0).sum(0), *torch.zeros(2, 2 * WIDTH)]) for c in z.split(16)]
+    ).double()
     found = {"chunks": chunks, "counts": chunks.sum(0), "mean": z.mean(0), "deviation": z.std(0, correction=0)}
-    lines = [torch.linalg.lstsq(torch.stack([z[:, c], torch.ones(NUM).double()], 1), y[:, c]).solution
-             for c in range(2 * WIDTH)]
+    lines = [torch.linalg.lstsq(torch.stack([z[:, c], torch.ones(NUM).double()], 1), y[:, c]).solution for c in range(2 * WIDTH)]
     scale, shift = torch.stack(lines, 1)
-    return found | {"scale": scale, "shift": shift, "residual": (y - scale * z - shift).square().mean(0),
-                    "variance": y.var(0, correction=0)}
+    return found | {
+        "scale": scale,
+        "shift": shift,
+        "residual": (y - scale * z - shift).square().mean(0),
+        "variance": y.var(0, correction=0),
+    }
 
 
 CASES = {
     "moments": Case(lambda: Moments([(0, 1, 2)], exact=True), read_moments, literal_moments),
     "moments of pairs": Case(lambda: Moments([(0, 1), (0, 2), (1, 2)], exact=True), read_moments, literal_moments),
     "moments in single precision": Case(lambda: Moments([(0, 1, 2)]), read_moments, literal_moments, 1e-5),
-    "hsic": Case(lambda: Hsic(range(4), batch_size=16), lambda s: dict(zip(("sizes", "hsic"), s.chunks(), strict=True)),
-                 literal_hsic, 1e-8),  # the twin, which centres nothing, loses digits to the means
+    "hsic": Case(
+        lambda: Hsic(range(4), batch_size=16), lambda s: dict(zip(("sizes", "hsic"), s.chunks(), strict=True)), literal_hsic, 1e-8
+    ),  # the twin, which centres nothing, loses digits to the means
     "switches": Case(lambda: SiteSwitches("relu", batch_size=16), read_switches, literal_switches),
     "geometry": Case(lambda: Geometry([(0, 1, 2)], Rows("first"), 4), read_geometry, literal_geometry),
 }

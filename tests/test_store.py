@@ -97,8 +97,7 @@ def test_a_swin_whose_windows_no_longer_alternate_is_no_ordinary_one(name, tmp_p
 def test_gpt2_that_scales_by_layer_number_is_no_ordinary_one(tmp_path):
     case = BY_NAME["gpt2"]
     transformers = library("transformers", "text")
-    model = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(**case.arguments | {"scale_attn_by_inverse_layer_idx": True}))  # fmt: skip
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**case.arguments | {"scale_attn_by_inverse_layer_idx": True}))
     chain = chain_of(model.eval(), case.inputs())
     for parameter in model.parameters():
         parameter.data *= 5
@@ -116,7 +115,7 @@ def test_a_whole_stage_may_go(tmp_path):
 # -- fresh processes -------------------------------------------------------------------------------------------------
 
 
-OWN = '''
+OWN = """
 import torch
 from torch import nn
 
@@ -146,7 +145,7 @@ def none(width=8):
 
 def fails():
     raise OSError("the disk is on fire")
-'''
+"""
 
 
 @pytest.fixture
@@ -254,8 +253,7 @@ def test_half_precision_files_load_into_single_precision(name, tmp_path):
     arguments = case.write(model, tmp_path)
     if "weights" not in arguments:
         arguments["weights"] = tmp_path / "original" / "model.safetensors"
-    halves = {key: value.half() if value.is_floating_point() else value
-              for key, value in load_file(arguments["weights"]).items()}  # fmt: skip
+    halves = {key: value.half() if value.is_floating_point() else value for key, value in load_file(arguments["weights"]).items()}
     save_file(halves, str(tmp_path / "half.safetensors"), metadata={"format": "pt"})
     found = load(**arguments | {"weights": tmp_path / "half.safetensors"})
     assert {p.dtype for p in found.parameters()} == {torch.float32}
@@ -348,13 +346,15 @@ def test_weights_that_do_not_fit_are_listed(own):
             load("own_networks:make", weights="w.safetensors")
         return str(error.value)
 
-    every = {key: None for key in state}
+    every = dict.fromkeys(state)
     assert given(**every | {"blocks.0.inner.bias": state["blocks.0.inner.bias"]}) == (
         "w.safetensors does not fit Net: of 16 tensors 15 missing (blocks.0.inner.weight, blocks.0.outer.bias, "
-        "blocks.0.outer.weight, …). Give the weights of this very network, or the network of these weights.")
+        "blocks.0.outer.weight, …). Give the weights of this very network, or the network of these weights."
+    )
     assert "1 unknown to the network (head)" in given(head=torch.zeros(2))
     assert "1 of another shape (blocks.0.inner.bias is [9] where the network has [8])" in given(
-        **{"blocks.0.inner.bias": torch.zeros(9)})
+        **{"blocks.0.inner.bias": torch.zeros(9)}
+    )
     both = given(**{"blocks.0.inner.bias": None, "x": torch.zeros(1)})
     assert "1 missing (blocks.0.inner.bias); 1 unknown to the network (x)" in both
 
@@ -370,7 +370,7 @@ def test_hub_weights_that_do_not_fit_are_listed(tmp_path):
         ({"classifier.bias": None, "classifier.weight": None}, r"2 missing \(classifier.bias, classifier.weight\)"),
         ({"classifier.bias": torch.zeros(7)}, r"1 of another shape \(classifier.bias is \[7\] where .* has \[2\]\)"),
         ({"more": torch.zeros(7)}, r"1 unknown to the network \(more\)"),
-    ):  # fmt: skip
+    ):
         changed = {k: v for k, v in (state | change).items() if v is not None}
         save_file(changed, str(wrong), metadata={"format": "pt"})
         with pytest.raises(WeightsError, match=f"does not fit BertForSequenceClassification: .*{message}"):
@@ -394,26 +394,35 @@ def test_two_values_for_one_shared_tensor_are_refused(tmp_path):
 # -- what else may go wrong --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("arguments", "kind", "message"), [
-    ({"name": "timm:vit_tinny_patch16_224"}, UnknownName, "timm has no model 'vit_tinny_patch16_224'. Did you mean"),
-    ({"name": "timm:qqqqqqqq"}, UnknownName, r"timm has no model 'qqqqqqqq'\. See timm.list_models"),
-    ({"name": "vit_tiny_patch16_224"}, UnknownName,
-     "neither a folder of delayer's, a timm:NAME.*Did you mean timm:vit_tiny_patch16_224"),
-    ({"name": "no-such/network"}, UnknownName, "'no-such/network' is neither a folder of delayer's"),
-    ({"name": "."}, UnknownName, "The folder needs a config.json and model.safetensors"),
-    ({"name": "own_networks:makes"}, UnknownName, "own_networks:makes' cannot be found .*Did you mean make"),
-    ({"name": "own_netwerks:make"}, UnknownName, "cannot be found .*No module named 'own_netwerks'.*Name a function"),
-    ({"name": "own_networks:none"}, ModelError, "gave a NoneType where a torch.nn.Module was expected"),
-    ({"name": "own_networks:fails"}, ModelError, r"own_networks:fails\(\) failed with OSError: the disk is on fire"),
-    ({"name": "own_networks:make", "depth": 3}, ModelError, r"make\(depth=3\) failed with TypeError: .*unexpected"),
-    ({"name": "own_networks:Net"}, ModelError, r"own_networks:Net\(\) failed with TypeError: .*missing 1 required"),
-    ({"name": "timm:vit_tiny_patch16_224", "weights": "w", "depht": 3}, ModelError, "timm could not build .*depht"),
-    ({"name": "own_networks:make", "weights": "none.safetensors"}, WeightsError, "There is no weights file none.saf"),
-    ({"name": "own_networks:make", "weights": "cut.safetensors"}, WeightsError, "cut.safetensors is truncated, corr"),
-    ({"name": "own_networks:make", "weights": "text.safetensors"}, WeightsError, "truncated, corrupted or no safetens"),
-    ({"name": "own_networks:make", "weights": "nan.safetensors"}, NotFiniteError,
-     "Weight blocks.2.inner.bias holds 1 values that are NaN or infinite"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ({"name": "timm:vit_tinny_patch16_224"}, UnknownName, "timm has no model 'vit_tinny_patch16_224'. Did you mean"),
+        ({"name": "timm:qqqqqqqq"}, UnknownName, r"timm has no model 'qqqqqqqq'\. See timm.list_models"),
+        (
+            {"name": "vit_tiny_patch16_224"},
+            UnknownName,
+            "neither a folder of delayer's, a timm:NAME.*Did you mean timm:vit_tiny_patch16_224",
+        ),
+        ({"name": "no-such/network"}, UnknownName, "'no-such/network' is neither a folder of delayer's"),
+        ({"name": "."}, UnknownName, "The folder needs a config.json and model.safetensors"),
+        ({"name": "own_networks:makes"}, UnknownName, "own_networks:makes' cannot be found .*Did you mean make"),
+        ({"name": "own_netwerks:make"}, UnknownName, "cannot be found .*No module named 'own_netwerks'.*Name a function"),
+        ({"name": "own_networks:none"}, ModelError, "gave a NoneType where a torch.nn.Module was expected"),
+        ({"name": "own_networks:fails"}, ModelError, r"own_networks:fails\(\) failed with OSError: the disk is on fire"),
+        ({"name": "own_networks:make", "depth": 3}, ModelError, r"make\(depth=3\) failed with TypeError: .*unexpected"),
+        ({"name": "own_networks:Net"}, ModelError, r"own_networks:Net\(\) failed with TypeError: .*missing 1 required"),
+        ({"name": "timm:vit_tiny_patch16_224", "weights": "w", "depht": 3}, ModelError, "timm could not build .*depht"),
+        ({"name": "own_networks:make", "weights": "none.safetensors"}, WeightsError, "There is no weights file none.saf"),
+        ({"name": "own_networks:make", "weights": "cut.safetensors"}, WeightsError, "cut.safetensors is truncated, corr"),
+        ({"name": "own_networks:make", "weights": "text.safetensors"}, WeightsError, "truncated, corrupted or no safetens"),
+        (
+            {"name": "own_networks:make", "weights": "nan.safetensors"},
+            NotFiniteError,
+            "Weight blocks.2.inner.bias holds 1 values that are NaN or infinite",
+        ),
+    ],
+)
 def test_what_cannot_be_loaded_is_said(arguments, kind, message, own):
     state = load("own_networks:make").state_dict()
     save_file(state, "whole.safetensors")
@@ -429,8 +438,7 @@ def test_a_folder_that_was_tampered_with_is_refused(own):
     x = normal(3, 8)()
     folder = own / "cut"
     saved(chain_of(load("own_networks:make"), x), folder, x, dropped=["1"], mapped=["3"])
-    plan, artefact, weights = (
-        (folder / name).read_bytes() for name in ("plan.json", "delayer.json", "model.safetensors"))
+    plan, artefact, weights = ((folder / name).read_bytes() for name in ("plan.json", "delayer.json", "model.safetensors"))
 
     def message(name: str, content: bytes, kind: type[DelayerError]) -> str:
         kept = (folder / name).read_bytes()
@@ -444,8 +452,11 @@ def test_a_folder_that_was_tampered_with_is_refused(own):
         return str(error.value)
 
     assert "plan.json is not a valid Plan: the file as a whole" in message("plan.json", plan[:-9], PlanError)
-    assert "num_blocks" in message("plan.json", plan.replace(b'"num_blocks":4', b'"num_blocks":"x"').replace(
-        b'"num_blocks": 4', b'"num_blocks": "x"'), PlanError)
+    assert "num_blocks" in message(
+        "plan.json",
+        plan.replace(b'"num_blocks":4', b'"num_blocks":"x"').replace(b'"num_blocks": 4', b'"num_blocks": "x"'),
+        PlanError,
+    )
     five = json.dumps(json.loads(plan) | {"num_blocks": 5}).encode()
     assert "for a network of 5 blocks (Net); this one has 4" in message("plan.json", five, PlanError)
     no_edits = json.dumps(json.loads(plan) | {"edits": []}).encode()
@@ -456,8 +467,7 @@ def test_a_folder_that_was_tampered_with_is_refused(own):
     (folder / "delayer.json").write_bytes(artefact)
     assert "truncated" in message("model.safetensors", weights[:-9], WeightsError)
     moved = artefact.replace(b"blocks.2", b"layers.2")
-    assert "This Net has no module layers.2, where a block was when it was saved" in message(
-        "delayer.json", moved, ModelError)
+    assert "This Net has no module layers.2, where a block was when it was saved" in message("delayer.json", moved, ModelError)
     (folder / "plan.json").unlink()
     with pytest.raises(ModelError, match="is not as it was saved: plan.json is gone"):
         load(str(folder))

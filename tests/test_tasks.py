@@ -43,10 +43,18 @@ def llama(vocab: int = 30) -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=vocab, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=64, initializer_range=0.6,
-    )).eval()  # fmt: skip
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocab,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=64,
+            initializer_range=0.6,
+        )
+    ).eval()
 
 
 def padded_texts(num: int = 12, vocab: int = 30, pad: int = 1) -> list[dict[str, torch.Tensor]]:
@@ -187,8 +195,11 @@ def test_perplexity_equals_the_literal_one_text_by_text_whatever_the_padding():
     assert grade_of(reference, reference).kl == 0
     other = shaken(model, 0.1)
     with torch.no_grad():
-        q = [other(b["input_ids"][i][b["attention_mask"][i].bool()][None]).logits[0, :-1].log_softmax(-1)
-             for b in batches for i in range(len(b["input_ids"]))]
+        q = [
+            other(b["input_ids"][i][b["attention_mask"][i].bool()][None]).logits[0, :-1].log_softmax(-1)
+            for b in batches
+            for i in range(len(b["input_ids"]))
+        ]
     p, q = torch.cat(sums).double(), torch.cat(q).double()
     against = evaluate(other, task, "fit", reference=reference)
     assert against.kl == pytest.approx((p.exp() * (p - q)).sum(1).mean().item(), rel=1e-3)
@@ -203,8 +214,7 @@ def test_padding_on_the_left_counts_as_little():
         left.append({k: torch.stack([row.roll(s) for row, s in zip(x, shift, strict=True)]) for k, x in batch.items()})
         mask = left[-1]["attention_mask"]
         left[-1]["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)
-    assert evaluate(model, task_of(left), "fit").value == pytest.approx(
-        evaluate(model, task_of(batches), "fit").value, rel=1e-4)
+    assert evaluate(model, task_of(left), "fit").value == pytest.approx(evaluate(model, task_of(batches), "fit").value, rel=1e-4)
 
 
 def test_kept_distributions_stay_within_memory_and_do_not_depend_on_batches(monkeypatch):
@@ -270,8 +280,11 @@ def test_embeddings_are_graded_by_their_neighbours():
     assert (itself.name, itself.value, itself.kl, itself.agreement) == ("agreement", 100, 0, 100)
 
     def literal(model):
-        pooled = [model.table.weight[ids[mask.bool()]].mean(0) for batch in batches
-                  for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+        pooled = [
+            model.table.weight[ids[mask.bool()]].mean(0)
+            for batch in batches
+            for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        ]
         return nn.functional.normalize(torch.stack(pooled).double(), dim=1)
 
     kls, same = [], []
@@ -441,16 +454,22 @@ def test_batches_of_dicts_and_of_numpy_arrays():
     assert task_of([(np.zeros((2, 4), "float32"), np.array([1, 0]))]).batches("fit")[0].labels.tolist() == [1, 0]
 
 
-@pytest.mark.parametrize(("fit", "message"), [
-    ((x for x in [torch.zeros(1)]), "generator, which can be read only once.*DataLoader"),
-    ([], "fit batches are empty"),
-    ([torch.zeros(0, 4)], "fit batches are empty"),
-    ([{"text": ["a", "b"]}], "does not become tensors"),
-    ([(torch.zeros(2, 3), torch.zeros(2, 5))], r"rows of zeros and ones.*multi-label.*found torch.float32 \[2, 5\]"),
-    ([(torch.zeros(2, 3), torch.zeros(2, 5, dtype=torch.long) + 2)], r"one class number a sample; found torch.int64 \[2, 5\]"),
-    ([(torch.zeros(2, 3), torch.tensor(1))], r"one a sample; found torch.int64 \[\]"),
-    ([(torch.zeros(2, 3), torch.tensor([1.0, float("nan")]))], "A label of the fit split is NaN"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fit", "message"),
+    [
+        ((x for x in [torch.zeros(1)]), "generator, which can be read only once.*DataLoader"),
+        ([], "fit batches are empty"),
+        ([torch.zeros(0, 4)], "fit batches are empty"),
+        ([{"text": ["a", "b"]}], "does not become tensors"),
+        ([(torch.zeros(2, 3), torch.zeros(2, 5))], r"rows of zeros and ones.*multi-label.*found torch.float32 \[2, 5\]"),
+        (
+            [(torch.zeros(2, 3), torch.zeros(2, 5, dtype=torch.long) + 2)],
+            r"one class number a sample; found torch.int64 \[2, 5\]",
+        ),
+        ([(torch.zeros(2, 3), torch.tensor(1))], r"one a sample; found torch.int64 \[\]"),
+        ([(torch.zeros(2, 3), torch.tensor([1.0, float("nan")]))], "A label of the fit split is NaN"),
+    ],
+)
 def test_batches_that_cannot_be_used(fit, message):
     with pytest.raises(DataError, match=message):
         task_of(fit)

@@ -1,5 +1,6 @@
 """What a file names is never a reason to import or call it."""
 
+import contextlib
 import json
 import os
 import sys
@@ -45,10 +46,8 @@ def own(tmp_path, monkeypatch) -> Path:
 
 def reseal(folder: Path) -> None:
     """What somebody does who wants a changed folder to look whole."""
-    try:
+    with contextlib.suppress(DelayerError):
         seal(read_artefact(folder), folder)
-    except DelayerError:
-        pass
 
 
 def own_folder(place: Path) -> Path:
@@ -71,8 +70,11 @@ def test_the_watch_sees_what_it_is_for(own):
 
 def test_a_factory_is_never_imported_because_a_file_names_it(own):
     folder = own_folder(own)
-    with pytest.raises(ModelError, match="cut was made with own_networks:make, .* a file's word is no reason to import it.*"
-                                         "factory=.*--factory own_networks:make; trust=True"):
+    with pytest.raises(
+        ModelError,
+        match="cut was made with own_networks:make, .* a file's word is no reason to import it.*"
+        "factory=.*--factory own_networks:make; trust=True",
+    ):
         load(str(folder))
     assert "own_networks" not in sys.modules
     by_name = load(str(folder), factory="own_networks:make")
@@ -110,27 +112,55 @@ def test_a_factory_that_nobody_needs_is_refused(own, tmp_path):
         load(str(tmp_path / "small"), factory="own_networks:make")
 
 
-@pytest.mark.parametrize(("source", "message"), [
-    ({"kind": "factory", "name": "os:system", "config": {"command": "touch ran"}}, "made with os:system, a function of somebody"),
-    ({"kind": "factory", "name": "not a name", "config": {}}, "'not a name', which is not spelled package.module:factory"),
-    ({"kind": "delayer", "name": "", "config": {"source": {"kind": "factory", "name": "os:system"}, "chain": {}, "plan": {}}},
-     "made with os:system"),
-    ({"kind": "delayer", "name": "", "config": {}}, "does not say where the network that was cut came from"),
-    ({"kind": "timm", "name": "local-dir:evil"}, "names timm:local-dir:evil, which is no architecture"),
-    ({"kind": "timm", "name": "resnet18", "config": {"checkpoint_path": "evil.pth"}}, "checkpoint_path='evil.pth', which a"),
-    ({"kind": "timm", "name": "resnet18", "config": {"pretrained": True}}, "pretrained='True', which a file may not ask for"),
-    ({"kind": "huggingface", "name": "", "model_class": "Trainer"}, "the class 'Trainer', which is no network of transformers"),
-    ({"kind": "huggingface", "name": "", "model_class": "pipeline"}, "the class 'pipeline'"),
-    ({"kind": "huggingface", "name": "", "model_class": "TimmWrapperModel"}, "the class 'TimmWrapperModel'"),
-    ({"kind": "huggingface", "name": "", "model_class": "BertModel", "arguments": {"trust_remote_code": True}},
-     "BertModel built with trust_remote_code='True'"),
-    ({"kind": "huggingface", "name": "", "model_class": "BertModel", "config": {"auto_map": {"AutoModel": "evil.Net"}}},
-     r"wants Python code of its own imported \(auto_map\)"),
-    ({"kind": "huggingface", "name": "", "model_class": "BertModel", "config": {"_attn_implementation": "evil/kernel"}},
-     "holds _attn_implementation='evil/kernel'"),
-    ({"kind": "huggingface", "name": "", "model_class": "LlavaForConditionalGeneration", "config": {"vision_config": {
-        "model_type": "timm_wrapper"}}}, "holds vision_config.model_type='timm_wrapper'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            {"kind": "factory", "name": "os:system", "config": {"command": "touch ran"}},
+            "made with os:system, a function of somebody",
+        ),
+        ({"kind": "factory", "name": "not a name", "config": {}}, "'not a name', which is not spelled package.module:factory"),
+        (
+            {
+                "kind": "delayer",
+                "name": "",
+                "config": {"source": {"kind": "factory", "name": "os:system"}, "chain": {}, "plan": {}},
+            },
+            "made with os:system",
+        ),
+        ({"kind": "delayer", "name": "", "config": {}}, "does not say where the network that was cut came from"),
+        ({"kind": "timm", "name": "local-dir:evil"}, "names timm:local-dir:evil, which is no architecture"),
+        ({"kind": "timm", "name": "resnet18", "config": {"checkpoint_path": "evil.pth"}}, "checkpoint_path='evil.pth', which a"),
+        ({"kind": "timm", "name": "resnet18", "config": {"pretrained": True}}, "pretrained='True', which a file may not ask for"),
+        (
+            {"kind": "huggingface", "name": "", "model_class": "Trainer"},
+            "the class 'Trainer', which is no network of transformers",
+        ),
+        ({"kind": "huggingface", "name": "", "model_class": "pipeline"}, "the class 'pipeline'"),
+        ({"kind": "huggingface", "name": "", "model_class": "TimmWrapperModel"}, "the class 'TimmWrapperModel'"),
+        (
+            {"kind": "huggingface", "name": "", "model_class": "BertModel", "arguments": {"trust_remote_code": True}},
+            "BertModel built with trust_remote_code='True'",
+        ),
+        (
+            {"kind": "huggingface", "name": "", "model_class": "BertModel", "config": {"auto_map": {"AutoModel": "evil.Net"}}},
+            r"wants Python code of its own imported \(auto_map\)",
+        ),
+        (
+            {"kind": "huggingface", "name": "", "model_class": "BertModel", "config": {"_attn_implementation": "evil/kernel"}},
+            "holds _attn_implementation='evil/kernel'",
+        ),
+        (
+            {
+                "kind": "huggingface",
+                "name": "",
+                "model_class": "LlavaForConditionalGeneration",
+                "config": {"vision_config": {"model_type": "timm_wrapper"}},
+            },
+            "holds vision_config.model_type='timm_wrapper'",
+        ),
+    ],
+)
 def test_what_a_source_may_not_name(source, message, own):
     folder = own_folder(own)
     (folder / "delayer.json").write_text(json.dumps(json.loads((folder / "delayer.json").read_text()) | {"source": source}))
@@ -240,8 +270,17 @@ def test_a_worker_imports_what_its_command_line_names(own):
     from delayer.nas.options import NasTaskOptions, ProxyOptions, Setup
     from delayer.nas.strategies import StrategyOptions
 
-    setup = Setup(data="digits", test=None, strategy="redtest", space=SpaceOptions(space="hostile_module:run"),
-                  proxy=ProxyOptions(), task=NasTaskOptions(), strategy_options=StrategyOptions(), seed=0, device="cpu")
+    setup = Setup(
+        data="digits",
+        test=None,
+        strategy="redtest",
+        space=SpaceOptions(space="hostile_module:run"),
+        proxy=ProxyOptions(),
+        task=NasTaskOptions(),
+        strategy_options=StrategyOptions(),
+        seed=0,
+        device="cpu",
+    )
     (own / "search.json").write_text(setup.model_dump_json())
     with hostile.watched(own) as seen, pytest.raises(NasError, match="hostile_module:run.*no reason to import"):
         work(str(own), "worker-0")
@@ -332,12 +371,17 @@ def test_the_current_folder_is_importable_for_typed_names_only(own):
     assert sys.path[-1] == str(own)  # a library that is imported later comes from where it is installed
 
 
-@pytest.mark.parametrize("edit, said", [
-    ({"architectures": ["Trainer"]}, "names the class 'Trainer'"),
-    ({"architectures": ["RagModel"]}, "names the class 'RagModel'"),
-    ({"n_embd": 10**8}, "describes a network of more than"), ({"vocab_size": 10**9}, "describes a network of more than"),
-    ({"num_labels": 999_999}, "10,000 is the most that is believed"), ({"architectures": [["x"]]}, ""),
-])
+@pytest.mark.parametrize(
+    "edit, said",
+    [
+        ({"architectures": ["Trainer"]}, "names the class 'Trainer'"),
+        ({"architectures": ["RagModel"]}, "names the class 'RagModel'"),
+        ({"n_embd": 10**8}, "describes a network of more than"),
+        ({"vocab_size": 10**9}, "describes a network of more than"),
+        ({"num_labels": 999_999}, "10,000 is the most that is believed"),
+        ({"architectures": [["x"]]}, ""),
+    ],
+)
 def test_a_folder_of_the_librarys_own_is_held_to_the_same_lists_and_sizes(edit, said, tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=32, n_positions=16)

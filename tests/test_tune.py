@@ -89,8 +89,7 @@ def test_a_damaged_network_recovers_towards_its_teacher_without_labels(teacher, 
     report = tune_(model, unlabelled, teacher, QUICK)
     assert report.before.kl > 0.5 and report.after.kl < report.before.kl / 8
     assert report.before.value < 85 and report.after.value > 88
-    assert report.best_epoch == max(range(1, 5), key=lambda k: (report.epochs[k - 1].grade.value,
-                                                                -report.epochs[k - 1].grade.kl))
+    assert report.best_epoch == max(range(1, 5), key=lambda k: (report.epochs[k - 1].grade.value, -report.epochs[k - 1].grade.kl))
     assert report.epochs[-1].loss < report.epochs[0].loss
     assert f"Epoch {report.best_epoch} of 4" in report.note
     assert report.num_steps == 80 and report.num_params == sum(p.numel() for p in model.parameters())
@@ -240,8 +239,19 @@ def test_milestones_stay_at_their_epochs_after_a_retreat(teacher, unlabelled, mo
 def test_a_published_recipe_is_plain_sgd_with_steps(data):
     """SGD with momentum and decay on every parameter, no warm-up, no clipping, no teacher: as a literal loop."""
     task = task_of(*data)
-    options = TuneOptions(optimizer="sgd", learning_rate=0.05, momentum=0.9, weight_decay=5e-3, epochs=3, milestones=(1, 2),
-                          warmup=0, clip=float("inf"), teacher_weight=0, label_weight=1, update_norms=True)
+    options = TuneOptions(
+        optimizer="sgd",
+        learning_rate=0.05,
+        momentum=0.9,
+        weight_decay=5e-3,
+        epochs=3,
+        milestones=(1, 2),
+        warmup=0,
+        clip=float("inf"),
+        teacher_weight=0,
+        label_weight=1,
+        update_norms=True,
+    )
     model, twin = (nn.Sequential(nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10)) for _ in range(2))
     twin.load_state_dict(model.state_dict())
     report = tune_(model, task, options=options)
@@ -311,13 +321,16 @@ def vit() -> nn.Module:
     return timm.create_model("vit_tiny_patch16_224", img_size=32, embed_dim=24, num_heads=2, depth=8)
 
 
-@pytest.mark.parametrize("spans, operator, expected", [
-    (["3:5"], "drop", {"blocks.2", "blocks.3"}),
-    (["3:5"], "affine", {"blocks.2", "blocks.3.map", "blocks.4"}),
-    (["0", "7"], "drop", {"blocks.0", "blocks.5"}),
-    (["2", "3"], "affine", {"blocks.1", "blocks.2.map", "blocks.3.map", "blocks.4"}),
-    (["1:3", "4:6"], "drop", {"blocks.0", "blocks.1", "blocks.2"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spans, operator, expected",
+    [
+        (["3:5"], "drop", {"blocks.2", "blocks.3"}),
+        (["3:5"], "affine", {"blocks.2", "blocks.3.map", "blocks.4"}),
+        (["0", "7"], "drop", {"blocks.0", "blocks.5"}),
+        (["2", "3"], "affine", {"blocks.1", "blocks.2.map", "blocks.3.map", "blocks.4"}),
+        (["1:3", "4:6"], "drop", {"blocks.0", "blocks.1", "blocks.2"}),
+    ],
+)
 def test_a_neighbourhood_is_the_maps_and_one_block_on_either_side(spans, operator, expected):
     model = vit()
     chain = chain_of(model)
@@ -329,11 +342,14 @@ def test_a_neighbourhood_is_the_maps_and_one_block_on_either_side(spans, operato
     assert wide == {name for name in all_names if name.startswith("blocks.")}
 
 
-@pytest.mark.parametrize("spans, operator, expected", [
-    (["3:5"], "drop", {0: 0, 1: 1, 2: 4, 3: 5, 4: 6, 5: 7}),
-    (["3:5"], "affine", {0: 0, 1: 1, 2: 2, 3: 4, 4: 5, 5: 6, 6: 7}),
-    (["0", "7"], "drop", {0: 1, 1: 2, 2: 3, 3: 4, 4: 5, 5: 7}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spans, operator, expected",
+    [
+        (["3:5"], "drop", {0: 0, 1: 1, 2: 4, 3: 5, 4: 6, 5: 7}),
+        (["3:5"], "affine", {0: 0, 1: 1, 2: 2, 3: 4, 4: 5, 5: 6, 6: 7}),
+        (["0", "7"], "drop", {0: 1, 1: 2, 2: 3, 3: 4, 4: 5, 5: 7}),
+    ],
+)
 def test_counterparts_stand_behind_all_that_a_block_stands_for(spans, operator, expected):
     chain = chain_of(vit())
     plan = plan_by_hand(chain, spans, operator=operator)
@@ -371,8 +387,10 @@ def test_hidden_states_come_closer_the_more_they_count(teacher, unlabelled, data
 
 def test_a_relative_rate_moves_every_tensor_by_the_same_share(teacher, unlabelled):
     """The first step of Adam is the rate, whatever the gradient; so each tensor moves by that share of its size."""
-    model, options = damaged(teacher), QUICK.model_copy(update={"epochs": 1, "learning_rate": 0.01, "relative": True, "warmup": 0,
-                                                              "weight_decay": 0})
+    model, options = (
+        damaged(teacher),
+        QUICK.model_copy(update={"epochs": 1, "learning_rate": 0.01, "relative": True, "warmup": 0, "weight_decay": 0}),
+    )
     before, moved = {name: p.detach().clone() for name, p in model.named_parameters()}, {}
 
     def after_first(done, _):
@@ -422,8 +440,9 @@ def test_the_loss_of_classes_equals_a_slow_twin():
         target = [0.1 / 4 + (0.9 if k == y else 0) for k in range(4)]
         total += 0.7 * 4 * kl - 0.3 * sum(target[k] * hard[k].log() for k in range(4))
     batch = Batch(torch.zeros(5, 1), labels, 0)
-    found = distance(output, taught, batch, "image-classification", temperature=2.0, teacher_weight=0.7,
-                     label_weight=0.3, label_smoothing=0.1)
+    found = distance(
+        output, taught, batch, "image-classification", temperature=2.0, teacher_weight=0.7, label_weight=0.3, label_smoothing=0.1
+    )
     assert found.item() == pytest.approx(total.item() / 5, rel=1e-5)
 
 
@@ -454,9 +473,16 @@ def test_the_loss_of_embeddings_is_the_relative_distance_of_the_pooled_vectors()
 def test_a_language_model_with_a_damaged_block_recovers():
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    teacher = transformers.LlamaForCausalLM(transformers.LlamaConfig(
-        vocab_size=16, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2,
-        max_position_embeddings=16)).eval()
+    teacher = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=16,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            max_position_embeddings=16,
+        )
+    ).eval()
     step, start = torch.randint(1, 4, (160, 1)), torch.randint(16, (160, 1))
     ids = (torch.arange(12) * step + start) % 16  # counting by ones, twos or threes
     mask = torch.ones_like(ids)
@@ -491,8 +517,14 @@ def test_milestones_divide_the_rate_by_ten():
 
 def test_adamw_spares_vectors_and_sgd_decays_all():
     trained = dict(nn.Linear(3, 2).named_parameters())
-    decays = [{p.ndim: group["weight_decay"] for group in optimizer_for(
-        trained, kind, weight_decay=0.1, momentum=0.9).param_groups for p in group["params"]} for kind in ("adamw", "sgd")]
+    decays = [
+        {
+            p.ndim: group["weight_decay"]
+            for group in optimizer_for(trained, kind, weight_decay=0.1, momentum=0.9).param_groups
+            for p in group["params"]
+        }
+        for kind in ("adamw", "sgd")
+    ]
     assert decays == [{2: 0.1, 1: 0.0}, {2: 0.1, 1: 0.1}]
 
 

@@ -46,8 +46,9 @@ def network() -> nn.Module:
 
 def two_widths() -> nn.Module:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), Block(8), Block(8), nn.Linear(8, 12), Block(12), Block(12),
-                          nn.Linear(12, 10))
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 8), Block(8), Block(8), nn.Linear(8, 12), Block(12), Block(12), nn.Linear(12, 10)
+    )
     model.preprocessing = Digits.preprocessing
     return model
 

@@ -16,8 +16,14 @@ def library(name: str, extra: str) -> Any:
         raise ModelError(f"This needs {name}, which is not installed: pip install 'delayer[{extra}]'.") from error
 
 
-EXTRAS = {"sklearn": ("scikit-learn", "data"), "datasets": ("datasets", "data"), "pandas": ("pandas", "data"),
-          "pyarrow": ("pyarrow", "data"), "PIL": ("pillow", "vision"), "transformers": ("transformers", "text")}  # fmt: skip
+EXTRAS = {
+    "sklearn": ("scikit-learn", "data"),
+    "datasets": ("datasets", "data"),
+    "pandas": ("pandas", "data"),
+    "pyarrow": ("pyarrow", "data"),
+    "PIL": ("pillow", "vision"),
+    "transformers": ("transformers", "text"),
+}
 """The package that each module of a data source comes in, and the extra of delayer's that brings it."""
 
 

@@ -115,8 +115,9 @@ def edit_modules_(chain: Chain, edits: Sequence[Edit], stats: Moments | None) ->
         edit.apply_(chain, stats)
 
 
-def apply_(chain: Chain, plan: Plan, stats: Moments | None = None, *, data: Sequence[Any] | None = None,
-           progress=None) -> nn.Module:
+def apply_(
+    chain: Chain, plan: Plan, stats: Moments | None = None, *, data: Sequence[Any] | None = None, progress=None
+) -> nn.Module:
     """Cut a chain's model as planned, in place, and get the model.
 
     stats: moments of the pairs that the plan needs; None together with no data builds the shapes alone, which is what
@@ -130,12 +131,19 @@ def apply_(chain: Chain, plan: Plan, stats: Moments | None = None, *, data: Sequ
     needs = plan.needs(chain)
     follows = any(edit.follows for edit in plan.edits)
     watches = tuple(dict.fromkeys(path for edit in plan.edits for path in edit.watches))
-    if data is not None and (follows or (needs or watches) and plan.refit == "sequential"):
+    if data is not None and (follows or ((needs or watches) and plan.refit == "sequential")):
         if plan.refit == "independent" and needs and stats is None:
             stats = Moments(needs, rows, exact=True)
             observe(chain, data, [stats], seed=plan.seed, progress=progress)
-        fit_edits_(chain, plan.edits, data, rows, seed=plan.seed,
-                   moments=stats if plan.refit == "independent" else None, progress=progress)
+        fit_edits_(
+            chain,
+            plan.edits,
+            data,
+            rows,
+            seed=plan.seed,
+            moments=stats if plan.refit == "independent" else None,
+            progress=progress,
+        )
     else:
         if needs and stats is None and data is not None:
             stats = Moments(needs, rows, exact=True)
@@ -159,8 +167,17 @@ class _Watched:
         return self.found[site]
 
 
-def fit_edits_(chain: Chain, edits: Sequence[Edit], data: Sequence[Any], rows: Rows = Rows(), *, seed: int = 0,
-               moments: Moments | None = None, original: Chain | None = None, progress=None) -> None:
+def fit_edits_(
+    chain: Chain,
+    edits: Sequence[Edit],
+    data: Sequence[Any],
+    rows: Rows = Rows(),
+    *,
+    seed: int = 0,
+    moments: Moments | None = None,
+    original: Chain | None = None,
+    progress=None,
+) -> None:
     """Put every edit's modules in place, first block first, each fitted on the stream of the network cut so far.
 
     moments: of the original's stream, for maps that are to be fitted on it alone.
@@ -177,8 +194,9 @@ def fit_edits_(chain: Chain, edits: Sequence[Edit], data: Sequence[Any], rows: R
             progress(done + 1, len(edits))
 
 
-def apply(chain: Chain, plan: Plan, stats: Moments | None = None, *, data: Sequence[Any] | None = None,
-          progress=None) -> nn.Module:
+def apply(
+    chain: Chain, plan: Plan, stats: Moments | None = None, *, data: Sequence[Any] | None = None, progress=None
+) -> nn.Module:
     """A copy of a chain's model, cut as planned; the original stays as it was. See `apply_`.
 
     Raises PlanError when the plan has maps to fit and neither stats nor data are given.
@@ -189,9 +207,18 @@ def apply(chain: Chain, plan: Plan, stats: Moments | None = None, *, data: Seque
     return apply_(copy, plan, stats, data=data, progress=progress)
 
 
-def plan_by_hand(chain: Chain, spans: Sequence[Span | str], *, operator: str = "affine", model: str = "",
-                 ridge: float | None = None, rank: int | None = None, kernel: int | None = None, tail: str = "identity",
-                 refit: str = "independent") -> Plan:
+def plan_by_hand(
+    chain: Chain,
+    spans: Sequence[Span | str],
+    *,
+    operator: str = "affine",
+    model: str = "",
+    ridge: float | None = None,
+    rank: int | None = None,
+    kernel: int | None = None,
+    tail: str = "identity",
+    refit: str = "independent",
+) -> Plan:
     """A plan from spans given by hand; operator "drop" takes them out, any other replaces each by one map.
 
     kernel, tail: for the operator "conv", 1, 3 or 5 wide (3 by default) and with "relu" behind it where blocks end in one.
@@ -205,8 +232,14 @@ def plan_by_hand(chain: Chain, spans: Sequence[Span | str], *, operator: str = "
         span = Span.parse(item) if isinstance(item, str) else item
         chain.check(span)
         edits.append(
-            DropSpan(start=span.start, stop=span.stop) if operator == "drop" else
-            ReplaceSpan(start=span.start, stop=span.stop, operator=operator, ridge=ridge, rank=rank, **more)
+            DropSpan(start=span.start, stop=span.stop)
+            if operator == "drop"
+            else ReplaceSpan(start=span.start, stop=span.stop, operator=operator, ridge=ridge, rank=rank, **more)
         )
-    return Plan(model=model or type(chain.model).__name__, model_hash=model_hash(chain.model),
-                num_blocks=chain.num_blocks, edits=tuple(edits), refit=refit)
+    return Plan(
+        model=model or type(chain.model).__name__,
+        model_hash=model_hash(chain.model),
+        num_blocks=chain.num_blocks,
+        edits=tuple(edits),
+        refit=refit,
+    )

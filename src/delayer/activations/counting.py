@@ -30,6 +30,7 @@ def watching_sites(chain: Chain, sites: Sequence[Site], see: Callable[[Site, Ten
     def before(site):
         def keep(module, args):
             inputs[site] = args[0].detach().clone() if getattr(module, "inplace", False) else args[0].detach()
+
         return keep
 
     def after(site):
@@ -45,8 +46,14 @@ def watching_sites(chain: Chain, sites: Sequence[Site], see: Callable[[Site, Ten
             handle.remove()
 
 
-def observe_sites(chain: Chain, sites: Sequence[Site], batches: Sequence[Any], *, batch_size: int = 128,
-                  progress: Callable[[int, int], None] | None = None) -> dict[str, Switches]:
+def observe_sites(
+    chain: Chain,
+    sites: Sequence[Site],
+    batches: Sequence[Any],
+    *,
+    batch_size: int = 128,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Switches]:
     """The switch statistics of every site by its path, from one pass in evaluation mode.
 
     batches: as for `observe`; padding is left out. batch_size: samples a chunk of the statistics' own.

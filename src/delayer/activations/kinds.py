@@ -32,14 +32,35 @@ ACTIVATIONS = (
     Activation("relu6", ("ReLU6",), (F.relu6,), nn.ReLU6, above=6.0),
     Activation("leaky_relu", ("LeakyReLU",), (F.leaky_relu, F.leaky_relu_), nn.LeakyReLU),
     Activation("prelu", ("PReLU",), (), nn.PReLU),
-    Activation("gelu", ("GELU", "GELUTanh", "GELUActivation", "GELUTanhActivation", "PytorchGELUTanh", "NewGELUActivation",
-                        "FastGELUActivation", "QuickGELU", "QuickGELUActivation", "AccurateGELUActivation", "GeluClamp",
-                        "BloomGelu"),
-               (F.gelu,), nn.GELU),
+    Activation(
+        "gelu",
+        (
+            "GELU",
+            "GELUTanh",
+            "GELUActivation",
+            "GELUTanhActivation",
+            "PytorchGELUTanh",
+            "NewGELUActivation",
+            "FastGELUActivation",
+            "QuickGELU",
+            "QuickGELUActivation",
+            "AccurateGELUActivation",
+            "GeluClamp",
+            "BloomGelu",
+        ),
+        (F.gelu,),
+        nn.GELU,
+    ),
     Activation("silu", ("SiLU", "Swish", "SiLUActivation"), (F.silu,), nn.SiLU),
-    Activation("hardswish", ("Hardswish", "HardSwish", "HardSwishJit", "HardSwishMe"), (F.hardswish,), nn.Hardswish,
-               above=3.0, below=-3.0),
-)  # fmt: skip
+    Activation(
+        "hardswish",
+        ("Hardswish", "HardSwish", "HardSwishJit", "HardSwishMe"),
+        (F.hardswish,),
+        nn.Hardswish,
+        above=3.0,
+        below=-3.0,
+    ),
+)
 BY_MODULE = {name: kind for kind in ACTIVATIONS for name in kind.modules}
 BY_CALL = {call: kind for kind in ACTIVATIONS for call in kind.calls}
 BY_NAME = {kind.name: kind for kind in ACTIVATIONS}

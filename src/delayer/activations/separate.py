@@ -99,11 +99,13 @@ def separate_(owner: nn.Module, path: str = "") -> list[str]:
     forwards = {training: type(fx.GraphModule(owner, one[0])).forward for training, one in modes.items()}
     # A subclass in its place keeps the object, so that parents, families and plans know the module as before.
     kind = type(owner)
-    members = {"__module__": kind.__module__, "__doc__": kind.__doc__, "separated_uses": True,
-               "forward": forwards[was]}
+    members = {"__module__": kind.__module__, "__doc__": kind.__doc__, "separated_uses": True, "forward": forwards[was]}
     if str(graph.python_code("self").src) != str(other.python_code("self").src):
-        members |= {"_in_training": forwards[True], "_in_evaluation": forwards[False],
-                    "forward": functools.wraps(kind.forward)(_by_mode())}
+        members |= {
+            "_in_training": forwards[True],
+            "_in_evaluation": forwards[False],
+            "forward": functools.wraps(kind.forward)(_by_mode()),
+        }
     owner.__class__ = type(kind.__name__, (kind,), members)
     return list(new)
 

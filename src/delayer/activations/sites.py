@@ -83,9 +83,19 @@ def _in_order(chain: Chain, example: Inputs) -> list[Site]:
         else:
             norm = same[2] if same is not None and same[1] == z._version else None
         width = z.shape[axis]
-        found.setdefault(path, Site(
-            path=path, kind=activation_of(module).name, block=_block_of(chain, path), axis=axis, num_features=width,
-            positions=z.numel() // (width * num_samples), weight=ran[-1] if ran else None, norm=norm))
+        found.setdefault(
+            path,
+            Site(
+                path=path,
+                kind=activation_of(module).name,
+                block=_block_of(chain, path),
+                axis=axis,
+                num_features=width,
+                positions=z.numel() // (width * num_samples),
+                weight=ran[-1] if ran else None,
+                norm=norm,
+            ),
+        )
 
     with tracked(chain.model, lambda module, caller: callers.__setitem__(module, caller)):
         handles = [m.register_forward_hook(note_norm) for m in names if isinstance(m, _BatchNorm)]
@@ -103,9 +113,13 @@ def _in_order(chain: Chain, example: Inputs) -> list[Site]:
 def _sizes(model: nn.Module, sample: Inputs) -> dict[nn.Module, int]:
     """How long the input of each activation is for one sample: more where samples and positions share a dimension."""
     found: dict[nn.Module, int] = {}
-    handles = [module.register_forward_pre_hook(
-                   lambda m, args, kwargs: found.setdefault(m, len(hidden_in(args, kwargs))) and None, with_kwargs=True)
-               for module in model.modules() if activation_of(module) is not None]
+    handles = [
+        module.register_forward_pre_hook(
+            lambda m, args, kwargs: found.setdefault(m, len(hidden_in(args, kwargs))) and None, with_kwargs=True
+        )
+        for module in model.modules()
+        if activation_of(module) is not None
+    ]
     try:
         with evaluating(model):
             call(model, sample)
@@ -122,5 +136,4 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _block_of(chain: Chain, path: str) -> int | None:
-    return next((i for i, block in enumerate(chain.blocks) if path.startswith(f"{block.path}.") or path == block.path),
-                None)
+    return next((i for i, block in enumerate(chain.blocks) if path.startswith(f"{block.path}.") or path == block.path), None)

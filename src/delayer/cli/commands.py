@@ -21,11 +21,24 @@ from delayer.tune import TuneOptions
 
 @app.command("run")
 @opens_networks
-@with_options(load=stages.LoadOptions, task=TaskOptions, scan=stages.ScanOptions, plan=stages.PlanOptions,
-              check=stages.CheckOptions)
-def run_command(model: MODEL, data: DATA = None, test: TEST = None, out: OUT = Path("study"),
-                tune_epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning with the original as teacher.")] = 0,
-                json_: JSON = False, quiet: QUIET = False, *, load, task, scan, plan, check) -> None:
+@with_options(
+    load=stages.LoadOptions, task=TaskOptions, scan=stages.ScanOptions, plan=stages.PlanOptions, check=stages.CheckOptions
+)
+def run_command(
+    model: MODEL,
+    data: DATA = None,
+    test: TEST = None,
+    out: OUT = Path("study"),
+    tune_epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning with the original as teacher.")] = 0,
+    json_: JSON = False,
+    quiet: QUIET = False,
+    *,
+    load,
+    task,
+    scan,
+    plan,
+    check,
+) -> None:
     """Everything: score, scan, plan, cut, check, report. The result is STUDY/model, STUDY/report.html, results.json."""
     check_words(plan, scan, check)
     work = opened(model, data, out, load, task, test, quiet, scan=scan, plan=plan, check=check)
@@ -39,15 +52,37 @@ def run_command(model: MODEL, data: DATA = None, test: TEST = None, out: OUT = P
 @app.command("score")
 @opens_networks
 @with_options(load=stages.LoadOptions, task=TaskOptions, counting=ScoreOptions)
-def score_command(model: MODEL, data: DATA = None, out: OUT = Path("study"),
-                  others: Annotated[list[str] | None, typer.Option(
-                      "--with", help="Another network, or its study folder, to compare as a whole; may be repeated.")] = None,
-                  json_: JSON = False, quiet: QUIET = False, *, load, task, counting) -> None:
+def score_command(
+    model: MODEL,
+    data: DATA = None,
+    out: OUT = Path("study"),
+    others: Annotated[
+        list[str] | None,
+        typer.Option("--with", help="Another network, or its study folder, to compare as a whole; may be repeated."),
+    ] = None,
+    json_: JSON = False,
+    quiet: QUIET = False,
+    *,
+    load,
+    task,
+    counting,
+) -> None:
     """How redundant the network is and which blocks repeat each other: every metric, a ranking, disagreements."""
     work = opened(model, data, out, load, task, None, quiet, counting=counting)
     work.options |= counting.model_dump(mode="json")
-    beside = [opened(other, data or list(work.data), out, load.model_copy(update={"weights": None, "blocks": None}), task,
-                     None, quiet, beside=True) for other in others or ()]
+    beside = [
+        opened(
+            other,
+            data or list(work.data),
+            out,
+            load.model_copy(update={"weights": None, "blocks": None}),
+            task,
+            None,
+            quiet,
+            beside=True,
+        )
+        for other in others or ()
+    ]
     with work.study.lock():
         stages.write_study(work)
         print_record(stages.score_stage(work, counting, others=beside), json_)
@@ -57,8 +92,9 @@ def score_command(model: MODEL, data: DATA = None, out: OUT = Path("study"),
 @app.command("scan")
 @opens_networks
 @with_options(load=stages.LoadOptions, task=TaskOptions, scan=stages.ScanOptions)
-def scan_command(model: MODEL, data: DATA = None, out: OUT = Path("study"), json_: JSON = False, quiet: QUIET = False,
-                 *, load, task, scan) -> None:
+def scan_command(
+    model: MODEL, data: DATA = None, out: OUT = Path("study"), json_: JSON = False, quiet: QUIET = False, *, load, task, scan
+) -> None:
     """The held-out error of every operator on every span, before anything is cut."""
     work = opened(model, data, out, load, task, None, quiet, scan=scan)
     with work.study.lock():
@@ -70,8 +106,18 @@ def scan_command(model: MODEL, data: DATA = None, out: OUT = Path("study"), json
 @app.command("plan")
 @opens_networks
 @with_options(load=stages.LoadOptions, task=TaskOptions, scan=stages.ScanOptions, plan=stages.PlanOptions)
-def plan_command(model: MODEL, data: DATA = None, out: OUT = Path("study"), json_: JSON = False, quiet: QUIET = False,
-                 *, load, task, scan, plan) -> None:
+def plan_command(
+    model: MODEL,
+    data: DATA = None,
+    out: OUT = Path("study"),
+    json_: JSON = False,
+    quiet: QUIET = False,
+    *,
+    load,
+    task,
+    scan,
+    plan,
+) -> None:
     """What to cut under a budget, chosen on validation data: plan.json, which can be edited and replayed."""
     check_words(plan, scan)
     work = opened(model, data, out, load, task, None, quiet, scan=scan, plan=plan)
@@ -82,8 +128,12 @@ def plan_command(model: MODEL, data: DATA = None, out: OUT = Path("study"), json
 
 @app.command("cut")
 @opens_networks
-def cut_command(study: STUDY, plan: Annotated[Path | None, typer.Option("--plan", help="Another plan file to replay.")] = None,
-                json_: JSON = False, quiet: QUIET = False) -> None:
+def cut_command(
+    study: STUDY,
+    plan: Annotated[Path | None, typer.Option("--plan", help="Another plan file to replay.")] = None,
+    json_: JSON = False,
+    quiet: QUIET = False,
+) -> None:
     """Cut as planned and save STUDY/model."""
     work = reopened(study, Reporter(quiet=quiet))
     with work.study.lock():
@@ -95,9 +145,16 @@ def cut_command(study: STUDY, plan: Annotated[Path | None, typer.Option("--plan"
 @app.command("tune")
 @opens_networks
 @with_options(tune=TuneOptions)
-def tune_command(study: STUDY, only: Annotated[str, typer.Option(
-                     help="everything, or neighbourhood: the maps and the blocks next to each cut.")] = "everything",
-                 json_: JSON = False, quiet: QUIET = False, *, tune) -> None:
+def tune_command(
+    study: STUDY,
+    only: Annotated[
+        str, typer.Option(help="everything, or neighbourhood: the maps and the blocks next to each cut.")
+    ] = "everything",
+    json_: JSON = False,
+    quiet: QUIET = False,
+    *,
+    tune,
+) -> None:
     """Fine-tune STUDY/model, as it was cut or shrunk, shortly with the original as teacher; keeps the best epoch."""
     check_tuning(tune, only)
     work = reopened(study, Reporter(quiet=quiet))

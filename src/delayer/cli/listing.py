@@ -11,9 +11,14 @@ from delayer.errors import DelayerError
 
 
 @app.command("list")
-def list_command(what: Annotated[str, typer.Argument(
-        help="metrics, site-metrics, methods, edits, families, sources, schedules, strategies or operators; all by "
-             "default.")] = "") -> None:
+def list_command(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="metrics, site-metrics, methods, edits, families, sources, schedules, strategies or operators; all by default."
+        ),
+    ] = "",
+) -> None:
     """What delayer knows: metrics of blocks and of activations, published methods, edits, families, data sources, operators."""
     from delayer.edits import edits
     from delayer.families import families

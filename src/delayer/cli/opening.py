@@ -19,9 +19,15 @@ from delayer.store.trust import allowed, not_given
 from delayer.study import Study, StudyInfo, first_fault
 from delayer.tasks import TaskOptions
 
-FACTORY = Annotated[list[str] | None, typer.Option(
-    "--factory", metavar="NAME", envvar="DELAYER_FACTORY", help="package.module:factory of your own that the opened folders were "
-    "made with; never taken from a file.")]
+FACTORY = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--factory",
+        metavar="NAME",
+        envvar="DELAYER_FACTORY",
+        help="package.module:factory of your own that the opened folders were made with; never taken from a file.",
+    ),
+]
 TRUST = Annotated[bool, typer.Option("--trust", help="Import and call whatever the opened folders name. They may run anything.")]
 CHANGED = Annotated[bool, typer.Option("--allow-changed", help="Open networks whose files are not those that were saved.")]
 
@@ -39,8 +45,10 @@ def opens_networks(command: Callable[..., Any]) -> Callable[..., Any]:
 
     own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in inspect.signature(command).parameters.values()]
     options = (("factory", None, FACTORY), ("trust", False, TRUST), ("allow_changed", False, CHANGED))
-    more = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-            for name, default, kind in options]
+    more = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, default, kind in options
+    ]
     wrapped.__signature__ = inspect.Signature([*own, *more])
     wrapped.__annotations__ = {p.name: p.annotation for p in (*own, *more)}
     wrapped.__doc__, wrapped.__name__ = command.__doc__, command.__name__
@@ -49,6 +57,7 @@ def opens_networks(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _in_a_sentence(otherwise: Callable[..., None]) -> Callable[..., None]:
     """Shows a warning of ours as one sentence on standard error, and others as before."""
+
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, DelayerWarning):
             print(f"delayer: {message}", file=sys.stderr)
@@ -58,8 +67,18 @@ def _in_a_sentence(otherwise: Callable[..., None]) -> Callable[..., None]:
     return show
 
 
-def opened(model: str, data: list[str] | None, out: Path | None, load: stages.LoadOptions, task: TaskOptions,
-            test: str | None, quiet: bool, *, beside: bool = False, **more: BaseModel) -> stages.Work:
+def opened(
+    model: str,
+    data: list[str] | None,
+    out: Path | None,
+    load: stages.LoadOptions,
+    task: TaskOptions,
+    test: str | None,
+    quiet: bool,
+    *,
+    beside: bool = False,
+    **more: BaseModel,
+) -> stages.Work:
     """The work that a command is about; a study folder stands for what was asked when it was made.
 
     beside: a network to compare with, whose study brings its own data and options.
@@ -74,8 +93,9 @@ def opened(model: str, data: list[str] | None, out: Path | None, load: stages.Lo
     if not data:
         raise DelayerError(f"Which data? Give --data, such as imagefolder:PATH or digits. ({model} is no study folder.)")
     options = {k: v for record in (load, task, *more.values()) for k, v in record.model_dump(mode="json").items()}
-    return stages.open_work(model, data, out=out, load_options=load, task_options=task, test=test,
-                            options=options | {"test": test}, reporter=reporter)
+    return stages.open_work(
+        model, data, out=out, load_options=load, task_options=task, test=test, options=options | {"test": test}, reporter=reporter
+    )
 
 
 def _check_own(folder: Path, data: list[str] | None, test: str | None, *typed: BaseModel) -> None:
@@ -85,26 +105,42 @@ def _check_own(folder: Path, data: list[str] | None, test: str | None, *typed: B
     for options in typed:
         given = options.model_dump(mode="json")
         defaults = type(options).model_validate({}).model_dump(mode="json")
-        others += [f"--{name.replace('_', '-')}" for name, value in given.items()
-                   if value != defaults[name] and value != asked.options.get(name)]
+        others += [
+            f"--{name.replace('_', '-')}"
+            for name, value in given.items()
+            if value != defaults[name] and value != asked.options.get(name)
+        ]
     if others:
-        raise DelayerError(f"{folder} stands for the network, data and options that it was made with, and {', '.join(others)} "
-                           "would make it another study. Leave that out, or name the network and another --out folder.")
+        raise DelayerError(
+            f"{folder} stands for the network, data and options that it was made with, and {', '.join(others)} "
+            "would make it another study. Leave that out, or name the network and another --out folder."
+        )
 
 
 def reopened(folder: Path, reporter: Reporter) -> stages.Work:
     """The work of a study folder, with the network, data and options that it was made with."""
     info: StudyInfo = Study(folder).read("study")
     try:
-        chosen = {m: m(**{k: v for k, v in info.asked.options.items() if k in m.model_fields and v is not None})
-                  for m in (stages.LoadOptions, TaskOptions)}
+        chosen = {
+            m: m(**{k: v for k, v in info.asked.options.items() if k in m.model_fields and v is not None})
+            for m in (stages.LoadOptions, TaskOptions)
+        }
     except ValidationError as problem:
-        raise StudyError(f"{folder / 'study.json'} states options that do not do: {first_fault(problem)}. Bring the file back, "
-                         "or start a new study folder.") from problem
+        raise StudyError(
+            f"{folder / 'study.json'} states options that do not do: {first_fault(problem)}. Bring the file back, "
+            "or start a new study folder."
+        ) from problem
     model = _model_of(info.asked.model, folder)
-    work = stages.open_work(model, info.asked.data, out=folder, load_options=chosen[stages.LoadOptions],
-                            task_options=chosen[TaskOptions], test=info.asked.options.get("test"),
-                            options=info.asked.options, reporter=reporter)
+    work = stages.open_work(
+        model,
+        info.asked.data,
+        out=folder,
+        load_options=chosen[stages.LoadOptions],
+        task_options=chosen[TaskOptions],
+        test=info.asked.options.get("test"),
+        options=info.asked.options,
+        reporter=reporter,
+    )
     if work.model_hash != info.provenance.model_hash:
         raise StudyError(
             f"{folder} was made for weights {info.provenance.model_hash}, but {info.asked.model} now has "
@@ -116,8 +152,10 @@ def reopened(folder: Path, reporter: Reporter) -> stages.Work:
 def _model_of(asked: str, folder: Path) -> str:
     """The network of a study, as a name that may be opened: a factory's only where the user gave it in this very call."""
     if asked.startswith("timm:") and ":" in asked[5:] and not allowed()[0]:
-        raise DelayerError(f"{folder} was made with {asked}, whose folder may be anybody's. If it is yours, add --trust, or "
-                           "start a new study folder and name the network yourself.")
+        raise DelayerError(
+            f"{folder} was made with {asked}, whose folder may be anybody's. If it is yours, add --trust, or "
+            "start a new study folder and name the network yourself."
+        )
     if not is_name(asked) or given(asked) or allowed()[0]:
         return asked
     if len(typed := given_names()) != 1:

@@ -20,8 +20,13 @@ def with_options(**models: type[BaseModel]) -> Callable[[Callable], Callable]:
         def wrapped(**given: Any) -> Any:
             try:
                 filled = {
-                    name: model(**{f: tuple(given[f]) if isinstance(given[f], list) else given[f]
-                                   for f, (owner, _) in fields.items() if owner == name and given[f] is not None})
+                    name: model(
+                        **{
+                            f: tuple(given[f]) if isinstance(given[f], list) else given[f]
+                            for f, (owner, _) in fields.items()
+                            if owner == name and given[f] is not None
+                        }
+                    )
                     for name, model in models.items()
                 }
             except ValidationError as error:
@@ -31,9 +36,14 @@ def with_options(**models: type[BaseModel]) -> Callable[[Callable], Callable]:
             return command(**{k: v for k, v in given.items() if k not in fields}, **filled)
 
         extra = [
-            inspect.Parameter(f, inspect.Parameter.KEYWORD_ONLY, default=_default(info),
-                              annotation=Annotated[_plain_type(info.annotation), typer.Option(
-                                  help=info.description, show_default=info.default not in (None, ()))])
+            inspect.Parameter(
+                f,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=_default(info),
+                annotation=Annotated[
+                    _plain_type(info.annotation), typer.Option(help=info.description, show_default=info.default not in (None, ()))
+                ],
+            )
             for f, (_, info) in fields.items()
         ]
         kept = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for n, p in own.items() if n not in models]

@@ -14,8 +14,19 @@ from delayer.tasks.options import TrainingTaskOptions
 @app.command("shrink")
 @opens_networks
 @with_options(load=stages.LoadOptions, task=TrainingTaskOptions, shrink=ShrinkOptions, check=stages.CheckOptions)
-def shrink_command(model: MODEL, data: DATA = None, test: TEST = None, out: OUT = Path("study"), json_: JSON = False,
-                   quiet: QUIET = False, *, load, task, shrink, check) -> None:
+def shrink_command(
+    model: MODEL,
+    data: DATA = None,
+    test: TEST = None,
+    out: OUT = Path("study"),
+    json_: JSON = False,
+    quiet: QUIET = False,
+    *,
+    load,
+    task,
+    shrink,
+    check,
+) -> None:
     """Make activations that hardly switch linear, fine-tune, and check: STUDY/model, STUDY/shrink.json, the report."""
     work = opened(model, data, out, load, task, test, quiet, shrink=shrink, check=check)
     with work.study.lock():
@@ -30,8 +41,18 @@ def shrink_command(model: MODEL, data: DATA = None, test: TEST = None, out: OUT 
 @app.command("compare")
 @opens_networks
 @with_options(load=stages.LoadOptions, task=TrainingTaskOptions, compare=stages.CompareOptions)
-def compare_command(model: MODEL, data: DATA = None, test: TEST = None, out: OUT = Path("study"), json_: JSON = False,
-                    quiet: QUIET = False, *, load, task, compare) -> None:
+def compare_command(
+    model: MODEL,
+    data: DATA = None,
+    test: TEST = None,
+    out: OUT = Path("study"),
+    json_: JSON = False,
+    quiet: QUIET = False,
+    *,
+    load,
+    task,
+    compare,
+) -> None:
     """Schedules that make activations linear, side by side under one protocol: table, CSV and picture."""
     work = opened(model, data, out, load, task, test, quiet, compare=compare)
     with work.study.lock():

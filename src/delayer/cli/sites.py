@@ -18,8 +18,9 @@ from delayer.tasks import TaskOptions
 @app.command("sites")
 @opens_networks
 @with_options(load=stages.LoadOptions, task=TaskOptions, sites=stages.SitesOptions)
-def sites_command(model: MODEL, data: DATA = None, out: OUT = Path("study"), json_: JSON = False, quiet: QUIET = False, *,
-                  load, task, sites) -> None:
+def sites_command(
+    model: MODEL, data: DATA = None, out: OUT = Path("study"), json_: JSON = False, quiet: QUIET = False, *, load, task, sites
+) -> None:
     """Every activation and how much it switches: EGP's, NEPENTHE's and EASIER's entropies, TLC's error, the best line's."""
     work = opened(model, data, out, load, task, None, quiet)
     with work.study.lock():
@@ -34,8 +35,7 @@ def sites_command(model: MODEL, data: DATA = None, out: OUT = Path("study"), jso
 
 def _print(found: Sites) -> None:
     console, places = Console(), {site.path: (place, site) for place, site in enumerate(found.sites)}
-    table = Table(title="Activations, least switching first by mean rank", box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
-                  pad_edge=False)
+    table = Table(title="Activations, least switching first by mean rank", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("no.")
     table.add_column("activation", overflow="fold", min_width=min(26, max(len(path) for path in places)))
     for metric in found.metrics:

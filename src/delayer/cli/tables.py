@@ -64,8 +64,7 @@ def _scores_table(scores: Scores) -> Table:
     titles = list(dict.fromkeys(s.title for s in scores.scores))
     table = Table("block", "mean rank", *titles, title="Blocks, most redundant first (rank by each metric)")
     for row in scores.ranking[:12]:
-        table.add_row(str(row["block"]), f"{row['mean_rank']:.1f}",
-                      *(str(row["ranks"].get(t, "")) for t in titles))
+        table.add_row(str(row["block"]), f"{row['mean_rank']:.1f}", *(str(row["ranks"].get(t, "")) for t in titles))
     read = dict.fromkeys(f"{s.title} {s.num_samples:,} ({s.fewest:,})" for s in scores.scores)
     table.caption = f"Samples read (and under how many a metric warns): {', '.join(read)}"
     return table
@@ -78,15 +77,26 @@ def _network_tables(scores: Scores) -> list[Table]:
         rows = [one for one in scores.networks if one.name == name]
         compared, *others = [label for label in rows[0].labels if label not in ("low", "high")][:4]
         several = len({one.data for one in rows}) > 1
-        table = Table("network", *(["data"] if several else []), compared, "95 % interval", *others,
-                      title=f"{rows[0].title}: {compared} {rows[0].unit}, the most redundant first",
-                      caption=f"Warns under {rows[0].fewest:,} samples; read from {min(one.num_samples for one in rows):,}")
+        table = Table(
+            "network",
+            *(["data"] if several else []),
+            compared,
+            "95 % interval",
+            *others,
+            title=f"{rows[0].title}: {compared} {rows[0].unit}, the most redundant first",
+            caption=f"Warns under {rows[0].fewest:,} samples; read from {min(one.num_samples for one in rows):,}",
+        )
         table.columns[0].overflow = "fold"
         for one in rows:
             numbers = one.named
             between = f"{numbers['low']:.3f}–{numbers['high']:.3f}" if "low" in numbers else "–"
-            table.add_row(one.model, *([one.data] if several else []), f"{numbers[compared]:.3f}", between,
-                          *(f"{numbers[label]:.5g}" if label in numbers else "–" for label in others))
+            table.add_row(
+                one.model,
+                *([one.data] if several else []),
+                f"{numbers[compared]:.3f}",
+                between,
+                *(f"{numbers[label]:.5g}" if label in numbers else "–" for label in others),
+            )
         found.append(table)
     return found
 
@@ -107,8 +117,12 @@ def _scan_table(scan: Scan) -> Table:
 def _results_table(results: Results) -> Table:
     a, b = results.original, results.cut
     table = Table("", "original", "cut", "change", title="What was lost, what was won")
-    table.add_row(f"{a.grade.name} (test, {a.grade.num_samples})", f"{a.grade.value:.2f}", f"{b.grade.value:.2f}",
-                  f"{b.grade.value - a.grade.value:+.2f}")
+    table.add_row(
+        f"{a.grade.name} (test, {a.grade.num_samples})",
+        f"{a.grade.value:.2f}",
+        f"{b.grade.value:.2f}",
+        f"{b.grade.value - a.grade.value:+.2f}",
+    )
     if b.grade.kl is not None:
         table.add_row("divergence from the original", "", f"{b.grade.kl:.4f}", "nats")
     if b.grade.error is not None:
@@ -120,8 +134,12 @@ def _results_table(results: Results) -> Table:
         table.add_row("multiply-adds", f"{a.macs:,}", f"{b.macs:,}", f"{100 * (b.macs / a.macs - 1):+.1f} %")
     for t in results.latency:
         low, high = t.speedup_interval
-        table.add_row(f"{t.engine}, batch {t.batch_size}", f"{t.original_ms:.1f} ms", f"{t.cut_ms:.1f} ms",
-                      f"{t.speedup:.2f}× ({low:.2f}–{high:.2f})")
+        table.add_row(
+            f"{t.engine}, batch {t.batch_size}",
+            f"{t.original_ms:.1f} ms",
+            f"{t.cut_ms:.1f} ms",
+            f"{t.speedup:.2f}× ({low:.2f}–{high:.2f})",
+        )
     for p in results.proofs:
         table.add_row(f"reload, {p.loader}", "", f"{p.max_abs_difference:.1e}", "proven" if p.passed else "FAILED")
     if results.onnx:

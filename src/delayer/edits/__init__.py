@@ -92,8 +92,9 @@ class Edit(Record):
         raise TypeError(f"{type(self).__name__} changes nothing.")
 
     def info(self) -> EditInfo:
-        return EditInfo(edit=self.edit, label=self.label, spans=tuple((s.start, s.stop) for s in self.spans),
-                        operator=self.stands_there)
+        return EditInfo(
+            edit=self.edit, label=self.label, spans=tuple((s.start, s.stop) for s in self.spans), operator=self.stands_there
+        )
 
 
 class SpanEdit(Edit):

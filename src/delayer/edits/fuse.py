@@ -56,7 +56,7 @@ class Fuse(Edit):
     """How many sums with a shortcut lie among them."""
     repair: Repair = "none"
     """none, constant_channel, bias_map (one size of image) or border_strip."""
-    shape: tuple[Size, ...] = Field((), max_length=8)
+    shape: tuple[Size, ...] = Field(default=(), max_length=8)
     """Of one input to the first layer, without the batch; the merge is checked on it."""
 
     @field_validator("shape")

@@ -32,7 +32,7 @@ class Linearise(Edit):
     """Path of the activation, as `delayer sites` names it."""
     mode: Literal["identity", "sign", "affine"] = "identity"
     num_features: int = Field(ge=1, le=10_000_000)
-    axis: int = Field(1, ge=-8, le=8)
+    axis: int = Field(default=1, ge=-8, le=8)
     """Where the features are."""
 
     @property

@@ -47,7 +47,5 @@ class MovePadding(Edit):
         if not isinstance(found, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             raise PlanError(f"{path} is a {type(found).__name__}; only the padding of convolutions can be moved.")
         if isinstance(found.padding, str) or found.padding_mode != "zeros":
-            raise PlanError(
-                f"{path} pads by {found.padding!r} with {found.padding_mode}; only a number of zeros can be moved."
-            )
+            raise PlanError(f"{path} pads by {found.padding!r} with {found.padding_mode}; only a number of zeros can be moved.")
         return found

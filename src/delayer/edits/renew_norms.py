@@ -35,8 +35,9 @@ class RenewNorms(Edit):
             return
         norms = [m for m in chain.model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
         if not norms:
-            raise PlanError(f"renew_norms found no batch norm with statistics in {type(chain.model).__name__}. "
-                            "Take it out of the plan.")
+            raise PlanError(
+                f"renew_norms found no batch norm with statistics in {type(chain.model).__name__}. Take it out of the plan."
+            )
         if not hasattr(stats, "run_all"):
             raise PlanError("renew_norms runs the network on data; moments are not enough. Give data= instead of stats=.")
         habits = [norm.momentum for norm in norms]

@@ -37,24 +37,25 @@ class ReplaceSpan(SpanEdit):
 
     edit: Literal["replace_span"] = "replace_span"
     operator: Literal["linear", "affine", "diagonal", "low_rank", "conv"] = "affine"
-    ridge: float | None = Field(None, ge=0)
+    ridge: float | None = Field(default=None, ge=0)
     """Share of the mean eigenvalue of Sxx; none for "linear". For "conv" a share of the inputs' energy, by default chosen
     on held-out samples."""
-    rank: int | None = Field(None, ge=1, le=1_000_000)
+    rank: int | None = Field(default=None, ge=1, le=1_000_000)
     """Rank of the update, for "low_rank": less than the width."""
     kernel: int | None = None
     """Width of the kernel, for "conv": 1, 3 or 5."""
     tail: Tail = "identity"
     """What comes behind the convolution: "relu" where the span's last block ends in one."""
-    sweeps: int = Field(1, ge=1, le=100)
+    sweeps: int = Field(default=1, ge=1, le=100)
     """How often a convolution is solved; from the second time on what a ReLU hides is free, see `resolve_block`."""
     needs_stats = True
 
     @model_validator(mode="after")
     def _has_a_kernel(self) -> "ReplaceSpan":
         if (self.operator == "conv") != (self.kernel is not None) or self.kernel not in (None, *KERNELS):
-            raise ValueError(f"operator {self.operator} with kernel={self.kernel}; conv takes a kernel of 1, 3 or 5, "
-                             "the others take none")
+            raise ValueError(
+                f"operator {self.operator} with kernel={self.kernel}; conv takes a kernel of 1, 3 or 5, the others take none"
+            )
         if (self.operator == "low_rank") != (self.rank is not None):
             raise ValueError(f"operator {self.operator} with rank={self.rank}; low_rank takes a rank, the others take none")
         return self
@@ -100,8 +101,10 @@ class ReplaceSpan(SpanEdit):
             raise PlanError(f"{self.label} was asked for where the width is {width}. Use a rank between 1 and {width - 1}.")
         most = MOST_TIMES * sum(p.numel() for p in chain.model.parameters()) + FEW_PARAMS
         if self.num_params(chain) > most:
-            raise PlanError(f"{self.label} would have {self.num_params(chain):,} parameters for a width of {width}, more than "
-                            f"{MOST_TIMES} whole networks. The file that says so is damaged: restore it, or cut anew.")
+            raise PlanError(
+                f"{self.label} would have {self.num_params(chain):,} parameters for a width of {width}, more than "
+                f"{MOST_TIMES} whole networks. The file that says so is damaged: restore it, or cut anew."
+            )
 
     def needs(self, chain: Chain) -> tuple[tuple[int, int], ...]:
         return () if self.kernel else (chain.ends(Span(self.start, self.stop)),)
@@ -115,14 +118,12 @@ class ReplaceSpan(SpanEdit):
         elif stats is None:
             map = AffineMap(self.operator, width, rank=self.rank, axis=chain.axis)
         else:
-            map = fit(stats.pair(*chain.ends(span)), self.operator, ridge=self.ridge or 0.0, rank=self.rank,
-                      axis=chain.axis)
+            map = fit(stats.pair(*chain.ends(span)), self.operator, ridge=self.ridge or 0.0, rank=self.rank, axis=chain.axis)
         like = next(chain.module(self.start).parameters(), None)
         if like is not None:
             map = map.to(device=like.device, dtype=like.dtype)
         for index in range(self.start, self.stop):
-            chain.replace_(index, StandIn(chain.module(index), chain.blocks[index],
-                                          map if index == self.start else None))
+            chain.replace_(index, StandIn(chain.module(index), chain.blocks[index], map if index == self.start else None))
 
     def _convolution(self, chain: Chain, span: Span, width: int, stats) -> ConvMap:
         """The convolution that brings what enters the span nearest to the original's total at its end."""
@@ -141,7 +142,7 @@ class ReplaceSpan(SpanEdit):
             present = map.conv.to(like) if sweep else None
             fitted, heldout, tail = stats.span(span, window, present)
             if tail != self.tail:
-                raise PlanError(f"Span {span} ends in {tail}, but its plan says {self.tail}. Write \"tail\": \"{tail}\" in it.")
+                raise PlanError(f'Span {span} ends in {tail}, but its plan says {self.tail}. Write "tail": "{tail}" in it.')
             weight = map.conv.weight.detach().flatten(1).double()
             both = fitted.num_rows and heldout.num_rows  # fewer than five samples leave nothing to choose by
             if ridge is None:

@@ -34,9 +34,9 @@ class ResolveBlock(Edit):
     """The block of the original whose total it aims at; itself where not given."""
     layers: Literal["last", "all"] = "last"
     """The last linear layer, or all: those before it are first solved to answer what they answer in the original."""
-    ridge: float | None = Field(None, ge=0)
+    ridge: float | None = Field(default=None, ge=0)
     """Pull towards the old weights, a share of the inputs' energy; chosen on held-out samples where not given."""
-    sweeps: int = Field(1, ge=1, le=100)
+    sweeps: int = Field(default=1, ge=1, le=100)
     """How often a layer is solved. From the second time on what a ReLU hides is free: what should be negative may be any
     negative number, so that the layer's strength goes where it shows."""
     needs_stats = True

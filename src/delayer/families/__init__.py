@@ -26,14 +26,13 @@ def family_of(model: nn.Module) -> Family | None:
     """The family whose classes a model belongs to, the most specific class first; None when nobody described it."""
     for kind in type(model).__mro__:
         name = f"{kind.__module__}.{kind.__qualname__}"
-        for _, family in families.items():
+        for family in families.values():
             if any(re.fullmatch(pattern, name) for pattern in family.classes):
                 return family
     return None
 
 
-def chain_of(model: nn.Module, example: Inputs | None = None, *, blocks: str | None = None, axis: int | None = None
-             ) -> Chain:
+def chain_of(model: nn.Module, example: Inputs | None = None, *, blocks: str | None = None, axis: int | None = None) -> Chain:
     """The chain of a model: its family's, or one found by structure and by the shapes of one batch.
 
     example: inputs of one small batch; needed where the family cannot make them up (an own network).
@@ -61,14 +60,17 @@ def chain_of(model: nn.Module, example: Inputs | None = None, *, blocks: str | N
         try:
             paths = [path for path, _ in model.named_modules() if re.fullmatch(pattern, path)]
         except re.error as error:
-            raise ModelError(f"{pattern!r} is no regular expression ({error}). Write one that matches the whole paths of the "
-                             r"blocks, such as layers\.\d+.") from error
+            raise ModelError(
+                f"{pattern!r} is no regular expression ({error}). Write one that matches the whole paths of the "
+                r"blocks, such as layers\.\d+."
+            ) from error
         _check_paths(model, paths, pattern)
     visits = probe(model, paths, example)
     described = family is not None
     if family is None:
-        family = Family(name="by hand" if blocks else "automatic", classes=(), blocks=blocks or "",
-                        axis=axis, rows="mean", shortens=False)
+        family = Family(
+            name="by hand" if blocks else "automatic", classes=(), blocks=blocks or "", axis=axis, rows="mean", shortens=False
+        )
     if family.axis is None:
         family = replace(family, axis=guess_axis(model, visits))
     chain = Chain(model, family, blocks_from(model, visits, family.axis))

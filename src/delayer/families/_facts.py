@@ -50,7 +50,7 @@ def _fault(block: Block) -> str:
         return f"has its hidden state at {block.hidden} of {block.returns} items"
     if len(block.names) != (block.returns if block.form in ("dict", "named tuple", "record") else 0) and block.returns:
         return f"answers with a {block.form} of {block.returns} items and has names for {len(block.names)}"
-    if len(set(block.names)) < len(block.names) or block.form == "named tuple" and not all(map(str.isidentifier, block.names)):
+    if len(set(block.names)) < len(block.names) or (block.form == "named tuple" and not all(map(str.isidentifier, block.names))):
         return "has items whose names cannot be"
     if len(block.passes) > block.returns or max(map(len, (block.takes, block.stays, *block.names, *block.passes))) > MOST_LETTERS:
         return "hands on more than it answers with, or has a name that is too long"
@@ -66,5 +66,7 @@ def facts_of(facts: Any) -> Facts:
         if isinstance(problem, ValidationError):
             first = problem.errors(include_url=False, include_context=False, include_input=False)[0]
             why = f"{'.'.join(str(part)[:60] for part in first['loc']) or 'the whole'}: {first['msg'][:300]}"
-        raise ModelError(f"The chain that the folder's delayer.json tells of is damaged: {why}. "
-                         "Fetch the folder again, or cut the network anew.") from problem
+        raise ModelError(
+            f"The chain that the folder's delayer.json tells of is damaged: {why}. "
+            "Fetch the folder again, or cut the network anew."
+        ) from problem

@@ -71,8 +71,9 @@ def with_reasons(chain: Chain, example: Inputs) -> tuple[Block, ...]:
                 reasons[index] = "the network answers otherwise without it and blocks before it at once"
             else:
                 free.append(index)
-    return tuple(replace(block, removable=False, stays=reasons[i]) if i in reasons else block
-                 for i, block in enumerate(chain.blocks))
+    return tuple(
+        replace(block, removable=False, stays=reasons[i]) if i in reasons else block for i, block in enumerate(chain.blocks)
+    )
 
 
 def _groups(indices: list[int]) -> list[list[int]]:
@@ -92,6 +93,7 @@ def _heard(chain: Chain, indices: list[int], inputs: Inputs) -> tuple[dict[int, 
         def hook(module, args, kwargs):
             before = hidden_in(args, kwargs, chain.blocks[index].takes)
             begun[index] = before, before._version, torch.get_rng_state()
+
         return hook
 
     def leave(index: int) -> Callable:
@@ -101,12 +103,15 @@ def _heard(chain: Chain, indices: list[int], inputs: Inputs) -> tuple[dict[int, 
             in_place = given.data_ptr() == before.data_ptr() and given.shape == before.shape and before._version > version
             kept = each_item(output, Tensor.clone)
             said[index] = Said(kept, apart(kept).items[gives], in_place, None if torch.equal(now, state) else now)
+
         return hook
 
     try:
         for index in indices:
-            handles += [chain.module(index).register_forward_pre_hook(enter(index), with_kwargs=True),
-                        chain.module(index).register_forward_hook(leave(index))]
+            handles += [
+                chain.module(index).register_forward_pre_hook(enter(index), with_kwargs=True),
+                chain.module(index).register_forward_hook(leave(index)),
+            ]
         with seeded():
             answer = each_item(call(chain.model, inputs), Tensor.clone)
     finally:
@@ -145,13 +150,14 @@ def _alike(one: Any, other: Any, *, inside: bool = False) -> bool:
     library = is_dataclass(one) and isinstance(one, Mapping) and not inside
     skipped = {name for name, item in mine.items.items() if library and isinstance(item, tuple | list)}
     return mine.items.keys() == theirs.items.keys() and all(
-        _alike(item, theirs.items[name], inside=True) for name, item in mine.items.items() if name not in skipped)
+        _alike(item, theirs.items[name], inside=True) for name, item in mine.items.items() if name not in skipped
+    )
 
 
 def _reason(block: Block, fault: Exception | str, *, outputs_do: bool) -> str:
     """Why a block has to stay, as a clause."""
     if outputs_do and block.returns > 1:
-        own = [place for k, place in enumerate(block.items) if k != block.hidden and not (block.passes[k:k + 1] or ("",))[0]]
+        own = [place for k, place in enumerate(block.items) if k != block.hidden and not (block.passes[k : k + 1] or ("",))[0]]
         return f"the network reads {' or '.join(f'output {place}' for place in own)} of it, which it computes itself"
     if isinstance(fault, AttributeError):
         return f"the network reads a part of it ({first_line(fault).rstrip('.')})"

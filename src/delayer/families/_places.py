@@ -46,8 +46,11 @@ class Visit:
     def end(self, answer: Items) -> None:
         """Note what it answered, and what of that it was given."""
         self.answer, self.left = answer, versions_of(answer.items)
-        untouched = {place: value for place, value in self.given.items()
-                     if not isinstance(value, Tensor) or version_of(value) == self.versions[place]}
+        untouched = {
+            place: value
+            for place, value in self.given.items()
+            if not isinstance(value, Tensor) or version_of(value) == self.versions[place]
+        }
         for item, value in answer.items.items():
             if value is not None:
                 very = [place for place, given in untouched.items() if _same(value, given)]
@@ -69,15 +72,24 @@ def versions_of(values: Mapping[str, Any]) -> dict[str, int]:
 
 def hidden_states(values: Mapping[str, Any]) -> dict[str, Tensor]:
     """What may be a hidden state: tensors of numbers with a dimension for samples and one for features."""
-    return {place: value for place, value in values.items()
-            if isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1}
+    return {
+        place: value
+        for place, value in values.items()
+        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
+    }
 
 
 def _same(one: Any, other: Any) -> bool:
     if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
         return one is other and not isinstance(one, PLAIN)
-    return one is other or (not one.is_nested and not other.is_nested and one.data_ptr() == other.data_ptr()
-                            and one.shape == other.shape and one.stride() == other.stride() and one.dtype == other.dtype)
+    return one is other or (
+        not one.is_nested
+        and not other.is_nested
+        and one.data_ptr() == other.data_ptr()
+        and one.shape == other.shape
+        and one.stride() == other.stride()
+        and one.dtype == other.dtype
+    )
 
 
 def equal(one: Any, other: Any) -> bool:
@@ -101,9 +113,12 @@ def settle_(visits: list[Visit]) -> None:
     handed_on = Counter((visit.kind, item) for visit in visits for item, places in visit.carried.items() if places)
     carried = {each for each, count in handed_on.items() if 2 * count > runs[each[0]]}
     for one, two in pairwise(visits):
-        pairs = [(out, place) for out, made in hidden_states(one.answer.items).items()
-                 for place, got in hidden_states(two.given).items()
-                 if _same(made, got) and one.left[out] == two.versions[place]]
+        pairs = [
+            (out, place)
+            for out, made in hidden_states(one.answer.items).items()
+            for place, got in hidden_states(two.given).items()
+            if _same(made, got) and one.left[out] == two.versions[place]
+        ]
         for out, place in [pair for pair in pairs if (one.kind, pair[0]) not in carried] or pairs:
             weight = 2 if one.kind is two.kind else 1
             gives[one.kind][out] += weight
@@ -122,10 +137,15 @@ def _chosen(votes: Mapping[type, Counter], kind: type, there: Iterable[str]) -> 
 def _likely(visit: Visit, visits: list[Visit]) -> str:
     found = hidden_states(visit.given)
     if not found:
-        raise ModelError(f"Block {visit.path} was called without a tensor of numbers, so its input cannot be watched. "
-                         "Choose other blocks: chain_of(model, example, blocks='REGULAR EXPRESSION').")
-    own = {place: value for place, value in found.items()
-           if len(visits) == 1 or not all(_same(value, other.given.get(place)) for other in visits)} or found
+        raise ModelError(
+            f"Block {visit.path} was called without a tensor of numbers, so its input cannot be watched. "
+            "Choose other blocks: chain_of(model, example, blocks='REGULAR EXPRESSION')."
+        )
+    own = {
+        place: value
+        for place, value in found.items()
+        if len(visits) == 1 or not all(_same(value, other.given.get(place)) for other in visits)
+    } or found
     fits = [place for place, value in own.items() if value.shape == visit.after.shape] or list(own)
     return "hidden_states" if "hidden_states" in fits else fits[0]
 
@@ -136,14 +156,20 @@ def passes_of(visits: list[Visit]) -> dict[str, tuple[str, ...]]:
     Where several would do (a planted identity returns its input), the one that does in most blocks of the class.
     """
     candidates = {visit.path: {item: _candidates(visit, item) for item in visit.answer.items} for visit in visits}
-    votes: Counter = Counter((visit.kind, item, place) for visit in visits
-                             for item, places in candidates[visit.path].items() for place in places)
+    votes: Counter = Counter(
+        (visit.kind, item, place) for visit in visits for item, places in candidates[visit.path].items() for place in places
+    )
     found = {}
     for visit in visits:
         used: list[str] = []
         for item, places in candidates[visit.path].items():
-            used.append(max(places, default="", key=lambda place: (
-                votes[visit.kind, item, place], place.rpartition(".")[2] == item, place not in used)))  # noqa: B023
+            used.append(
+                max(
+                    places,
+                    default="",
+                    key=lambda place: (votes[visit.kind, item, place], place.rpartition(".")[2] == item, place not in used),
+                )
+            )
         found[visit.path] = tuple(used) if any(used) else ()
     return found
 

@@ -74,13 +74,24 @@ def blocks_from(model: nn.Module, visits: list[Visit], axis: int) -> tuple[Block
         inlet = point if last is not None and last.hands_to(visit) else point + 1
         point = inlet + 1
         form, items = visit.answer
-        blocks.append(Block(
-            path=visit.path, kind=visit.kind.__name__, inlet=inlet, outlet=point,
-            in_width=_width(before, axis), out_width=_width(after, axis),
-            positions=prod(before[1:]) // max(_width(before, axis), 1),
-            removable=before == after, returns=0 if form == "tensor" else len(items), form="tuple" if form == "tensor" else form,
-            names=visit.answer.names, hidden=list(items).index(visit.gives), takes=visit.takes, passes=passes[visit.path],
-        ))  # fmt: skip
+        blocks.append(
+            Block(
+                path=visit.path,
+                kind=visit.kind.__name__,
+                inlet=inlet,
+                outlet=point,
+                in_width=_width(before, axis),
+                out_width=_width(after, axis),
+                positions=prod(before[1:]) // max(_width(before, axis), 1),
+                removable=before == after,
+                returns=0 if form == "tensor" else len(items),
+                form="tuple" if form == "tensor" else form,
+                names=visit.answer.names,
+                hidden=list(items).index(visit.gives),
+                takes=visit.takes,
+                passes=passes[visit.path],
+            )
+        )
     return tuple(blocks)
 
 
@@ -91,9 +102,7 @@ def _width(shape: tuple[int, ...], axis: int) -> int:
 def does_not_run(model: nn.Module, example: Inputs, error: Exception) -> ModelError:
     """What to say when a network's forward pass fails."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    return ModelError(
-        f"{type(model).__name__} does not run on {_described(example)}: {reason}. Check the data's size and kind."
-    )
+    return ModelError(f"{type(model).__name__} does not run on {_described(example)}: {reason}. Check the data's size and kind.")
 
 
 def _described(inputs: Any) -> str:

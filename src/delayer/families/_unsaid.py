@@ -68,6 +68,7 @@ def _empty(chain: Chain, example: Inputs) -> dict[int, list[str]]:
         def hook(module, args, output):
             if places := [item for item, value in apart(output).items.items() if value is None]:
                 empty[index] = places
+
         return hook
 
     handles = _watching(chain, leave, before=False)
@@ -88,6 +89,7 @@ def _taken(chain: Chain, index: int, items: list[str], inputs: Inputs) -> dict[s
         def hook(module, args, kwargs):
             for place, value in arguments(args, kwargs).items() if number != index else ():
                 taken.update({item: place for item, mark in marks.items() if value is mark})
+
         return hook
 
     handles = _watching(chain, enter, before=True)

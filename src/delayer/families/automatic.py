@@ -48,7 +48,7 @@ def blocks_by_structure(model: nn.Module, example: Inputs) -> list[str]:
         of_kind = kinds & {type(model.get_submodule(child)) for child in members[path]}
         dims = [calls[children[-1]].dims for children in (members[path], members[best])]
         kin = alike[path][0] * 10 >= alike[best][0] > 0 and dims[0] == dims[1] and any(calls[c].handed for c in members[path])
-        if path in lists and (of_kind or kin) or of_kind and type(model.get_submodule(path)) is holder:
+        if (path in lists and (of_kind or kin)) or (of_kind and type(model.get_submodule(path)) is holder):
             chosen.append(path)
     blocks = {child for path in chosen for child in members[path]}
     return [path for path in calls if path in blocks and not any(path.startswith(f"{other}.") for other in blocks)]
@@ -61,8 +61,10 @@ def _is_list(module: nn.Module, children: list[str], model: nn.Module, calls: di
     """Whether members of a module can be blocks; branches, which all get the very same tensor, are none."""
     if isinstance(module, LISTS):
         return len(children) == 1 or any(calls[child].handed or not calls[child].beside for child in children[1:])
-    return any(calls[two].handed and calls[two].keeps and _looks(model, one) == _looks(model, two) and _looks(model, two)[1]
-               for one, two in pairwise(children))
+    return any(
+        calls[two].handed and calls[two].keeps and _looks(model, one) == _looks(model, two) and _looks(model, two)[1]
+        for one, two in pairwise(children)
+    )
 
 
 def _looks(model: nn.Module, path: str) -> tuple[str, tuple]:

@@ -20,12 +20,14 @@ def _renumber_gpt2_(model: nn.Module, kept: dict[str, list[int]]) -> None:
     renumber_layers_()(model, kept)
 
 
-families.register("GPT-2")(Family(
-    name="GPT-2",
-    classes=(r"transformers\.models\.gpt2\.modeling_gpt2\.GPT2\w*",),
-    blocks=r"(transformer\.)?h\.\d+",
-    axis=-1,
-    rows="last",
-    example=token_ids,
-    recount_=_renumber_gpt2_,
-))
+families.register("GPT-2")(
+    Family(
+        name="GPT-2",
+        classes=(r"transformers\.models\.gpt2\.modeling_gpt2\.GPT2\w*",),
+        blocks=r"(transformer\.)?h\.\d+",
+        axis=-1,
+        rows="last",
+        example=token_ids,
+        recount_=_renumber_gpt2_,
+    )
+)

@@ -5,12 +5,14 @@ from delayer.families._examples import token_ids
 from delayer.families._huggingface import renumber_layers_
 from delayer.network.chain import Family
 
-families.register("Llama")(Family(
-    name="Llama",
-    classes=(r"transformers\.models\.(llama|mistral|qwen2|qwen3)\.modeling_\w+\.(Llama|Mistral|Qwen2|Qwen3)\w*",),
-    blocks=r"(model\.)?layers\.\d+",
-    axis=-1,
-    rows="last",
-    example=token_ids,
-    recount_=renumber_layers_(per_layer=("layer_types",)),
-))
+families.register("Llama")(
+    Family(
+        name="Llama",
+        classes=(r"transformers\.models\.(llama|mistral|qwen2|qwen3)\.modeling_\w+\.(Llama|Mistral|Qwen2|Qwen3)\w*",),
+        blocks=r"(model\.)?layers\.\d+",
+        axis=-1,
+        rows="last",
+        example=token_ids,
+        recount_=renumber_layers_(per_layer=("layer_types",)),
+    )
+)

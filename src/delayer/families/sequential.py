@@ -13,11 +13,13 @@ def _example(model: nn.Module) -> Tensor | None:
     return torch.zeros(2, first.in_features) if isinstance(first, nn.Linear) else None
 
 
-families.register("Sequential")(Family(
-    name="Sequential",
-    classes=(r"torch\.nn\.modules\.container\.Sequential",),
-    blocks=r"\w+",
-    axis=None,
-    rows="mean",
-    example=_example,
-))
+families.register("Sequential")(
+    Family(
+        name="Sequential",
+        classes=(r"torch\.nn\.modules\.container\.Sequential",),
+        blocks=r"\w+",
+        axis=None,
+        rows="mean",
+        example=_example,
+    )
+)

@@ -4,11 +4,13 @@ from delayer.families import families
 from delayer.families._examples import timm_image
 from delayer.network.chain import Family
 
-families.register("timm MobileNetV2")(Family(
-    name="timm MobileNetV2",
-    classes=(r"timm\.models\.(efficientnet\.EfficientNet|mobilenetv3\.MobileNetV3)",),
-    blocks=r"blocks\.\d+\.\d+",
-    axis=1,
-    rows="mean",
-    example=timm_image,
-))
+families.register("timm MobileNetV2")(
+    Family(
+        name="timm MobileNetV2",
+        classes=(r"timm\.models\.(efficientnet\.EfficientNet|mobilenetv3\.MobileNetV3)",),
+        blocks=r"blocks\.\d+\.\d+",
+        axis=1,
+        rows="mean",
+        example=timm_image,
+    )
+)

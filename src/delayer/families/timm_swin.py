@@ -4,12 +4,14 @@ from delayer.families import families
 from delayer.families._examples import timm_image
 from delayer.network.chain import Family
 
-families.register("timm Swin")(Family(
-    name="timm Swin",
-    classes=(r"timm\.models\.swin_transformer\.SwinTransformer",),
-    blocks=r"layers\.\d+\.blocks\.\d+",
-    axis=-1,
-    rows="mean",
-    example=timm_image,
-    rebuild_arguments=lambda lengths: {"depths": tuple(lengths.values())},
-))
+families.register("timm Swin")(
+    Family(
+        name="timm Swin",
+        classes=(r"timm\.models\.swin_transformer\.SwinTransformer",),
+        blocks=r"layers\.\d+\.blocks\.\d+",
+        axis=-1,
+        rows="mean",
+        example=timm_image,
+        rebuild_arguments=lambda lengths: {"depths": tuple(lengths.values())},
+    )
+)

@@ -4,12 +4,14 @@ from delayer.families import families
 from delayer.families._examples import image_224
 from delayer.network.chain import Family
 
-families.register("torchvision VGG")(Family(
-    name="torchvision VGG",
-    classes=(r"torchvision\.models\.vgg\.VGG",),
-    blocks=r"features\.\d+",
-    axis=1,
-    rows="mean",
-    tau=0.7,
-    example=image_224,
-))
+families.register("torchvision VGG")(
+    Family(
+        name="torchvision VGG",
+        classes=(r"torchvision\.models\.vgg\.VGG",),
+        blocks=r"features\.\d+",
+        axis=1,
+        rows="mean",
+        tau=0.7,
+        example=image_224,
+    )
+)

@@ -84,8 +84,13 @@ class AffineMap(nn.Module):
 
 def num_params(operator: str, width: int, rank: int | None = None) -> int:
     """Parameters of a map. RBA's linear map has d²."""
-    return {"drop": 0, "linear": width**2, "affine": width**2 + width, "diagonal": 2 * width,
-            "low_rank": (2 * (rank or 0) + 1) * width}[operator]
+    return {
+        "drop": 0,
+        "linear": width**2,
+        "affine": width**2 + width,
+        "diagonal": 2 * width,
+        "low_rank": (2 * (rank or 0) + 1) * width,
+    }[operator]
 
 
 def num_macs_a_row(operator: str, width: int, rank: int | None = None) -> int:
@@ -147,19 +152,24 @@ def unfit(pair: Pair) -> str:
     numbers = pair.mean_x, pair.mean_y, pair.xx, pair.xy, pair.yy
     if not all(torch.isfinite(t.sum()) or torch.isfinite(t).all() for t in numbers):
         return "the features hold NaN or infinity, or their squares do"
-    for name, mean, square in (("features that enter it", pair.mean_x, pair.xx),
-                               ("features that it should give", pair.mean_y, pair.yy)):
-        about_mean, about_zero = (float(torch.trace(square) + more) / max(pair.num_rows * pair.width, 1)
-                                  for more in (0.0, pair.num_rows * mean.square().sum()))
+    for name, mean, square in (
+        ("features that enter it", pair.mean_x, pair.xx),
+        ("features that it should give", pair.mean_y, pair.yy),
+    ):
+        about_mean, about_zero = (
+            float(torch.trace(square) + more) / max(pair.num_rows * pair.width, 1)
+            for more in (0.0, pair.num_rows * mean.square().sum())
+        )
         if about_zero < SMALLEST**2:
-            return f"the {name} are all but zero ({max(about_zero, 0.0)**0.5:.0e} on average), and their squares vanish"
+            return f"the {name} are all but zero ({max(about_zero, 0.0) ** 0.5:.0e} on average), and their squares vanish"
         if about_mean <= CONSTANT * about_zero:
             return f"the {name} never change, so there is nothing to tell a map by"
     return ""
 
 
-def fit(pair: Pair, operator: str, *, ridge: float = 0.0, rank: int | None = None, axis: int = -1,
-        fits: Fits | None = None) -> AffineMap:
+def fit(
+    pair: Pair, operator: str, *, ridge: float = 0.0, rank: int | None = None, axis: int = -1, fits: Fits | None = None
+) -> AffineMap:
     """The map of one kind that fits a pair's rows best, in float32 parameters.
 
     ridge: share of Sxx's mean eigenvalue, pulling towards the identity.
@@ -184,8 +194,9 @@ def fit(pair: Pair, operator: str, *, ridge: float = 0.0, rank: int | None = Non
     return result
 
 
-def solve(pair: Pair, operator: str, *, ridge: float = 0.0, rank: int | None = None, fits: Fits | None = None
-          ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+def solve(
+    pair: Pair, operator: str, *, ridge: float = 0.0, rank: int | None = None, fits: Fits | None = None
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
     """W [d, d], b [d] and, for "low_rank", the factors (U [d, r], V [r, d]) of W − I, all in float64.
 
     For "diagonal" and "drop" W is its diagonal [d] alone; "drop" gives ones and zeros.
@@ -219,4 +230,3 @@ def _truncated(update: Tensor, fits: Fits, ridge: float, rank: int) -> tuple[Ten
     v = u.T @ update
     size = v.norm(dim=1).clamp_min(1e-300).sqrt()
     return u * size, v / size[:, None]
-

@@ -10,7 +10,8 @@ from delayer.network.inside_block import Run
 def whole(layer: nn.Module) -> bool:
     """Whether a layer is one matrix of its patches: a Linear, or a convolution of all channels with zeros around."""
     return not isinstance(layer, nn.Conv2d) or (
-        layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str))
+        layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    )
 
 
 def fold(layer: nn.Module, norm: nn.Module | None, name: str = "") -> tuple[Tensor, Tensor]:
@@ -39,8 +40,7 @@ def fold(layer: nn.Module, norm: nn.Module | None, name: str = "") -> tuple[Tens
     return weight * scale[:, None], bias * scale + shift
 
 
-def unfold_(layer: nn.Module, norm: nn.Module | None, weight: Tensor, bias: Tensor,
-            mean: Tensor, variance: Tensor) -> None:
+def unfold_(layer: nn.Module, norm: nn.Module | None, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> None:
     """Make a layer and its batch norm answer weight · x + bias, without a new parameter.
 
     mean, variance: of weight · x [o] on the rows that it was fitted to. They become the norm's statistics, as if it had

@@ -46,8 +46,9 @@ def layer_error(moments: PatchMoments, weight: Tensor, bias: Tensor) -> float:
     return max(float(error + moments.num_rows * missed.square().sum()), 0.0)
 
 
-def best_ridge(moments: PatchMoments, heldout: PatchMoments, weight: Tensor, *, bias: bool = True,
-               ridges: Sequence[float] = RIDGES) -> float:
+def best_ridge(
+    moments: PatchMoments, heldout: PatchMoments, weight: Tensor, *, bias: bool = True, ridges: Sequence[float] = RIDGES
+) -> float:
     """The largest ridge whose layer, fitted on some rows, is about as good as the best on others.
 
     About: its error is at most NEARLY_BEST times the least. The error is flat around its least, and what is nearer to the

@@ -5,7 +5,7 @@ that errors are mended on the way and do not compound. Of the samples nothing is
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -40,8 +40,16 @@ class Streams:
     Of several processes each reads everything, so that all end up with the same.
     """
 
-    def __init__(self, chain: Chain, original: Chain, batches: Sequence[Any], rows: Rows = Rows(), *, seed: int = 0,
-                 moments: Moments | None = None):
+    def __init__(
+        self,
+        chain: Chain,
+        original: Chain,
+        batches: Sequence[Any],
+        rows: Rows = Rows(),
+        *,
+        seed: int = 0,
+        moments: Moments | None = None,
+    ):
         self.chain, self.original, self.batches, self.rows, self.seed = chain, original, batches, rows, seed
         self.moments = moments
         self._prefixes = {each: Prefix(each) for each in (chain, original)}
@@ -69,11 +77,13 @@ class Streams:
         Two sets of moments, of four fifths of the samples and of the rest, and the run of one batch.
         hidden_free: where a ReLU will hide the target, what is negative already may stay as it is.
         """
+
         def ends(cut: Run, first: Run) -> tuple[Tensor, Tensor]:
             total = first.total.reshape(cut.total.shape)
             if hidden_free and cut.tail == "relu":
                 total = free_where_hidden(total, cut.total)
             return cut.last.read, total if cut.rest is None else total - cut.rest
+
         return self._gather(block, target, ends)
 
     def inner_paths(self, block: int) -> list[str]:
@@ -84,13 +94,16 @@ class Streams:
 
     def inner_layer(self, block: int, path: str, *, hidden_free: bool = False) -> tuple[PatchMoments, PatchMoments, Run]:
         """The same for a layer before the last, which should answer what it answers in the original."""
+
         def ends(cut: Run, first: Run) -> tuple[Tensor, Tensor]:
             layer, wanted = cut.layer(path), first.layer(path).said
             return layer.read, free_where_hidden(wanted, layer.said) if hidden_free and cut.rectifies(layer) else wanted
+
         return self._gather(block, block, ends, path)
 
-    def span(self, span: Span, window: dict, present: Callable[[Tensor], Tensor] | None = None
-             ) -> tuple[PatchMoments, PatchMoments, Tail]:
+    def span(
+        self, span: Span, window: dict, present: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[PatchMoments, PatchMoments, Tail]:
         """What enters a span, with the original's total at its end, for one convolution with a window of its own.
 
         present: the total that a convolution gives now; then what a ReLU hides is free.
@@ -201,8 +214,5 @@ def free_where_hidden(wanted: Tensor, present: Tensor) -> Tensor:
 
 @contextmanager
 def _ended() -> Iterator[None]:
-    try:
+    with suppress(_Enough):
         yield
-    except _Enough:
-        pass
-

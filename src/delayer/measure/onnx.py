@@ -34,9 +34,7 @@ class OnnxCheck(OnnxInfo):
     """Whether the length of the text may differ from the example's."""
 
 
-def export_onnx(
-    model: nn.Module, inputs: Inputs, path: str | Path, *, batch_dynamic: bool = True
-) -> OnnxCheck:
+def export_onnx(model: nn.Module, inputs: Inputs, path: str | Path, *, batch_dynamic: bool = True) -> OnnxCheck:
     """Write the network as an ONNX graph from its inputs to its main tensor; say how it compares with torch.
 
     The batch may then have any size, and so may the sequence where inputs are token ids (integers, [batch,
@@ -147,9 +145,7 @@ def _differences(model: nn.Module, path: Path, trials: list[Inputs]) -> tuple[fl
         scale = expected.double().abs().max().item() or 1.0
         tolerance = torch.finfo(expected.dtype).eps ** 0.5 if expected.is_floating_point() else 0.0
         if not difference <= tolerance * scale:  # so that NaN is refused too
-            raise ExportError(
-                f"torch and onnxruntime differ by {difference:.3g}, where outputs reach {scale:.3g}."
-            )
+            raise ExportError(f"torch and onnxruntime differ by {difference:.3g}, where outputs reach {scale:.3g}.")
         absolute, relative = max(absolute, difference), max(relative, difference / scale)
     return absolute, relative
 

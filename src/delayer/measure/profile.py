@@ -59,8 +59,7 @@ def profile_blocks(chain: Chain, inputs: Inputs, *, rounds: int = 25, operators:
         try:
             for i in range(chain.num_blocks):
                 module = chain.module(i)
-                handles += [module.register_forward_pre_hook(before(i), with_kwargs=True),
-                            module.register_forward_hook(after(i))]
+                handles += [module.register_forward_pre_hook(before(i), with_kwargs=True), module.register_forward_hook(after(i))]
             for _ in range(rounds):
                 totals.append(_milliseconds(partial(call, chain.model, inputs), wait))
         finally:

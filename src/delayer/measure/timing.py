@@ -51,9 +51,7 @@ def latency(
             "Pass at least two, the original first."
         )
     if rounds is not None and rounds < 1:
-        raise DataError(
-            f"Latency was asked for {rounds} rounds. Ask for at least one, or leave it to `seconds`."
-        )
+        raise DataError(f"Latency was asked for {rounds} rounds. Ask for at least one, or leave it to `seconds`.")
     with ExitStack() as stack:
         stack.enter_context(_threads(threads))
         pairs = [(model, stack.enter_context(ready(model, inputs, device))) for model in models.values()]
@@ -68,11 +66,7 @@ def latency(
             "dtype": str(outputs[0].dtype).removeprefix("torch."),
             "num_rounds": len(ms),
         }
-    return {
-        name: LatencyInfo(**circumstances, **_comparison(ms[:, 0], ms[:, i], seed))
-        for i, name in enumerate(models)
-        if i > 0
-    }
+    return {name: LatencyInfo(**circumstances, **_comparison(ms[:, 0], ms[:, i], seed)) for i, name in enumerate(models) if i > 0}
 
 
 def compare_latency(
@@ -124,9 +118,7 @@ def _rounds(pairs: list[tuple[Callable, Inputs]], seconds: float, rounds: int | 
     """Run times in ms, [rounds, models, 2]."""
     times: list[list[tuple[float, float]]] = []
     deadline = time.perf_counter() + seconds
-    while len(times) < (rounds or MIN_ROUNDS) or (
-        rounds is None and len(times) < MAX_ROUNDS and time.perf_counter() < deadline
-    ):
+    while len(times) < (rounds or MIN_ROUNDS) or (rounds is None and len(times) < MAX_ROUNDS and time.perf_counter() < deadline):
         # Whoever begins a round finds caches that our own bookkeeping has cooled, so they take turns.
         order = range(len(pairs)) if len(times) % 2 == 0 else range(len(pairs))[::-1]
         there = {i: _run_ms(*pairs[i]) for i in order}

@@ -14,6 +14,31 @@ from delayer.merging.part import Part, Step, in_a_row, num_macs, with_shortcut
 from delayer.merging.reading import is_affine, read
 from delayer.merging.verdict import Refusal, Repair, Verdict
 
-__all__ = ["LARGEST_ERROR", "BiasMap", "BorderStrip", "ConstantChannel", "Merge", "Operator", "Part", "Refusal",
-           "Repair", "Step", "Verdict", "add", "compose", "diagonal", "difference", "folded", "growth", "identity",
-           "in_a_row", "is_affine", "merge", "module_of", "num_macs", "read", "regroup", "with_shortcut"]
+__all__ = [
+    "LARGEST_ERROR",
+    "BiasMap",
+    "BorderStrip",
+    "ConstantChannel",
+    "Merge",
+    "Operator",
+    "Part",
+    "Refusal",
+    "Repair",
+    "Step",
+    "Verdict",
+    "add",
+    "compose",
+    "diagonal",
+    "difference",
+    "folded",
+    "growth",
+    "identity",
+    "in_a_row",
+    "is_affine",
+    "merge",
+    "module_of",
+    "num_macs",
+    "read",
+    "regroup",
+    "with_shortcut",
+]

@@ -62,8 +62,15 @@ def _interior(first: Operator, second: Operator) -> Operator:
         parts = summed.view(second.groups, -1, summed.shape[1]) @ first.bias.view(second.groups, -1, 1)
         bias = parts.flatten() if bias is None else bias + parts.flatten()
     each = list(zip(first.stride, second.stride, first.padding, second.padding, strict=True))
-    return Operator(weight, bias, tuple(s1 * s2 for s1, s2, _, _ in each), tuple(p1 + s1 * p2 for s1, _, p1, p2 in each),
-                    dilation, groups, ones)
+    return Operator(
+        weight,
+        bias,
+        tuple(s1 * s2 for s1, s2, _, _ in each),
+        tuple(p1 + s1 * p2 for s1, _, p1, p2 in each),
+        dilation,
+        groups,
+        ones,
+    )
 
 
 def _kernel(first: Operator, weight: Tensor, groups: int, second: Operator) -> tuple[Tensor, tuple[int, ...], int]:
@@ -80,8 +87,15 @@ def _kernel(first: Operator, weight: Tensor, groups: int, second: Operator) -> t
     merged = weight.new_zeros(second.num_out, inner.shape[1], *size)
     for tap in product(*(range(k) for k in second.kernel)):
         part = (outer[(..., *tap)] @ rows).view(second.num_out, *inner.shape[1:])
-        merged[(..., *(_taps(a * e2 // d, k1, e1 // d if k1 > 1 else 1)
-                       for a, (k1, _, e1, e2), d in zip(tap, sizes, dilation, strict=True)))] += part
+        merged[
+            (
+                ...,
+                *(
+                    _taps(a * e2 // d, k1, e1 // d if k1 > 1 else 1)
+                    for a, (k1, _, e1, e2), d in zip(tap, sizes, dilation, strict=True)
+                ),
+            )
+        ] += part
     return merged, dilation, common
 
 

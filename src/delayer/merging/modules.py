@@ -26,8 +26,15 @@ def _layer(operator: Operator) -> nn.Module:
         layer = nn.Linear(operator.num_in, operator.num_out, **options)
     else:
         layer = _KINDS[operator.rank](
-            operator.num_in, operator.num_out, operator.kernel, operator.stride, operator.padding, operator.dilation,
-            operator.groups, **options)
+            operator.num_in,
+            operator.num_out,
+            operator.kernel,
+            operator.stride,
+            operator.padding,
+            operator.dilation,
+            operator.groups,
+            **options,
+        )
     with torch.no_grad():
         layer.weight.copy_(operator.weight)
         if operator.bias is not None:
@@ -82,10 +89,8 @@ class BorderStrip(nn.Module):
         first, second = self.first, self.second
         rank, sizes = x.ndim - 2, x.shape[2:]
         reach1, reach2 = _reach(first), _reach(second)
-        num1 = [(n + 2 * p - r - 1) // s + 1
-                for n, p, r, s in zip(sizes, first.padding, reach1, first.stride, strict=True)]
-        num2 = [(n + 2 * p - r - 1) // s + 1
-                for n, p, r, s in zip(num1, second.padding, reach2, second.stride, strict=True)]
+        num1 = [(n + 2 * p - r - 1) // s + 1 for n, p, r, s in zip(sizes, first.padding, reach1, first.stride, strict=True)]
+        num2 = [(n + 2 * p - r - 1) // s + 1 for n, p, r, s in zip(num1, second.padding, reach2, second.stride, strict=True)]
         for side in range(rank):
             p, s = second.padding[side], second.stride[side]
             if not p:
@@ -96,15 +101,18 @@ class BorderStrip(nn.Module):
                 if results[0] >= results[1]:
                     continue
                 # Corners belong to the first dimension that they lie outside of.
-                values = [(0, n) if k < side else (-q, n + q)
-                          for k, (n, q) in enumerate(zip(num1, second.padding, strict=True))]
+                values = [(0, n) if k < side else (-q, n + q) for k, (n, q) in enumerate(zip(num1, second.padding, strict=True))]
                 values[side] = (begin, end)
                 wanted = [(0, n) for n in num2]
                 wanted[side] = results
-                image = [(a * t - q, (b - 1) * t - q + r + 1) for (a, b), t, q, r in zip(
-                    values, first.stride, first.padding, reach1, strict=True)]
-                canvas = [(a * t - q, (b - 1) * t - q + r + 1) for (a, b), t, q, r in zip(
-                    wanted, second.stride, second.padding, reach2, strict=True)]
+                image = [
+                    (a * t - q, (b - 1) * t - q + r + 1)
+                    for (a, b), t, q, r in zip(values, first.stride, first.padding, reach1, strict=True)
+                ]
+                canvas = [
+                    (a * t - q, (b - 1) * t - q + r + 1)
+                    for (a, b), t, q, r in zip(wanted, second.stride, second.padding, reach2, strict=True)
+                ]
                 outside = _bare(first, _window(x, [(0, n) for n in sizes], image), first.bias)
                 strip = _bare(second, _window(outside, values, canvas), None)
                 y[(..., *(slice(a, b) for a, b in wanted))] -= strip

@@ -49,8 +49,15 @@ def merge(part: Part, repair: Repair = "none", shape: tuple[int, ...] | None = N
         return Merge(merged, Verdict(True, used))
     error = difference(part, merged, shape or _some_shape(merged))
     if not error <= LARGEST_ERROR:
-        return Merge(None, Verdict(False, reason=(
-            f"the merged layer differs by {error:.1e} of the largest output in float64, and {LARGEST_ERROR:g} is allowed")))
+        return Merge(
+            None,
+            Verdict(
+                False,
+                reason=(
+                    f"the merged layer differs by {error:.1e} of the largest output in float64, and {LARGEST_ERROR:g} is allowed"
+                ),
+            ),
+        )
     return Merge(merged, Verdict(True, used), error)
 
 
@@ -59,8 +66,14 @@ def folded(part: Part) -> Part:
     layers, readers = list(part.layers), Counter(i for step in part.steps for i in step.inputs)
     for k, step in enumerate(part.steps):
         before = step.inputs[0] - 1
-        if (len(step.inputs) == 1 and before >= 0 and readers[before + 1] == 1 and is_affine(layers[k])
-                and rank_of(layers[k]) is None and rank_of(layers[before]) is not None):
+        if (
+            len(step.inputs) == 1
+            and before >= 0
+            and readers[before + 1] == 1
+            and is_affine(layers[k])
+            and rank_of(layers[k]) is None
+            and rank_of(layers[before]) is not None
+        ):
             merged = merge(in_a_row(layers[before], layers[k])).module
             if merged is not None:
                 like = next(layers[before].parameters())
@@ -115,8 +128,9 @@ def _merged(part: Part, repair: Repair, shape: tuple[int, ...] | None, hollow: b
         operator = read(layer, rank, num_dims=num_dims, hollow=hollow)
         if operator is not None and mapped:
             operator = operator.without_bias
-        values.append(given[0] if operator is None else operator if given[0] is None
-                      else compose(given[0], operator, repair, hollow=hollow))
+        values.append(
+            given[0] if operator is None else operator if given[0] is None else compose(given[0], operator, repair, hollow=hollow)
+        )
     result = values[-1]
     if result is None:
         raise Refusal("nothing in it changes its input")
@@ -138,8 +152,7 @@ def _exactly(module: nn.Module) -> nn.Module:
 
 
 def _width(part: Part, rank: int, num_dims: int | None) -> int:
-    return next(read(layer, rank, num_dims=num_dims, hollow=True).num_in for layer in part.layers
-                if rank_of(layer) is not None)
+    return next(read(layer, rank, num_dims=num_dims, hollow=True).num_in for layer in part.layers if rank_of(layer) is not None)
 
 
 def _some_shape(merged: nn.Module) -> tuple[int, ...]:
@@ -148,6 +161,8 @@ def _some_shape(merged: nn.Module) -> tuple[int, ...]:
     layer = getattr(layer, "layer", layer)
     if isinstance(layer, nn.Linear):
         return (layer.in_features,)
-    sizes = (2 * d * (k - 1) + 2 * s + 3 + i for i, (d, k, s) in enumerate(zip(
-        layer.dilation, layer.kernel_size, layer.stride, strict=True)))
+    sizes = (
+        2 * d * (k - 1) + 2 * s + 3 + i
+        for i, (d, k, s) in enumerate(zip(layer.dilation, layer.kernel_size, layer.stride, strict=True))
+    )
     return (layer.in_channels, *sizes)

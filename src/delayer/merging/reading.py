@@ -21,8 +21,7 @@ def passes(module: nn.Module) -> bool:
 
 def is_norm(module: nn.Module) -> bool:
     """A batch norm; a library's own may have a dropout and an activation inside, which by now are linear."""
-    return isinstance(module, _BatchNorm) and all(
-        passes(child) or isinstance(child, Linearised) for child in module.children())
+    return isinstance(module, _BatchNorm) and all(passes(child) or isinstance(child, Linearised) for child in module.children())
 
 
 def rank_of(module: nn.Module) -> int | None:
@@ -34,8 +33,7 @@ def rank_of(module: nn.Module) -> int | None:
 
 def is_affine(module: nn.Module) -> bool:
     """Whether a module is of a kind that merges, or could but for how it is set up (then `read` says why not)."""
-    return (rank_of(module) is not None or isinstance(module, (_ConvTransposeNd, Linearised)) or is_norm(module)
-            or passes(module))
+    return rank_of(module) is not None or isinstance(module, (_ConvTransposeNd, Linearised)) or is_norm(module) or passes(module)
 
 
 def read(module: nn.Module, rank: int, *, num_dims: int | None = None, hollow: bool = False) -> Operator | None:
@@ -99,8 +97,9 @@ def _convolution(module: _ConvNd) -> Operator:
         if any(r % 2 for r in reach):
             raise Refusal('padding="same" pads an even kernel more on one side than on the other')
         padding = tuple(r // 2 for r in reach)
-    return Operator(_double(module.weight), _bias(module), tuple(module.stride), tuple(padding), tuple(module.dilation),
-                    module.groups)
+    return Operator(
+        _double(module.weight), _bias(module), tuple(module.stride), tuple(padding), tuple(module.dilation), module.groups
+    )
 
 
 def _is_matrix(module: nn.Module) -> bool:

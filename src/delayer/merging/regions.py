@@ -31,8 +31,9 @@ class Region:
     def run(self, start: int, stop: int) -> "Region":
         """Steps start .. stop-1, which follow one another without a sum."""
         steps = [Step((k,), self.part.steps[i].path) for k, i in enumerate(range(start, stop))]
-        return Region(Part(steps, list(self.part.layers)[start:stop]), self.nodes[start:stop],
-                      self.nodes[start].args[0], self.faithful)
+        return Region(
+            Part(steps, list(self.part.layers)[start:stop]), self.nodes[start:stop], self.nodes[start].args[0], self.faithful
+        )
 
     def legs(self) -> list["Region"]:
         """Maximal runs of layers without a sum or a shortcut's slice, each reading the one before."""
@@ -101,8 +102,8 @@ def _region(owner: nn.Module, graph: fx.Graph, end: fx.Node, source: dict[fx.Nod
             todo += node.all_input_nodes
     nodes = [node for node in graph.nodes if node in wanted]
     number = {start: 0} | {node: k for k, node in enumerate(nodes, 1)}
-    steps = [Step(tuple(number[x] for x in node.all_input_nodes), node.target if node.op == "call_module" else "")
-             for node in nodes]
-    layers = [owner.get_submodule(step.path) if step.path else shortcut_of(node)
-              for step, node in zip(steps, nodes, strict=True)]
+    steps = [
+        Step(tuple(number[x] for x in node.all_input_nodes), node.target if node.op == "call_module" else "") for node in nodes
+    ]
+    layers = [owner.get_submodule(step.path) if step.path else shortcut_of(node) for step, node in zip(steps, nodes, strict=True)]
     return Region(Part(steps, layers), tuple(nodes), start, faithful)

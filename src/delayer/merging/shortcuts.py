@@ -59,5 +59,9 @@ def shortcut_of(node: fx.Node) -> nn.Module | None:
 
 
 def _steps(cut: object) -> bool:
-    return isinstance(cut, slice) and cut.start in (None, 0) and cut.stop is None and (
-        cut.step is None or type(cut.step) is int and cut.step > 0)
+    return (
+        isinstance(cut, slice)
+        and cut.start in (None, 0)
+        and cut.stop is None
+        and (cut.step is None or (type(cut.step) is int and cut.step > 0))
+    )

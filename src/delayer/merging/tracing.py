@@ -45,8 +45,11 @@ def trace(owner: nn.Module) -> Trace:
 
 def _trace(owner: nn.Module, known: dict[nn.Module, str]) -> Trace:
     tracer = _Open(known)
-    given = [one for one in inspect.signature(owner.forward).parameters.values()
-             if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    given = [
+        one
+        for one in inspect.signature(owner.forward).parameters.values()
+        if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
     needed = [one.name for one in given if one.default is one.empty]
     optional = [one.name for one in given if one.default is not one.empty]
     others: list[fx.Graph] = []

@@ -49,8 +49,10 @@ class StandIn(nn.Module):
         if not self.block.returns:
             return hidden
         passes = dict(zip(self.block.items, self.block.passes, strict=False))
-        items = {item: hidden if passes.get(item) == AGAIN else self._handed(passes.get(item, ""), args, kwargs)
-                 for item in self.block.items}
+        items = {
+            item: hidden if passes.get(item) == AGAIN else self._handed(passes.get(item, ""), args, kwargs)
+            for item in self.block.items
+        }
         return together(self.block.form, items | {self.block.gives: hidden})
 
     def _handed(self, place: str, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -90,12 +92,20 @@ class Shell:
         tensors = {**module._parameters, **module._buffers}
         kinds = [kind for kind in type(module).__mro__ if not issubclass(nn.Module, kind)]
         stated = [*(vars(kind) for kind in reversed(kinds)), vars(module)]
-        self.facts = {name: value for each in stated for name, value in each.items()
-                      if isinstance(value, PLAIN) and not name.startswith("__")}
+        self.facts = {
+            name: value
+            for each in stated
+            for name, value in each.items()
+            if isinstance(value, PLAIN) and not name.startswith("__")
+        }
         self.facts |= {name: Shell(child) for name, child in module._modules.items() if child is not None}
         self.weights = {name: None if t is None else (tuple(t.shape), t.dtype, t.device) for name, t in tensors.items()}
-        self.methods = {name for kind in kinds for name, value in vars(kind).items()
-                        if callable(value) and name != "forward" and not name.startswith("__")}
+        self.methods = {
+            name
+            for kind in kinds
+            for name, value in vars(kind).items()
+            if callable(value) and name != "forward" and not name.startswith("__")
+        }
 
     def __getattr__(self, name: str) -> Any:
         mine = self.__dict__

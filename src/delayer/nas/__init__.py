@@ -10,6 +10,18 @@ from delayer.nas.tabular import TableOptions, replay
 from delayer.nas.winner import load_winner, network
 
 __all__ = [
-    "CellSpace", "DepthWidthSpace", "NasTaskOptions", "ProxyOptions", "SearchOptions", "SpaceOptions", "StrategyOptions",
-    "TableOptions", "load_winner", "network", "pareto_front", "replay", "search", "strategies",
-]  # fmt: skip
+    "CellSpace",
+    "DepthWidthSpace",
+    "NasTaskOptions",
+    "ProxyOptions",
+    "SearchOptions",
+    "SpaceOptions",
+    "StrategyOptions",
+    "TableOptions",
+    "load_winner",
+    "network",
+    "pareto_front",
+    "replay",
+    "search",
+    "strategies",
+]

@@ -58,8 +58,15 @@ class Reduction(nn.Module):
 class CellNetwork(nn.Module):
     """[n, in_channels, h, w] → logits [n, num_classes]; `body` holds 3·num_cells cells and two reductions in order."""
 
-    def __init__(self, operations: Mapping[tuple[int, int], str], *, width: int = 16, num_cells: int = 5,
-                 in_channels: int = 3, num_classes: int = 10):
+    def __init__(
+        self,
+        operations: Mapping[tuple[int, int], str],
+        *,
+        width: int = 16,
+        num_cells: int = 5,
+        in_channels: int = 3,
+        num_classes: int = 10,
+    ):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(in_channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width))
         body: list[nn.Module] = []
@@ -67,8 +74,9 @@ class CellNetwork(nn.Module):
             body += [Reduction(width * 2 ** (stage - 1))] if stage else []
             body += [Cell(operations, width * 2**stage) for _ in range(num_cells)]
         self.body = nn.Sequential(*body)
-        self.head = nn.Sequential(nn.BatchNorm2d(4 * width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                                  nn.Linear(4 * width, num_classes))
+        self.head = nn.Sequential(
+            nn.BatchNorm2d(4 * width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, num_classes)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(self.stem(x)))

@@ -30,8 +30,7 @@ def cell_operations(cell: str) -> tuple[str, ...]:
     for node, text in enumerate(nodes, 1):
         for operation, source in re.findall(r"([^|~]+)~(\d+)(?=\|)", text):
             if operation not in OPERATIONS:
-                raise NasError(f"The cell {cell!r} has an unknown operation {operation!r}. "
-                               f"Allowed are {', '.join(OPERATIONS)}.")
+                raise NasError(f"The cell {cell!r} has an unknown operation {operation!r}. Allowed are {', '.join(OPERATIONS)}.")
             found[int(source), node] = operation
     if set(found) != set(EDGES) or cell.count("~") != len(EDGES) or cell.count("|") != 9:
         raise NasError(f"{cell!r} is no cell of this space. Write {_FORM}, each OP one of {', '.join(OPERATIONS)}.")
@@ -40,8 +39,7 @@ def cell_operations(cell: str) -> tuple[str, ...]:
 
 def cell_string(operations: tuple[str, ...]) -> str:
     """The standard spelling of six operations in the order of EDGES."""
-    nodes = [[f"{op}~{source}" for (source, to), op in zip(EDGES, operations, strict=True) if to == node]
-             for node in (1, 2, 3)]
+    nodes = [[f"{op}~{source}" for (source, to), op in zip(EDGES, operations, strict=True) if to == node] for node in (1, 2, 3)]
     return "+".join("|" + "|".join(edges) + "|" for edges in nodes)
 
 
@@ -70,8 +68,10 @@ def canonical_cell(cell: str) -> str:
                 terms += inner if op == "skip_connect" else [f"{op}({'+'.join(inner)})"]
         return tuple(sorted(terms))
 
-    counts = [sum(op == kind and s in live and s in wanted | {0} and to in wanted
-                  for (s, to), op in operations.items()) for kind in OPERATIONS[2:4]]
+    counts = [
+        sum(op == kind and s in live and s in wanted | {0} and to in wanted for (s, to), op in operations.items())
+        for kind in OPERATIONS[2:4]
+    ]
     return f"{'+'.join(expression(3))} #{counts[0]},{counts[1]}"
 
 
@@ -97,8 +97,9 @@ class CellSpace(Space):
 
     def build(self, candidate: str, *, in_channels: int = 3, num_classes: int = 10) -> nn.Module:
         operations = dict(zip(EDGES, cell_operations(candidate), strict=True))
-        return CellNetwork(operations, width=self.width, num_cells=self.num_cells, in_channels=in_channels,
-                           num_classes=num_classes)
+        return CellNetwork(
+            operations, width=self.width, num_cells=self.num_cells, in_channels=in_channels, num_classes=num_classes
+        )
 
     def layers(self, model: CellNetwork) -> list[nn.Module]:
         return [model.stem, *model.body]

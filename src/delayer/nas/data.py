@@ -48,8 +48,10 @@ def open_data(spec: str, space: Space, options: TaskOptions, *, test: str | None
     path, _, part = path.partition("#")
     samples = sources[kind](path, part or None, options, nn.Identity())
     if samples.content not in ("images", "arrays") or samples.labels is None:
-        raise DataError(f"An architecture search needs labelled images; {spec} holds {samples.content} "
-                        f"{'without' if samples.labels is None else 'with'} labels. Give others.")
+        raise DataError(
+            f"An architecture search needs labelled images; {spec} holds {samples.content} "
+            f"{'without' if samples.labels is None else 'with'} labels. Give others."
+        )
     first = samples.get(0)
     channels = options.channels or (image_shape(first)[0] if samples.content == "images" else len(first))
     num_classes = len(samples.class_names or ()) or int(samples.labels.max()) + 1
@@ -62,7 +64,9 @@ def open_data(spec: str, space: Space, options: TaskOptions, *, test: str | None
     except DelayerError:
         raise
     except Exception as error:  # whatever a block of the user's raises becomes one sentence
-        raise NasError(f"The first candidate of the space, {first_of_all}, cannot be built: {type(error).__name__}: "
-                       f"{first_line(error)}. A block of yours is called as factory(in_width, width, stride).") from error
+        raise NasError(
+            f"The first candidate of the space, {first_of_all}, cannot be built: {type(error).__name__}: "
+            f"{first_line(error)}. A block of yours is called as factory(in_width, width, stride)."
+        ) from error
     model.preprocessing = preprocessing
     return NasData(open_task(spec, model, options, test_spec=test), channels, num_classes, preprocessing)

@@ -45,11 +45,18 @@ class DepthWidthSpace(Space):
     block: a function that makes one block, or its name, which is imported when the first network is built.
     """
 
-    def __init__(self, *, block: str | BlockFactory = residual_block, depths: tuple[int, ...] = (1, 2, 3),
-                 widths: tuple[int, ...] = (16, 32, 64), num_stages: int = 3):
+    def __init__(
+        self,
+        *,
+        block: str | BlockFactory = residual_block,
+        depths: tuple[int, ...] = (1, 2, 3),
+        widths: tuple[int, ...] = (16, 32, 64),
+        num_stages: int = 3,
+    ):
         self.block, self.num_stages = block, num_stages
         self.choices: Mapping[str, tuple[int, ...]] = {
-            f"{what}_{stage}": values for stage in range(num_stages)
+            f"{what}_{stage}": values
+            for stage in range(num_stages)
             for what, values in (("depth", tuple(depths)), ("width", tuple(widths)))
         }
 
@@ -59,13 +66,16 @@ class DepthWidthSpace(Space):
     def decode(self, candidate: str) -> dict[str, int]:
         stages = candidate.split("-")
         if len(stages) != self.num_stages or not all(re.fullmatch(r"\d+x\d+", stage) for stage in stages):
-            raise NasError(f"{candidate!r} is no candidate of this space. Write DEPTHxWIDTH for each of "
-                           f"{self.num_stages} stages, joined by '-', such as {self.encode(self._first())}.")
+            raise NasError(
+                f"{candidate!r} is no candidate of this space. Write DEPTHxWIDTH for each of "
+                f"{self.num_stages} stages, joined by '-', such as {self.encode(self._first())}."
+            )
         numbers = [int(number) for stage in stages for number in stage.split("x")]
         for (name, allowed), value in zip(self.choices.items(), numbers, strict=True):
             if value not in allowed:
-                raise NasError(f"{candidate!r} has {name.replace('_', ' of stage ')} = {value}. "
-                               f"Allowed are {', '.join(map(str, allowed))}.")
+                raise NasError(
+                    f"{candidate!r} has {name.replace('_', ' of stage ')} = {value}. Allowed are {', '.join(map(str, allowed))}."
+                )
         return dict(zip(self.choices, numbers, strict=True))
 
     def _first(self) -> dict[str, int]:
@@ -95,8 +105,9 @@ class StagedNetwork(nn.Module):
                 body.append(block(width, chosen[f"width_{stage}"], 2 if stage and i == 0 else 1))
                 width = chosen[f"width_{stage}"]
         self.body = nn.Sequential(*body)
-        self.head = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                                  nn.Linear(width, num_classes))
+        self.head = nn.Sequential(
+            nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(self.stem(x)))

@@ -39,8 +39,13 @@ class Processes:
         command = [sys.executable, "-m", "delayer.nas", str(self.folder), name, str(self.threads), self.own]
         paths = os.pathsep.join(path for path in sys.path if path)
         with open(self._log(name), "w") as log:
-            self.running[name] = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                                                  env=os.environ | {"PYTHONPATH": paths, "PYTHONSAFEPATH": "1"})
+            self.running[name] = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": paths, "PYTHONSAFEPATH": "1"},
+            )
 
     def _log(self, name: str) -> Path:
         return self.folder / "workers" / f"{name}.log"
@@ -70,8 +75,7 @@ class Ray:
             cpus = num_workers * max(threads, 1)
             here = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": cpus, "include_dashboard": False}
             paths = os.pathsep.join(path for path in sys.path if path)
-            self.ray.init(log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": {"PYTHONPATH": paths}},
-                          **here)
+            self.ray.init(log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": {"PYTHONPATH": paths}}, **here)
         # Ray would run a dead task again by itself; the search decides about that.
         self.work = self.ray.remote(num_cpus=max(threads, 1), max_retries=0)(work)
 
@@ -79,8 +83,9 @@ class Ray:
         self.running[name] = self.work.remote(str(self.folder), name, self.own)
 
     def ended(self) -> dict[str, tuple[int, str]]:
-        done, _ = self.ray.wait(list(self.running.values()), num_returns=len(self.running), timeout=0) \
-            if self.running else ([], [])
+        done, _ = (
+            self.ray.wait(list(self.running.values()), num_returns=len(self.running), timeout=0) if self.running else ([], [])
+        )
         found = {}
         for name in [name for name, task in self.running.items() if task in done]:
             try:

@@ -8,8 +8,20 @@ from delayer.study import NasTrial
 
 COSTS = ("msrs", "params", "latency_ms")
 """What should be low; accuracy should be high."""
-COLUMNS = ("slot", "candidate", "state", "accuracy", "msrs", "msrs_share", "params", "macs", "latency_ms", "seconds",
-           "attempts", "error")
+COLUMNS = (
+    "slot",
+    "candidate",
+    "state",
+    "accuracy",
+    "msrs",
+    "msrs_share",
+    "params",
+    "macs",
+    "latency_ms",
+    "seconds",
+    "attempts",
+    "error",
+)
 
 
 def pareto_front(trials: Sequence[NasTrial]) -> list[NasTrial]:

@@ -19,9 +19,9 @@ class SpaceOptions(Record):
 
     space: str = "cells"
     """cells (NAS-Bench-201), depth_width (stages of an own block), or package.module:factory of a space of your own."""
-    width: int = Field(16, gt=0, le=65_536)
+    width: int = Field(default=16, gt=0, le=65_536)
     """cells: channels of the first stage."""
-    cells: int = Field(5, gt=0, le=1000)
+    cells: int = Field(default=5, gt=0, le=1000)
     """cells: cells in each of the three stages."""
     block: str = RESIDUAL
     """depth_width: package.module:factory of a block, called as factory(in_width, width, stride)."""
@@ -29,7 +29,7 @@ class SpaceOptions(Record):
     """depth_width: allowed blocks of a stage; may be repeated."""
     widths: tuple[int, ...] = (16, 32, 64)
     """depth_width: allowed channels of a stage; may be repeated."""
-    stages: int = Field(3, gt=0, le=64)
+    stages: int = Field(default=3, gt=0, le=64)
     """depth_width: how many stages."""
 
     def open(self) -> Space:
@@ -57,59 +57,59 @@ class SpaceOptions(Record):
 class ProxyOptions(Record):
     """How a candidate is trained shortly and scored."""
 
-    epochs: int = Field(12, gt=0)
+    epochs: int = Field(default=12, gt=0)
     """Epochs of the short training."""
-    share: float = Field(1.0, gt=0, le=1)
+    share: float = Field(default=1.0, gt=0, le=1)
     """Share of the fit split that the short training sees."""
-    learning_rate: float = Field(0.1, gt=0)
+    learning_rate: float = Field(default=0.1, gt=0)
     """Rate of SGD with Nesterov momentum at the start; it falls to 0 along a cosine."""
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD."""
-    weight_decay: float = Field(5e-4, ge=0)
+    weight_decay: float = Field(default=5e-4, ge=0)
     """Weight decay of SGD, on all parameters."""
     augment: bool = True
     """Whether images are mirrored at random and shifted by up to an eighth of their size."""
-    score_batches: int = Field(10, gt=0)
+    score_batches: int = Field(default=10, gt=0)
     """MSRS is the mean over so many batches of validation data at most."""
-    score_batch_size: int = Field(256, ge=4)
+    score_batch_size: int = Field(default=256, ge=4)
     """Samples a batch of MSRS."""
     tau: float = 0.8
     """Similarity from which on MSRS counts two layers as the same."""
-    beta: float = Field(100.0, gt=0)
+    beta: float = Field(default=100.0, gt=0)
     """How sharply MSRS counts."""
 
 
 class NasTaskOptions(TaskOptions):
     """How data is read and split; as elsewhere, with the sizes and the batch that a search wants."""
 
-    num_fit: int = Field(20_000, gt=0)
+    num_fit: int = Field(default=20_000, gt=0)
     """Samples to train candidates on at most."""
-    num_validation: int = Field(5_000, gt=0)
+    num_validation: int = Field(default=5_000, gt=0)
     """Samples that candidates are compared on at most."""
-    num_test: int = Field(10_000, gt=0)
+    num_test: int = Field(default=10_000, gt=0)
     """Samples that the winner alone is reported on at most."""
-    batch_size: int = Field(256, gt=0)
+    batch_size: int = Field(default=256, gt=0)
     """Samples a batch, in training too."""
 
 
 class SearchOptions(Record):
     """How long a search goes on, and who works on it."""
 
-    trials: int = Field(50, gt=0)
+    trials: int = Field(default=50, gt=0)
     """Candidates to train; more may be asked for later, and the search goes on."""
-    workers: int = Field(1, gt=0)
+    workers: int = Field(default=1, gt=0)
     """Processes that share the search."""
     engine: Literal["processes", "ray"] = "processes"
     """processes (of this machine), or ray."""
-    threads: int = Field(0, ge=0)
+    threads: int = Field(default=0, ge=0)
     """Threads of each process; 0 shares this machine's processors out. Rounding may differ with their number."""
-    retries: int = Field(1, ge=0)
+    retries: int = Field(default=1, ge=0)
     """How often a candidate is tried again after the worker that trained it died."""
-    final_epochs: int = Field(0, ge=0)
+    final_epochs: int = Field(default=0, ge=0)
     """Epochs to train the winner for, from scratch; 0 keeps the weights of its short training."""
-    latency_rounds: int = Field(7, gt=0)
+    latency_rounds: int = Field(default=7, gt=0)
     """Interleaved rounds in which all candidates are timed, after the search."""
-    latency_batch: int = Field(16, gt=0)
+    latency_batch: int = Field(default=16, gt=0)
     """Samples a batch when candidates are timed."""
 
 

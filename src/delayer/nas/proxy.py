@@ -21,8 +21,17 @@ PRIME = 1_000_003
 """Keeps the random numbers of one seed's trials apart from those of the next seed's."""
 
 
-def train_(model: nn.Module, x: Tensor, y: Tensor, options: ProxyOptions, *, epochs: int, batch_size: int, seed: int,
-           beat: Callable[[], None] | None = None) -> nn.Module:
+def train_(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    options: ProxyOptions,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    beat: Callable[[], None] | None = None,
+) -> nn.Module:
     """Train a network in place on images [n, channels, h, w] and labels [n], and get it back in evaluation mode.
 
     SGD with Nesterov momentum, the rate from its start to 0 along a cosine over all steps, cross-entropy.
@@ -31,8 +40,13 @@ def train_(model: nn.Module, x: Tensor, y: Tensor, options: ProxyOptions, *, epo
     Fidelity: the rate falls at every step; shifts are by up to an eighth of the image's size, theirs by 4 pixels of 32.
     """
     device = next(model.parameters()).device
-    optimizer = torch.optim.SGD(model.parameters(), lr=options.learning_rate, momentum=options.momentum, nesterov=
-                                options.momentum > 0, weight_decay=options.weight_decay)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=options.learning_rate,
+        momentum=options.momentum,
+        nesterov=options.momentum > 0,
+        weight_decay=options.weight_decay,
+    )
     generator = torch.Generator().manual_seed(seed)
     num_batches = max(len(x) // batch_size, 1)  # a last, smaller batch would upset the norms
     num_steps, step = epochs * num_batches, 0
@@ -67,8 +81,17 @@ def augmented(x: Tensor, generator: torch.Generator) -> Tensor:
     return padded.permute(0, 2, 3, 1)[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
-def assess(space: Space, candidate: str, data: NasData, fit: tuple[Tensor, Tensor] | None, options: ProxyOptions, *,
-           seed: int, device: str = "cpu", epochs: int | None = None) -> tuple[dict[str, Any], nn.Module]:
+def assess(
+    space: Space,
+    candidate: str,
+    data: NasData,
+    fit: tuple[Tensor, Tensor] | None,
+    options: ProxyOptions,
+    *,
+    seed: int,
+    device: str = "cpu",
+    epochs: int | None = None,
+) -> tuple[dict[str, Any], nn.Module]:
     """A candidate's figures, as fields of a NasTrial, and its network after the short training.
 
     A dead candidate is not trained: its accuracy is chance, and no layer of it says anything.
@@ -83,8 +106,20 @@ def assess(space: Space, candidate: str, data: NasData, fit: tuple[Tensor, Tenso
             return facts | {"state": "dead", "accuracy": 100 / data.num_classes}, model.eval()
         x, y = fit if fit is not None else data.fit(options.share, seed)
         train_(model, x, y, options, epochs=epochs or options.epochs, batch_size=data.task.batches("fit").batch_size, seed=seed)
-    score, share = redundancy(model, space.layers(model), data.task.batches("validation"), tau=options.tau,
-                              beta=options.beta, batch_size=options.score_batch_size, max_batches=options.score_batches)
+    score, share = redundancy(
+        model,
+        space.layers(model),
+        data.task.batches("validation"),
+        tau=options.tau,
+        beta=options.beta,
+        batch_size=options.score_batch_size,
+        max_batches=options.score_batches,
+    )
     grade = evaluate(model, data.task, "validation", device=device)
-    return facts | {"state": "trained", "accuracy": grade.value, "msrs": score, "msrs_share": share,
-                    "seconds": time.monotonic() - begun}, model
+    return facts | {
+        "state": "trained",
+        "accuracy": grade.value,
+        "msrs": score,
+        "msrs_share": share,
+        "seconds": time.monotonic() - begun,
+    }, model

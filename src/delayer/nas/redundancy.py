@@ -11,8 +11,16 @@ from delayer.observing.rows import Rows
 from delayer.observing.stats import Hsic
 
 
-def redundancy(model: nn.Module, layers: Sequence[nn.Module], batches: Sequence, *, batch_size: int = 256,
-               max_batches: int = 10, tau: float = 0.8, beta: float = 100.0) -> tuple[float, float]:
+def redundancy(
+    model: nn.Module,
+    layers: Sequence[nn.Module],
+    batches: Sequence,
+    *,
+    batch_size: int = 256,
+    max_batches: int = 10,
+    tau: float = 0.8,
+    beta: float = 100.0,
+) -> tuple[float, float]:
     """MSRS of the outputs of some layers, and its share of L(L − 1)/2: the mean over batches of `batch_size` samples.
 
     Outputs [n, channels, h, w] are averaged over space, [n, tokens, width] over tokens; unbiased CKA.

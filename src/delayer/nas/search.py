@@ -27,10 +27,20 @@ IDLE_DEATHS = 2
 """Workers that may die in a row without having begun a trial before the search gives up."""
 
 
-def search(data: str, *, out: str | Path, strategy: str = "redtest", test: str | None = None,
-           space: SpaceOptions = SpaceOptions(), proxy: ProxyOptions = ProxyOptions(),
-           task: NasTaskOptions = NasTaskOptions(), strategy_options: StrategyOptions = StrategyOptions(),
-           options: SearchOptions = SearchOptions(), device: str = "cpu", reporter: Reporter | None = None) -> NasResults:
+def search(
+    data: str,
+    *,
+    out: str | Path,
+    strategy: str = "redtest",
+    test: str | None = None,
+    space: SpaceOptions = SpaceOptions(),
+    proxy: ProxyOptions = ProxyOptions(),
+    task: NasTaskOptions = NasTaskOptions(),
+    strategy_options: StrategyOptions = StrategyOptions(),
+    options: SearchOptions = SearchOptions(),
+    device: str = "cpu",
+    reporter: Reporter | None = None,
+) -> NasResults:
     """Search for an architecture on labelled images, and get all trials, the Pareto front and the winner.
 
     The folder then holds nas.json, trials.csv, front.csv and winner/ (see `load_winner`). The same call goes on with a
@@ -41,8 +51,17 @@ def search(data: str, *, out: str | Path, strategy: str = "redtest", test: str |
     """
     reporter, folder = reporter or Reporter(), Path(out).resolve()
     space.give()
-    setup = Setup(data=data, test=test, strategy=strategies[strategy].name, space=space, proxy=proxy, task=task,
-                  strategy_options=strategy_options, seed=task.seed, device=device)
+    setup = Setup(
+        data=data,
+        test=test,
+        strategy=strategies[strategy].name,
+        space=space,
+        proxy=proxy,
+        task=task,
+        strategy_options=strategy_options,
+        seed=task.seed,
+        device=device,
+    )
     opened = open_data(data, space.open(), task, test=test)
     with Study(folder).lock():
         _keep_setup(folder, setup)
@@ -65,11 +84,19 @@ def _keep_setup(folder: Path, setup: Setup) -> None:
         write_atomically(path, setup.model_dump_json(indent=1))
         return
     before, now = read_record(path, Setup, NasError).model_dump(), setup.model_dump()
-    flat = [{f"{part}.{name}": value for part, whole in each.items()
-             for name, value in (whole if isinstance(whole, dict) else {part: whole}).items()} for each in (before, now)]
+    flat = [
+        {
+            f"{part}.{name}": value
+            for part, whole in each.items()
+            for name, value in (whole if isinstance(whole, dict) else {part: whole}).items()
+        }
+        for each in (before, now)
+    ]
     if other := [name.split(".")[1] for name in flat[0] if flat[0][name] != flat[1].get(name)]:
-        raise NasError(f"{folder} holds a search with another {', '.join(other)}. Go on with the same options (only the "
-                       "number of trials, workers and what comes after them may change), or choose another --out.")
+        raise NasError(
+            f"{folder} holds a search with another {', '.join(other)}. Go on with the same options (only the "
+            "number of trials, workers and what comes after them may change), or choose another --out."
+        )
 
 
 def _work_off(trials: Trials, folder: Path, own: str, options: SearchOptions, reporter: Reporter) -> list[str]:
@@ -92,8 +119,10 @@ def _work_off(trials: Trials, folder: Path, own: str, options: SearchOptions, re
                 reporter.line(notes[-1])
                 idle_deaths = 0 if lost else idle_deaths + 1
                 if idle_deaths > IDLE_DEATHS:
-                    raise NasError(f"Workers die before they begin: {said or f'exit code {code}'}. What was found so far "
-                                   "stays; see the folder `workers`, and run the same command again.")
+                    raise NasError(
+                        f"Workers die before they begin: {said or f'exit code {code}'}. What was found so far "
+                        "stays; see the folder `workers`, and run the same command again."
+                    )
                 if trials.num_waiting():
                     team.start(next(names))
             tick(min(trials.num_finished(), options.trials), options.trials)
@@ -102,8 +131,9 @@ def _work_off(trials: Trials, folder: Path, own: str, options: SearchOptions, re
     return notes
 
 
-def _conclude(trials: Trials, folder: Path, setup: Setup, data: NasData, options: SearchOptions, notes: list[str],
-              reporter: Reporter) -> NasResults:
+def _conclude(
+    trials: Trials, folder: Path, setup: Setup, data: NasData, options: SearchOptions, notes: list[str], reporter: Reporter
+) -> NasResults:
     finished = [trial for trial in trials.finished() if trial.slot < options.trials]
     if not any(trial.state == "trained" for trial in finished):
         errors = [trial.error for trial in finished if trial.error]
@@ -115,26 +145,42 @@ def _conclude(trials: Trials, folder: Path, setup: Setup, data: NasData, options
     model = data.build(space, winner.candidate).to(setup.device)
     if options.final_epochs:
         with reporter.step("Winner"):
-            model = assess(space, winner.candidate, data, None, setup.proxy.model_copy(update={"share": 1.0}),
-                           seed=setup.seed * PRIME + winner.slot, device=setup.device, epochs=options.final_epochs)[1]
+            model = assess(
+                space,
+                winner.candidate,
+                data,
+                None,
+                setup.proxy.model_copy(update={"share": 1.0}),
+                seed=setup.seed * PRIME + winner.slot,
+                device=setup.device,
+                epochs=options.final_epochs,
+            )[1]
     else:
         path = weights_path(folder, winner.slot)
         found = hashlib.sha256(read_bytes(path, NasError, most=2**40)).hexdigest()
         if next(trial.weights for trial in finished if trial.slot == winner.slot) not in ("", found):
-            raise NasError(f"{path} no longer holds the weights that trial {winner.slot} was trained to. Bring the file back, or "
-                           "train the winner from scratch by --final-epochs.")
+            raise NasError(
+                f"{path} no longer holds the weights that trial {winner.slot} was trained to. Bring the file back, or "
+                "train the winner from scratch by --final-epochs."
+            )
         fill_(model, read_weights(path), name=str(path)).eval()
     save_winner(folder / "winner", model, setup.space, winner.candidate, data)
     trained = f"{options.final_epochs} epochs from scratch" if options.final_epochs else "its short training alone"
     results = NasResults(
-        strategy=strategy.name, rule=strategy.rule.format(**setup.strategy_options.model_dump()),
-        options=setup.model_dump(mode="json") | {"search": options.model_dump(mode="json")}, trials=timed,
-        front=[trial.slot for trial in pareto_front(timed)], winner=winner.slot,
-        grade=evaluate(model, data.task, "test", device=setup.device), num_failed=sum(t.state == "failed" for t in timed),
+        strategy=strategy.name,
+        rule=strategy.rule.format(**setup.strategy_options.model_dump()),
+        options=setup.model_dump(mode="json") | {"search": options.model_dump(mode="json")},
+        trials=timed,
+        front=[trial.slot for trial in pareto_front(timed)],
+        winner=winner.slot,
+        grade=evaluate(model, data.task, "test", device=setup.device),
+        num_failed=sum(t.state == "failed" for t in timed),
         latency=f"batch {options.latency_batch} on {setup.device}, median of {2 * options.latency_rounds} runs each, all "
-                "candidates interleaved after the search",
-        versions={"python": platform.python_version(),
-                  **{name: importlib.metadata.version(name) for name in ("torch", "optuna")}},
+        "candidates interleaved after the search",
+        versions={
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in ("torch", "optuna")},
+        },
         notes=(*data.task.notes, *notes, f"The winner has the weights of {trained}."),
     )
     write_atomically(folder / "trials.csv", as_csv(timed))
@@ -151,5 +197,7 @@ def _timed(finished: list[NasTrial], space, data: NasData, options: SearchOption
     models = {candidate: data.build(space, candidate).eval() for candidate in sorted(trained)}
     reference = {"reference": data.build(space, sorted(trained)[0]).eval()}
     found = latency(reference | models, x, rounds=options.latency_rounds, warmup=1, device=device)
-    return tuple(trial.model_copy(update={"latency_ms": found[trial.candidate].cut_ms}) if trial.state == "trained" else trial
-                 for trial in sorted(finished, key=lambda trial: trial.slot))
+    return tuple(
+        trial.model_copy(update={"latency_ms": found[trial.candidate].cut_ms}) if trial.state == "trained" else trial
+        for trial in sorted(finished, key=lambda trial: trial.slot)
+    )

@@ -70,8 +70,9 @@ def named(name: str, what: str, called: str) -> Callable[..., Any]:
         return give(name)
     except UnknownName as error:
         reason = str(error).partition("(")[2].partition(").")[0]
-        raise NasError(f"The {what} {name!r} cannot be found ({reason}). Name a function as "
-                       f"package.module:factory, called as {called}.") from error
+        raise NasError(
+            f"The {what} {name!r} cannot be found ({reason}). Name a function as package.module:factory, called as {called}."
+        ) from error
 
 
 def known(name: str, what: str, called: str) -> Callable[..., Any]:
@@ -83,8 +84,10 @@ def known(name: str, what: str, called: str) -> Callable[..., Any]:
     if found is None and not is_name(name):
         return named(name, what, called)  # which says what a name looks like
     if found is None:
-        raise NasError(f"The {what} {name[:200]!r} is a function of somebody's own, and a file's word is no reason to import "
-                       "it. If it is yours, give it: load_winner(FOLDER, own=...); trust=True imports whatever the file names.")
+        raise NasError(
+            f"The {what} {name[:200]!r} is a function of somebody's own, and a file's word is no reason to import "
+            "it. If it is yours, give it: load_winner(FOLDER, own=...); trust=True imports whatever the file names."
+        )
     return found
 
 

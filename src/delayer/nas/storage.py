@@ -35,6 +35,7 @@ def journal_of(path: Path) -> Any:
 
     Lines without one, of a version that wrote none, are taken as they are.
     """
+
     class Checked(library("optuna", "nas").storages.journal.JournalFileBackend):
         def append_logs(self, logs: list[dict[str, Any]]) -> None:
             super().append_logs([log | {"crc": checksum(_plain(log))} for log in logs])
@@ -153,9 +154,17 @@ class Trials:
         for trial in lost:
             known, trial_id = trial.user_attrs, self._number_id(trial)
             if retries is not None and known["attempts"] > retries and "candidate" in known:
-                self.finish(trial_id, NasTrial(
-                    slot=known["slot"], candidate=known["candidate"], key=known["key"], state="failed",
-                    attempts=known["attempts"], error="the worker died each time that it was tried"))
+                self.finish(
+                    trial_id,
+                    NasTrial(
+                        slot=known["slot"],
+                        candidate=known["candidate"],
+                        key=known["key"],
+                        state="failed",
+                        attempts=known["attempts"],
+                        error="the worker died each time that it was tried",
+                    ),
+                )
                 continue
             self.drop(trial_id)
             again = {name: known[name] for name in ("slot", "candidate", "key") if name in known}

@@ -54,8 +54,9 @@ class TableSpace(CellSpace):
 
     def mutate(self, candidate: str, rng: Random) -> str:
         """One choice changed; another row where the table holds no neighbour."""
-        return next((c for c in (super(TableSpace, self).mutate(candidate, rng) for _ in range(100)) if c in self.known),
-                    None) or self.draw(rng)
+        return next(
+            (c for c in (super(TableSpace, self).mutate(candidate, rng) for _ in range(100)) if c in self.known), None
+        ) or self.draw(rng)
 
     def every(self):
         return iter(self.cells)
@@ -71,16 +72,19 @@ def read_table(path: str | Path, options: TableOptions = TableOptions()) -> dict
         raise DataError(f"The table {path} cannot be read ({error}). Give a CSV file with a header.") from error
     wanted = {name: column for name, column in options.model_dump().items() if column is not None}
     if missing := [f"{column} (--{name.replace('_', '-')})" for name, column in wanted.items() if column not in header]:
-        raise DataError(f"{path} lacks {len(missing)} of the columns that are needed: {', '.join(missing)}. It has "
-                        f"{', '.join(header) or 'none'}. Name the right ones by these options.")
+        raise DataError(
+            f"{path} lacks {len(missing)} of the columns that are needed: {', '.join(missing)}. It has "
+            f"{', '.join(header) or 'none'}. Name the right ones by these options."
+        )
     if not lines:
         raise DataError(f"{path} has a header and no rows. Give at least one candidate.")
     space, rows = CellSpace(), {}
     for number, line in enumerate(lines, 2):
         try:
             cell = cell_string(cell_operations(line[options.cell_column] or ""))
-            accuracy, test, params = (float(line[column]) for column in (
-                options.validation_column, options.test_column, options.params_column))
+            accuracy, test, params = (
+                float(line[column]) for column in (options.validation_column, options.test_column, options.params_column)
+            )
             redundancy = float(line[options.redundancy_column]) if options.redundancy_column else params
         except NasError as error:
             raise NasError(f"{path}, line {number}: {error}") from error
@@ -92,8 +96,9 @@ def read_table(path: str | Path, options: TableOptions = TableOptions()) -> dict
     return rows
 
 
-def replay_once(strategy: Strategy, space: TableSpace, rows: dict[str, Row], num_trials: int, options: StrategyOptions,
-                seed: int) -> Seen:
+def replay_once(
+    strategy: Strategy, space: TableSpace, rows: dict[str, Row], num_trials: int, options: StrategyOptions, seed: int
+) -> Seen:
     """What one search of so many trials picks; a dead or repeated candidate takes a trial too."""
     seen: list[Seen] = []
     taken: set[str] = set()
@@ -107,9 +112,17 @@ def replay_once(strategy: Strategy, space: TableSpace, rows: dict[str, Row], num
     return strategy.pick(seen, options)
 
 
-def replay(table: str | Path, *, names: Sequence[str] = (), num_trials: int = 100, num_seeds: int = 200,
-           columns: TableOptions = TableOptions(), options: StrategyOptions = StrategyOptions(), seed: int = 0,
-           progress: Callable[[int, int], None] | None = None) -> NasTable:
+def replay(
+    table: str | Path,
+    *,
+    names: Sequence[str] = (),
+    num_trials: int = 100,
+    num_seeds: int = 200,
+    columns: TableOptions = TableOptions(),
+    options: StrategyOptions = StrategyOptions(),
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> NasTable:
     """All strategies (or those named) on a table, with equal budgets and the same seeds, compared.
 
     Intervals are percentile bootstraps over seeds (Efron, 1979), differences are taken seed by seed.
@@ -132,19 +145,31 @@ def replay(table: str | Path, *, names: Sequence[str] = (), num_trials: int = 10
     for one in chosen:
         accuracy, params = values[one.name].T
         behind = values[winner][:, 0] - accuracy
-        replays.append(Replay(
-            strategy=one.name, rule=one.rule.format(**options.model_dump()),
-            accuracy=accuracy.mean().item(), accuracy_interval=interval(accuracy, seed),
-            params=params.mean().item(), params_interval=interval(params, seed),
-            behind=behind.mean().item(), behind_interval=interval(behind, seed),
-        ))
+        replays.append(
+            Replay(
+                strategy=one.name,
+                rule=one.rule.format(**options.model_dump()),
+                accuracy=accuracy.mean().item(),
+                accuracy_interval=interval(accuracy, seed),
+                params=params.mean().item(),
+                params_interval=interval(params, seed),
+                behind=behind.mean().item(),
+                behind_interval=interval(behind, seed),
+            )
+        )
     replays.sort(key=lambda one: -one.accuracy)
     stand_in = f"{columns.params_column}: the table has no MSRS, so parameters stand in for redundancy"
     return NasTable(
-        columns=columns.model_dump(), num_candidates=len(rows), num_trials=num_trials, num_seeds=num_seeds,
-        redundancy=columns.redundancy_column or stand_in, replays=tuple(replays),
-        best_possible=max(row.test for row in rows.values()), verdict=verdict(replays),
-        seconds=time.monotonic() - begun, seed=seed,
+        columns=columns.model_dump(),
+        num_candidates=len(rows),
+        num_trials=num_trials,
+        num_seeds=num_seeds,
+        redundancy=columns.redundancy_column or stand_in,
+        replays=tuple(replays),
+        best_possible=max(row.test for row in rows.values()),
+        verdict=verdict(replays),
+        seconds=time.monotonic() - begun,
+        seed=seed,
     )
 
 
@@ -162,11 +187,16 @@ def verdict(replays: Sequence[Replay]) -> tuple[str, ...]:
     tied = [one.strategy for one in others if one.behind_interval[0] <= 0]
     if tied:
         said.append(f"Not told apart from it: {', '.join(tied)}.")
-    said += [f"Loses in accuracy: {one.strategy}, {one.behind:.2f} points behind ({one.behind_interval[0]:.2f} to "
-             f"{one.behind_interval[1]:.2f})." for one in others if one.behind_interval[0] > 0]
+    said += [
+        f"Loses in accuracy: {one.strategy}, {one.behind:.2f} points behind ({one.behind_interval[0]:.2f} to "
+        f"{one.behind_interval[1]:.2f})."
+        for one in others
+        if one.behind_interval[0] > 0
+    ]
     smallest = min(replays, key=lambda one: one.params)
     largest = max(replays, key=lambda one: one.params)
     if smallest.params_interval[1] < largest.params_interval[0]:
-        said.append(f"Smallest networks: {smallest.strategy}, {smallest.params:.3f}; largest: {largest.strategy}, "
-                    f"{largest.params:.3f}.")
+        said.append(
+            f"Smallest networks: {smallest.strategy}, {smallest.params:.3f}; largest: {largest.strategy}, {largest.params:.3f}."
+        )
     return tuple(said)

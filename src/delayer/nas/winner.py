@@ -54,21 +54,30 @@ def config_of(config: dict[str, Any]) -> WinnerConfig:
         return WinnerConfig.model_validate(config)
     except ValidationError as error:
         first = error.errors()[0]
-        raise NasError(f"This is no winner's configuration: {'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}. "
-                       "Give the config.json of a winner's folder.") from error
+        raise NasError(
+            f"This is no winner's configuration: {'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}. "
+            "Give the config.json of a winner's folder."
+        ) from error
 
 
 def save_winner(folder: Path, model: nn.Module, space: SpaceOptions, candidate: str, data: NasData) -> None:
     """Write weights and configuration."""
     write_atomically(folder / "model.safetensors", save(distinct_weights(model)))
-    config = WinnerConfig(space=space, candidate=candidate, in_channels=data.in_channels, num_classes=data.num_classes,
-                          preprocessing=data.preprocessing, weights_hash=sha256(folder / "model.safetensors"))
+    config = WinnerConfig(
+        space=space,
+        candidate=candidate,
+        in_channels=data.in_channels,
+        num_classes=data.num_classes,
+        preprocessing=data.preprocessing,
+        weights_hash=sha256(folder / "model.safetensors"),
+    )
     config = config.model_copy(update={"hash": record_hash(config.model_dump(mode="json"))})
     write_atomically(folder / "config.json", config.model_dump_json(indent=1))
 
 
-def load_winner(folder: str | Path, *, own: str | Callable[..., Any] | None = None, trust: bool = False,
-                allow_changed: bool = False) -> nn.Module:
+def load_winner(
+    folder: str | Path, *, own: str | Callable[..., Any] | None = None, trust: bool = False, allow_changed: bool = False
+) -> nn.Module:
     """The winner of a search, in evaluation mode, ready to use, or to be cut by delayer.
 
     folder: the search's, or the `winner` folder inside it.
@@ -112,5 +121,6 @@ def _prove(folder: Path, config: WinnerConfig, allow_changed: bool) -> None:
         return
     if not allow_changed and config.format > 1:
         raise (WeightsError if ".safetensors" in text else NasError)(
-            f"{text} Bring the saved files back, or pass allow_changed=True if you changed them yourself.")
+            f"{text} Bring the saved files back, or pass allow_changed=True if you changed them yourself."
+        )
     warnings.warn(text, DelayerWarning, stacklevel=3)

@@ -31,8 +31,11 @@ EXHAUSTED = 3
 
 def seen_of(results: Sequence[NasTrial]) -> list[Seen]:
     """What a strategy may know of results; failed trials are not among them."""
-    return [Seen(r.slot, r.candidate, r.accuracy, float("inf") if r.msrs is None else r.msrs, r.params, r.state == "dead")
-            for r in results if r.state != "failed"]
+    return [
+        Seen(r.slot, r.candidate, r.accuracy, float("inf") if r.msrs is None else r.msrs, r.params, r.state == "dead")
+        for r in results
+        if r.state != "failed"
+    ]
 
 
 def work(folder: str, name: str, own: str = "") -> int:
@@ -64,15 +67,17 @@ def _asked(trials: Trials, setup: Setup, slot: int) -> str | None:
     """The strategy's next candidate; a resumed search asks with the same random numbers."""
     results = trials.finished()
     taken = {result.key for result in results} | trials.running_keys()
-    return strategies[setup.strategy].ask(setup.space.open(), seen_of(results), taken, Random(f"{setup.seed} {slot}"),
-                                          setup.strategy_options)
+    return strategies[setup.strategy].ask(
+        setup.space.open(), seen_of(results), taken, Random(f"{setup.seed} {slot}"), setup.strategy_options
+    )
 
 
 def _tried(folder: str, setup: Setup, data: NasData, fit: tuple, candidate: str, slot: int) -> dict[str, Any]:
     """What the short training showed; its weights are in the folder then."""
     try:
-        facts, model = assess(setup.space.open(), candidate, data, fit, setup.proxy, seed=setup.seed * PRIME + slot,
-                              device=setup.device)
+        facts, model = assess(
+            setup.space.open(), candidate, data, fit, setup.proxy, seed=setup.seed * PRIME + slot, device=setup.device
+        )
     except Exception as error:  # a block of the user's may raise anything
         return {"state": "failed", "error": f"{type(error).__name__}: {first_line(error)}"}
     if facts["state"] == "trained":

@@ -86,9 +86,7 @@ def hidden_in(args: tuple, kwargs: dict, place: str = "") -> Tensor:
     if found is None:
         found = next((value for value in kwargs.values() if isinstance(value, Tensor)), None)
     if not isinstance(found, Tensor):
-        raise DataError(
-            "A block was called without a tensor as its first argument, so its input cannot be watched."
-        )
+        raise DataError("A block was called without a tensor as its first argument, so its input cannot be watched.")
     return found
 
 

@@ -33,9 +33,7 @@ class Span:
 
     def __post_init__(self):
         if not 0 <= self.start < self.stop:
-            raise SpanError(
-                f"Span {self.start}:{self.stop} is empty or negative. A span is START:STOP with STOP excluded."
-            )
+            raise SpanError(f"Span {self.start}:{self.stop} is empty or negative. A span is START:STOP with STOP excluded.")
 
     @classmethod
     def parse(cls, text: str) -> "Span":
@@ -184,14 +182,18 @@ class Chain:
             else:
                 found.append([i])
         return tuple(
-            Segment(run[0], run[-1] + 1, self.blocks[run[0]].in_width,
-                    (self.blocks[run[0]].inlet, *(self.blocks[i].outlet for i in run)))
+            Segment(
+                run[0],
+                run[-1] + 1,
+                self.blocks[run[0]].in_width,
+                (self.blocks[run[0]].inlet, *(self.blocks[i].outlet for i in run)),
+            )
             for run in found
         )
 
     @property
     def point_labels(self) -> tuple[str, ...]:
-        """"in" before a block that reads a point of its own, and the block's number after each block."""
+        """ "in" before a block that reads a point of its own, and the block's number after each block."""
         labels = [""] * self.num_points
         for i, block in enumerate(self.blocks):
             labels[block.inlet] = labels[block.inlet] or ("in" if i == 0 else f"in {i}")
@@ -239,7 +241,7 @@ class Chain:
         ]
         first, last = self.blocks[span.start], self.blocks[span.stop - 1]
         advice = f"Use {' and '.join(inside)}." if inside else "No block in it keeps its width; choose another span."
-        if kept := next((block for block in self.blocks[span.start:span.stop] if block.stays), None):
+        if kept := next((block for block in self.blocks[span.start : span.stop] if block.stays), None):
             advice = f"Use {' and '.join(inside)}." if inside else "Choose another span."
             raise SpanError(f"Span {span} holds {kept.path} ({kept.kind}), which has to stay: {kept.stays}. {advice}")
         raise SpanError(
@@ -282,8 +284,9 @@ class Chain:
             container = self.model.get_submodule(path)
             if not isinstance(container, (nn.Sequential, nn.ModuleList)):
                 continue
-            doomed = {b.path.rpartition(".")[2] for i, b in enumerate(self.blocks)
-                      if i in gone and b.path.rpartition(".")[0] == path}
+            doomed = {
+                b.path.rpartition(".")[2] for i, b in enumerate(self.blocks) if i in gone and b.path.rpartition(".")[0] == path
+            }
             items = list(container._modules.items())
             left = [(name, module) for name, module in items if name not in doomed]
             numbered = all(name.isdigit() for name, _ in items)
@@ -300,6 +303,8 @@ class Chain:
 
     def facts(self) -> dict[str, Any]:
         """The chain as plain data, enough to view another copy of the same network."""
-        blocks = [{name: list(value) if isinstance(value, tuple) else value for name, value in asdict(block).items()}
-                  for block in self.blocks]
+        blocks = [
+            {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(block).items()}
+            for block in self.blocks
+        ]
         return {"family": self.family.name, "axis": self.axis, "rows": self.family.rows, "blocks": blocks}

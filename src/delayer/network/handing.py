@@ -65,8 +65,12 @@ def together(form: Form, items: dict[str, Any]) -> Any:
         return items[""]
     if form == "named tuple":
         return NamedTuple("Answer", [(name, Any) for name in items])(**items)
-    kinds: dict[str, Callable[[dict], Any]] = {"tuple": lambda d: tuple(d.values()), "list": lambda d: list(d.values()),
-                                              "dict": dict, "record": Answer}
+    kinds: dict[str, Callable[[dict], Any]] = {
+        "tuple": lambda d: tuple(d.values()),
+        "list": lambda d: list(d.values()),
+        "dict": dict,
+        "record": Answer,
+    }
     return kinds[form](items)
 
 

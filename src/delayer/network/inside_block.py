@@ -61,7 +61,7 @@ class Run:
 
     def rectifies(self, layer: Layer) -> bool:
         """Whether the layer that ran next read what this one said behind a ReLU."""
-        following = self.layers[self.layers.index(layer) + 1:]
+        following = self.layers[self.layers.index(layer) + 1 :]
         return bool(following) and torch.equal(following[0].read, layer.said.relu())
 
 
@@ -110,7 +110,7 @@ def _terms(layers: list[Layer], a: Any, b: Any) -> tuple[Layer, Tensor] | None:
         return None
     for layer in reversed(layers):
         for answer, other in ((a, b), (b, a)):
-            if answer is layer.answer or answer.data_ptr() == layer.answer.data_ptr() and answer.shape == layer.answer.shape:
+            if answer is layer.answer or (answer.data_ptr() == layer.answer.data_ptr() and answer.shape == layer.answer.shape):
                 return layer, other.clone()
     return None
 
@@ -132,6 +132,7 @@ def running(block: nn.Module, see: Callable[[Run], None], *, takes: str = "", gi
         def note(module, args, output):
             if runs and args and isinstance(output, Tensor):
                 runs[-1].layers.append(Layer(path, args[0], output, output.clone()))
+
         return note
 
     def norm_ran(path):
@@ -139,6 +140,7 @@ def running(block: nn.Module, see: Callable[[Run], None], *, takes: str = "", gi
             for layer in runs[-1].layers if runs else ():
                 if args and args[0] is layer.answer:
                     layer.answer, layer.said, layer.norm = output, output.clone(), path
+
         return note
 
     def leave(module, args, output):

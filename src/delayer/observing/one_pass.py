@@ -20,8 +20,9 @@ class _SeenAll(BaseException):
 
 
 @contextmanager
-def watching(chain: Chain, points: Iterable[Place], see: Callable[[Place, Tensor], None], *, stop_early: bool = True
-             ) -> Iterator[None]:
+def watching(
+    chain: Chain, points: Iterable[Place], see: Callable[[Place, Tensor], None], *, stop_early: bool = True
+) -> Iterator[None]:
     """Call `see(point, hidden)` whenever one of the points is passed; hooks go away also after an exception.
 
     A point may be a module's path, which stands for what that module gives.
@@ -156,8 +157,14 @@ def _pooled(stats: Sequence[Stat]) -> list[Stat]:
     return list(stats)
 
 
-def observe(chain: Chain, batches: Sequence[Any], stats: Sequence[Stat], *, seed: int = 0,
-            progress: Callable[[int, int], None] | None = None) -> list[Stat]:
+def observe(
+    chain: Chain,
+    batches: Sequence[Any],
+    stats: Sequence[Stat],
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Stat]:
     """Fill statistics in one pass over data and get them back.
 
     chain: the network to watch, in evaluation mode (its mode is restored afterwards).
@@ -187,8 +194,9 @@ def observe(chain: Chain, batches: Sequence[Any], stats: Sequence[Stat], *, seed
     return _pooled(stats)
 
 
-def observe_pair(source: tuple[Chain, int], target: tuple[Chain, int], batches: Sequence[Any], rows: Rows, *,
-                 exact: bool = True, seed: int = 0) -> Moments:
+def observe_pair(
+    source: tuple[Chain, int], target: tuple[Chain, int], batches: Sequence[Any], rows: Rows, *, exact: bool = True, seed: int = 0
+) -> Moments:
     """Moments between a point of one network (0 in the result) and a point of another (1), on the same rows.
 
     For sequential refits: the input is the stream of the network cut so far, the target the original's.

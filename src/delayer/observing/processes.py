@@ -46,8 +46,10 @@ def _patience() -> timedelta:
     try:
         return timedelta(seconds=float(os.environ.get("DELAYER_PATIENCE", PATIENCE_S)))
     except (ValueError, OverflowError) as error:
-        raise ProcessError(f"DELAYER_PATIENCE={os.environ['DELAYER_PATIENCE']} is no number of seconds. "
-                           f"Give one such as {PATIENCE_S:g}, or unset it.") from error
+        raise ProcessError(
+            f"DELAYER_PATIENCE={os.environ['DELAYER_PATIENCE']} is no number of seconds. "
+            f"Give one such as {PATIENCE_S:g}, or unset it."
+        ) from error
 
 
 @contextmanager

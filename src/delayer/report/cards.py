@@ -2,17 +2,7 @@
 
 from dataclasses import dataclass
 
-from delayer.report.formats import (
-    change,
-    count,
-    difference,
-    in_unit,
-    milliseconds,
-    missing,
-    number,
-    percent,
-    size,
-)
+from delayer.report.formats import change, count, difference, in_unit, milliseconds, missing, number, percent, size
 from delayer.report.measured_figures import setting
 from delayer.study import Candidates, LatencyInfo, Proof, Results, Scores, StudyInfo
 
@@ -113,12 +103,7 @@ def proof_card(proofs: tuple[Proof, ...]) -> Card:
     worst = min(proofs, key=lambda p: (p.passed, -p.max_abs_difference))
     gap = "bit for bit" if worst.max_abs_difference == 0 else f"at most {number(worst.max_abs_difference, 2)} apart"
     note = f"{gap} on {worst.num_inputs:,} inputs, fresh process, {worst.loader}"
-    return Card(
-        "Reload proof",
-        "passed" if worst.passed else "failed",
-        note=note,
-        tone="good" if worst.passed else "bad",
-    )
+    return Card("Reload proof", "passed" if worst.passed else "failed", note=note, tone="good" if worst.passed else "bad")
 
 
 def _capital(text: str) -> str:

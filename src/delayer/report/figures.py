@@ -45,10 +45,7 @@ def spans_figure(score: Score, choice: Choice, limits: tuple[float, float] | Non
     hover = "from point %{y} to point %{x}<br><b>%{z:.4~g}</b><extra></extra>"
     ends = [points_of(start, stop, labels) for _, start, stop in choice.spans]
     marks = rings([labels[last] for _, last in ends], [labels[first] for first, _ in ends])
-    return {
-        "data": [heat(score, upper, labels, limits, hover), *marks],
-        "layout": matrix_layout("to point", "from point"),
-    }
+    return {"data": [heat(score, upper, labels, limits, hover), *marks], "layout": matrix_layout("to point", "from point")}
 
 
 def blocks_figure(score: Score, choice: Choice, limits: tuple[float, float] | None) -> Figure:
@@ -63,15 +60,7 @@ def blocks_figure(score: Score, choice: Choice, limits: tuple[float, float] | No
     layout = plain_layout("block", score.unit)
     layout["xaxis"] |= {"type": "category", "nticks": 13}
     layout["bargap"] = 0.25
-    band = {
-        "type": "rect",
-        "yref": "paper",
-        "y0": 0,
-        "y1": 1,
-        "layer": "below",
-        "opacity": 0.35,
-        "line": {"width": 0},
-    }
+    band = {"type": "rect", "yref": "paper", "y0": 0, "y1": 1, "layer": "below", "opacity": 0.35, "line": {"width": 0}}
     layout["shapes"] = [
         band | {"x0": start - 0.5, "x1": stop - 0.5, "fillcolor": choice.colours[cut.operator]}
         for cut, start, stop in choice.spans
@@ -127,10 +116,7 @@ def colour_bar(**more: Any) -> Figure:
 def outline(low: float, high: float) -> list[Figure]:
     """A square on the diagonal, white within black so that it shows on every colour of the scale."""
     square = {"type": "rect", "x0": low, "x1": high, "y0": low, "y1": high}
-    return [
-        square | {"line": {"color": "#000", "width": 4}},
-        square | {"line": {"color": "#fff", "width": 2}},
-    ]
+    return [square | {"line": {"color": "#000", "width": 4}}, square | {"line": {"color": "#fff", "width": 2}}]
 
 
 def rings(x: Sequence, y: Sequence) -> list[Figure]:

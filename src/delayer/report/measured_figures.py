@@ -46,11 +46,7 @@ def candidate_figure(candidates: Candidates, name: str, field: str, original: fl
     chosen = [m for m in kept if m.chosen]
     data = [
         line,
-        points(
-            [m for m in kept if not m.chosen],
-            "measured",
-            marker={"size": 9, "color": NEUTRAL, "opacity": 0.75},
-        ),
+        points([m for m in kept if not m.chosen], "measured", marker={"size": 9, "color": NEUTRAL, "opacity": 0.75}),
         points(chosen, "chosen", marker={"size": 15, "symbol": "diamond", "color": _CHOSEN}),
     ]
     level = candidates.original_grade
@@ -109,9 +105,7 @@ def latency_figure(latency: Sequence[LatencyInfo]) -> Figure:
             "width": 5,
         },
         "marker": {"size": 11, "color": [_verdict(*info.speedup_interval) for info in latency]},
-        "text": [
-            f"<b>{number(i.speedup)} ×</b><br>{milliseconds(i.original_ms)} → {milliseconds(i.cut_ms)}" for i in latency
-        ],
+        "text": [f"<b>{number(i.speedup)} ×</b><br>{milliseconds(i.original_ms)} → {milliseconds(i.cut_ms)}" for i in latency],
         "hovertemplate": "%{text}<extra></extra>",
     }
     return {"data": [bars], "layout": layout}

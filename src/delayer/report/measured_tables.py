@@ -1,17 +1,6 @@
 """Tables of what was measured: before and after, candidates, latency, and proofs that the result reloads."""
 
-from delayer.report.formats import (
-    MISSING,
-    change,
-    count,
-    difference,
-    in_unit,
-    milliseconds,
-    missing,
-    number,
-    percent,
-    size,
-)
+from delayer.report.formats import MISSING, change, count, difference, in_unit, milliseconds, missing, number, percent, size
 from delayer.report.measured_figures import setting
 from delayer.report.tables import MOST_ROWS, Table, cropped, without_empty_columns
 from delayer.study import Candidates, Measured, Measures, Results
@@ -62,8 +51,18 @@ def candidates_table(candidates: Candidates) -> Table:
 
     among = candidates.grade_name.partition(" among ")[2]
     same = f"same top-1 among {among}" if among else "same top-1"
-    names = ("change", "KL, nats", same, "relative error", "correlation", "predicted damage", "parameters", "multiply-adds",
-             "latency", "failed")  # fmt: skip
+    names = (
+        "change",
+        "KL, nats",
+        same,
+        "relative error",
+        "correlation",
+        "predicted damage",
+        "parameters",
+        "multiply-adds",
+        "latency",
+        "failed",
+    )
     marked = frozenset(i for i, m in enumerate(kept) if m.chosen)
     note = cropped(len(kept), len(measured), "candidates", "candidates.json")
     table = Table(("edits", candidates.grade_name, *names), [row(m) for m in kept], marked, note)
@@ -71,14 +70,7 @@ def candidates_table(candidates: Candidates) -> Table:
 
 
 def latency_table(results: Results) -> Table:
-    head = (
-        "setting",
-        "on",
-        "original, median (quartiles)",
-        "cut, median (quartiles)",
-        "speed-up (95 %)",
-        "rounds",
-    )
+    head = ("setting", "on", "original, median (quartiles)", "cut, median (quartiles)", "speed-up (95 %)", "rounds")
     rows = [
         (
             setting(info),

@@ -88,9 +88,7 @@ def filled(template: str, shown: dict[str, Any]) -> str:
             "Install them: pip install 'delayer[report]'."
         ) from problem
     here = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["source"] = source
     script = (here / "figures.js").read_text("utf-8")
     return environment.get_template(template).render(plotly=get_plotlyjs(), script=script, **shown)
@@ -191,8 +189,7 @@ def score_plots(scores: tuple[Score, ...], choice: Choice) -> list[list[tuple[Sc
     return rows if max(map(len, rows), default=0) > 1 else [[item for row in rows for item in row]]
 
 
-def network_parts(networks: tuple[Score, ...], study: StudyInfo | None
-                  ) -> Iterator[tuple[Score, Plot, Table, tuple[str, ...]]]:
+def network_parts(networks: tuple[Score, ...], study: StudyInfo | None) -> Iterator[tuple[Score, Plot, Table, tuple[str, ...]]]:
     """For each metric of whole networks its facts, a picture of all networks, their numbers, and what to beware of."""
     own = study.asked.model if study else ""
     for scores in grouped(networks).values():

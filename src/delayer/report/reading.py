@@ -59,8 +59,11 @@ def contradiction(record: Any, chain: ChainInfo | None) -> str:
     most = len(chain.blocks) if chain else MOST_BLOCKS
     if isinstance(record, Scan):
         if (last := max((span.stop for span in record.spans), default=0)) > min(most, MOST_BLOCKS):
-            return f"tells of spans up to block {last - 1}, and the network has {most} blocks" if chain and last > most else \
-                f"tells of spans up to block {last - 1}; a page can show networks of {MOST_BLOCKS} blocks"
+            return (
+                f"tells of spans up to block {last - 1}, and the network has {most} blocks"
+                if chain and last > most
+                else f"tells of spans up to block {last - 1}; a page can show networks of {MOST_BLOCKS} blocks"
+            )
     elif isinstance(record, Scores):
         if chain and (wrong := next((s for s in record.scores if not _fits(s, chain)), None)):
             return f"tells of {wrong.name} at other points than the network's {len(chain.points)}"

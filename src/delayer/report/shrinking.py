@@ -26,21 +26,39 @@ def rounds_figure(shrunk: Shrunk) -> Figure:
     start = shrunk.original.value
     data = [
         line("trained", [0, *removed], [start, *(one.after.value for one in kept)], line={"color": _TRAINED, "width": 2.5}),
-        line("before its training", removed, [one.before.value for one in kept], mode="markers",
-             marker={"color": _UNTRAINED, "symbol": "circle-open", "size": 9}),
+        line(
+            "before its training",
+            removed,
+            [one.before.value for one in kept],
+            mode="markers",
+            marker={"color": _UNTRAINED, "symbol": "circle-open", "size": 9},
+        ),
     ]
     if undone:
-        data.append(line("rolled back", [shrunk.num_sites - one.left + len(one.sites) for one in undone],
-                         [one.after.value for one in undone], mode="markers",
-                         marker={"color": NEUTRAL, "symbol": "x", "size": 10}))
+        data.append(
+            line(
+                "rolled back",
+                [shrunk.num_sites - one.left + len(one.sites) for one in undone],
+                [one.after.value for one in undone],
+                mode="markers",
+                marker={"color": NEUTRAL, "symbol": "x", "size": 10},
+            )
+        )
     return {"data": data, "layout": layout}
 
 
 def rounds_table(shrunk: Shrunk) -> Table:
     rows = [
-        (str(one.number), ", ".join(one.sites), one.why, in_unit(one.before.value, one.before.unit),
-         in_unit(one.after.value, one.after.unit), "kept" if one.kept else "rolled back", str(one.epochs),
-         f"{one.seconds:.0f} s")
+        (
+            str(one.number),
+            ", ".join(one.sites),
+            one.why,
+            in_unit(one.before.value, one.before.unit),
+            in_unit(one.after.value, one.after.unit),
+            "kept" if one.kept else "rolled back",
+            str(one.epochs),
+            f"{one.seconds:.0f} s",
+        )
         for one in shrunk.rounds
     ]
     return Table(("round", "activations", "read", "before training", "after", "", "epochs", "time"), rows, note=shrunk.note)
@@ -52,8 +70,17 @@ def merges_table(shrunk: Shrunk) -> Table:
     for one in sorted(shrunk.merges, key=lambda one: (not one.merged, one.speedup is None)):
         low, high = one.speedup_interval or (None, None)
         speed = f"{one.speedup:.2f}× ({low:.2f} to {high:.2f})" if one.speedup is not None else ""
-        rows.append((one.path or "the network", ", ".join(one.layers), "merged" if one.merged else "stays", speed,
-                     "" if one.error is None else f"{one.error:.0e}", one.repair, one.note))
+        rows.append(
+            (
+                one.path or "the network",
+                ", ".join(one.layers),
+                "merged" if one.merged else "stays",
+                speed,
+                "" if one.error is None else f"{one.error:.0e}",
+                one.repair,
+                one.note,
+            )
+        )
     return Table(("in", "layers", "", "these layers alone", "difference in float64", "repair", "why"), rows)
 
 
@@ -74,14 +101,25 @@ def comparison_figure(comparison: Comparison) -> Figure:
         places = sorted(points)
         values = [[row.grade.value for row in points[place]] for place in places]
         means = [fmean(v) for v in values]
-        data.append({
-            "type": "scatter", "mode": "lines+markers", "name": schedule, "x": [0, *places],
-            "y": [comparison.original.value, *means],
-            "error_y": {"type": "data", "symmetric": False, "thickness": 1.2, "width": 3,
-                        "array": [0, *(max(v) - m for v, m in zip(values, means, strict=True))],
-                        "arrayminus": [0, *(m - min(v) for v, m in zip(values, means, strict=True))]},
-            "line": {"color": colour, "width": 3.5 if schedule == "ours" else 1.8}, "marker": {"size": 7},
-        })
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": schedule,
+                "x": [0, *places],
+                "y": [comparison.original.value, *means],
+                "error_y": {
+                    "type": "data",
+                    "symmetric": False,
+                    "thickness": 1.2,
+                    "width": 3,
+                    "array": [0, *(max(v) - m for v, m in zip(values, means, strict=True))],
+                    "arrayminus": [0, *(m - min(v) for v, m in zip(values, means, strict=True))],
+                },
+                "line": {"color": colour, "width": 3.5 if schedule == "ours" else 1.8},
+                "marker": {"size": 7},
+            }
+        )
     return {"data": data, "layout": layout}
 
 
@@ -91,8 +129,10 @@ def comparison_headline(comparison: Comparison) -> str:
     most = max(int(removed) for _, _, removed, *_ in rows)
     best = [(schedule, grade) for schedule, _, removed, grade, *_ in rows if int(removed) == most][:3]
     grade = comparison.original
-    return (f"Without {most} of {comparison.num_sites} activations {', '.join(f'{name} has {left}' for name, left in best)}; "
-            f"the original has {in_unit(grade.value, grade.unit)} ({grade.name}, test).")
+    return (
+        f"Without {most} of {comparison.num_sites} activations {', '.join(f'{name} has {left}' for name, left in best)}; "
+        f"the original has {in_unit(grade.value, grade.unit)} ({grade.name}, test)."
+    )
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -102,12 +142,38 @@ def comparison_table(comparison: Comparison) -> Table:
         last = points[max(points)]
         speeds = [row.speedup for row in last if row.speedup is not None]
         times = [row.latency_ms for row in last if row.latency_ms is not None]
-        rows.append((fmean(row.grade.value for row in last), (
-            schedule, str(len(last)), str(last[0].num_removed), in_unit(fmean(r.grade.value for r in last), last[0].grade.unit),
-            number(fmean(r.num_merged for r in last)), count(fmean(r.params for r in last)),
-            count(fmean(r.macs for r in last)) if all(r.macs for r in last) else "",
-            milliseconds(fmean(times)) if times else "", f"{fmean(speeds):.2f}×" if speeds else "",
-            number(fmean(r.num_epochs for r in last)), f"{fmean(r.seconds for r in last):.0f} s")))
+        rows.append(
+            (
+                fmean(row.grade.value for row in last),
+                (
+                    schedule,
+                    str(len(last)),
+                    str(last[0].num_removed),
+                    in_unit(fmean(r.grade.value for r in last), last[0].grade.unit),
+                    number(fmean(r.num_merged for r in last)),
+                    count(fmean(r.params for r in last)),
+                    count(fmean(r.macs for r in last)) if all(r.macs for r in last) else "",
+                    milliseconds(fmean(times)) if times else "",
+                    f"{fmean(speeds):.2f}×" if speeds else "",
+                    number(fmean(r.num_epochs for r in last)),
+                    f"{fmean(r.seconds for r in last):.0f} s",
+                ),
+            )
+        )
     rows.sort(key=lambda row: -row[0] if comparison.original.higher_is_better else row[0])
-    return Table(("schedule", "seeds", "removed", "grade", "merged", "parameters", "multiply-adds", "latency", "speed-up",
-                  "epochs", "time"), [row for _, row in rows])
+    return Table(
+        (
+            "schedule",
+            "seeds",
+            "removed",
+            "grade",
+            "merged",
+            "parameters",
+            "multiply-adds",
+            "latency",
+            "speed-up",
+            "epochs",
+            "time",
+        ),
+        [row for _, row in rows],
+    )

@@ -102,14 +102,6 @@ def spans_table(scan: Scan, choice: Choice) -> Table:
         rows.append((f"{span[0]}:{span[1]}", winner, *each, number(damage.ridge, 2), *saved))
     chosen = {(start, stop) for _, start, stop in choice.spans}
     marked = frozenset(i for i, span in enumerate(order[:MOST_ROWS]) if span in chosen)
-    head = (
-        "span",
-        "best operator",
-        *errors,
-        "its ridge",
-        "blocks saved",
-        "parameters saved",
-        "multiply-adds saved",
-    )
+    head = ("span", "best operator", *errors, "its ridge", "blocks saved", "parameters saved", "multiply-adds saved")
     note = cropped(len(rows), len(order), "spans, those of least error", "scan.json")
     return without_empty_columns(Table(head, rows, marked, note))

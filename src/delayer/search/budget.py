@@ -30,9 +30,7 @@ class Budget:
             return cls("blocks", amount)
         if unit in ("params", "macs", "latency") and percent and 0 < amount < 100:
             return cls(unit, amount / 100)
-        raise BudgetError(
-            f"{text!r} is no budget. Write what to remove: blocks=3, params=25%, macs=25% or latency=20%."
-        )
+        raise BudgetError(f"{text!r} is no budget. Write what to remove: blocks=3, params=25%, macs=25% or latency=20%.")
 
     def target(self, total: Callable[[], float]) -> float:
         """The amount to save in the unit itself; `total` is asked only for shares."""

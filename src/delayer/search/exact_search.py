@@ -37,9 +37,7 @@ CandidateSet = tuple[Candidate, ...]  # non-overlapping, first block first
 Hops = list[list[tuple[int, float, float]]]  # per point: (point reached, damage, saved) of what starts there
 
 
-def best_spans(
-    candidates: Sequence[Candidate], target: float, *, num_blocks: int, keep: int = 1
-) -> list[list[Candidate]]:
+def best_spans(candidates: Sequence[Candidate], target: float, *, num_blocks: int, keep: int = 1) -> list[list[Candidate]]:
     """The `keep` best sets of non-overlapping candidates that save at least target, least total damage first.
 
     Exact, and fewer than `keep` only where no more sets exist. Equal damage is decided by the least removed, then by
@@ -61,10 +59,7 @@ def best_spans(
     back: Hops = [[] for _ in range(num_blocks)]
     for c in candidates:
         if not (0 <= c.start < c.stop <= num_blocks and all(map(math.isfinite, _numbers(c)))):
-            raise SpanError(
-                f"{c} was offered for {num_blocks} blocks. "
-                f"Use 0 <= start < stop <= {num_blocks} and finite numbers."
-            )
+            raise SpanError(f"{c} was offered for {num_blocks} blocks. Use 0 <= start < stop <= {num_blocks} and finite numbers.")
         ahead[c.start].append((c.stop, c.damage, c.saved))
         back[num_blocks - c.stop].append((num_blocks - c.start, c.damage, c.saved))
 

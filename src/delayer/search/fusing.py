@@ -31,8 +31,15 @@ class Refused:
         return f"{self.path}: {', '.join(self.layers) or 'its layers'} stay: {self.reason}"
 
 
-def fusions(chain: Chain, example: Inputs, *, repairs: Sequence[Repair] = REPAIRS, most: float = 1.5,
-            kernels: int | None = None, paths: Sequence[str] | None = None) -> tuple[list[Fuse], list[Refused]]:
+def fusions(
+    chain: Chain,
+    example: Inputs,
+    *,
+    repairs: Sequence[Repair] = REPAIRS,
+    most: float = 1.5,
+    kernels: int | None = None,
+    paths: Sequence[str] | None = None,
+) -> tuple[list[Fuse], list[Refused]]:
     """Every exact merge inside some modules, as the network stands now, and what is refused.
 
     A part is merged as a whole, with its shortcut, by the first repair that makes it exact; where none does, each run
@@ -140,8 +147,14 @@ class _Tried:
             start += len(longest.layers) if longest is not None else 1
 
     def tried(self, region: Region, allowed: _Allowed) -> tuple[Fuse | None, str]:
-        shape = next((self.shapes[layer] for step, layer in zip(region.part.steps, region.part.layers, strict=True)
-                      if step.inputs == (0,) and layer in self.shapes), ())
+        shape = next(
+            (
+                self.shapes[layer]
+                for step, layer in zip(region.part.steps, region.part.layers, strict=True)
+                if step.inputs == (0,) and layer in self.shapes
+            ),
+            (),
+        )
         num = sum(rank_of(layer) is not None for layer in region.part.layers)
         if allowed.kernels is not None and num > allowed.kernels:
             return None, f"{num} layers would become one, and {allowed.kernels} are allowed"
@@ -163,15 +176,13 @@ class _Tried:
                 continue
             tried = merge(region.part, repair, shape or None)
             if tried.module is not None:
-                return Fuse(path=self.path, layers=region.part.paths, sums=region.part.num_sums, repair=repair,
-                            shape=shape), ""
+                return Fuse(path=self.path, layers=region.part.paths, sums=region.part.num_sums, repair=repair, shape=shape), ""
             reasons.setdefault(tried.verdict.reason, repair)
         return None, "; ".join(why if repair == "none" else f"by {repair}, {why}" for why, repair in reasons.items())
 
 
 def _num_layers(region: Region) -> int:
-    return sum(1 for step, layer in zip(region.part.steps, region.part.layers, strict=True)
-               if step.path and not passes(layer))
+    return sum(1 for step, layer in zip(region.part.steps, region.part.layers, strict=True) if step.path and not passes(layer))
 
 
 def _shapes(chain: Chain, example: Inputs, paths: Sequence[str]) -> dict[nn.Module, tuple[int, ...]]:

@@ -89,8 +89,12 @@ def takes(chain: Chain, cut: Cut, unit: str = "blocks") -> tuple:
     """Orders cuts that are equally good, the least first: what leaves the network (in blocks for a budget in blocks, else
     in parameters), what is put in its place, how many edits, where they begin."""
     gone = [block for edit in cut for span in edit.removed for block in range(span.start, span.stop)]
-    return (sum(map(chain.weight if unit == "blocks" else partial(_params, chain), gone)),
-            sum(edit.num_params(chain) for edit in cut), len(cut), sorted(edit.spans for edit in cut))
+    return (
+        sum(map(chain.weight if unit == "blocks" else partial(_params, chain), gone)),
+        sum(edit.num_params(chain) for edit in cut),
+        len(cut),
+        sorted(edit.spans for edit in cut),
+    )
 
 
 def _params(chain: Chain, block: int) -> int:

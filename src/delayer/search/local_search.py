@@ -88,16 +88,16 @@ def _best(measured: Mapping[CandidateSet, float], target: float) -> CandidateSet
 
 def least_first(chosen: CandidateSet) -> tuple:
     """Orders sets that are equally good: what they remove, what they add, how many edits, where they begin."""
-    return (math.fsum(c.takes for c in chosen), math.fsum(c.added for c in chosen), len(chosen),
-            [(c.start, c.stop) for c in chosen])
+    return (
+        math.fsum(c.takes for c in chosen),
+        math.fsum(c.added for c in chosen),
+        len(chosen),
+        [(c.start, c.stop) for c in chosen],
+    )
 
 
 def _proposals(
-    starts: Sequence[CandidateSet],
-    pool: Sequence[Candidate],
-    target: float,
-    greedy: int,
-    measured: Mapping[CandidateSet, float],
+    starts: Sequence[CandidateSet], pool: Sequence[Candidate], target: float, greedy: int, measured: Mapping[CandidateSet, float]
 ) -> Iterator[CandidateSet]:
     """Which set to grade next, by what `measured` holds when asked. A set already measured may come again."""
     yield from starts

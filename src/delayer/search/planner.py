@@ -29,8 +29,7 @@ def edit_of(damage: SpanDamage) -> Edit:
     """The edit that a row of the scan stands for."""
     if damage.operator == "drop":
         return DropSpan(start=damage.start, stop=damage.stop)
-    return ReplaceSpan(start=damage.start, stop=damage.stop, operator=damage.operator, ridge=damage.ridge,
-                       rank=damage.rank)
+    return ReplaceSpan(start=damage.start, stop=damage.stop, operator=damage.operator, ridge=damage.ridge, rank=damage.rank)
 
 
 def predicted_damage(scan: Scan, singles: Mapping[tuple[int, str], float]) -> list[float]:
@@ -59,7 +58,9 @@ def predicted_damage(scan: Scan, singles: Mapping[tuple[int, str], float]) -> li
         factors = [
             known[b, row.operator] / (known[b, simplest] * alone[b, row.operator] / alone[b, simplest])
             for b in blocks
-            if (b, row.operator) in known and known.get((b, simplest), 0) > 0 and alone.get((b, simplest), 0) > 0
+            if (b, row.operator) in known
+            and known.get((b, simplest), 0) > 0
+            and alone.get((b, simplest), 0) > 0
             and alone.get((b, row.operator), 0) > 0
         ]
         if factors:
@@ -70,8 +71,7 @@ def predicted_damage(scan: Scan, singles: Mapping[tuple[int, str], float]) -> li
 
 def _simplest(scan: Scan) -> str:
     """The operator that blocks are priced by: dropping, or the first one where that is not allowed."""
-    return next((row.operator for row in scan.spans if row.operator == "drop"),
-                scan.spans[0].operator if scan.spans else "drop")
+    return next((row.operator for row in scan.spans if row.operator == "drop"), scan.spans[0].operator if scan.spans else "drop")
 
 
 def measure_singles(chain: Chain, scan: Scan, measure: Measuring, operators: Sequence[str]) -> dict[tuple[int, str], float]:
@@ -112,10 +112,19 @@ def saving(row: SpanDamage, unit: str, milliseconds: Callable[[SpanDamage], floa
     return float({"blocks": row.blocks_saved, "params": row.params_saved, "macs": row.macs_saved}[unit] or 0)
 
 
-def plan_spans(chain: Chain, scan: Scan, budget: Budget, measure: Measuring, *, totals: Mapping[str, float],
-               effort: int = 24, keep: int = KEEP, milliseconds: Callable[[SpanDamage], float] | None = None,
-               singles: Mapping[tuple[int, str], float] | None = None, starts: Iterable[Cut] = ()
-               ) -> tuple[Cut, list[MeasuredCut]]:
+def plan_spans(
+    chain: Chain,
+    scan: Scan,
+    budget: Budget,
+    measure: Measuring,
+    *,
+    totals: Mapping[str, float],
+    effort: int = 24,
+    keep: int = KEEP,
+    milliseconds: Callable[[SpanDamage], float] | None = None,
+    singles: Mapping[tuple[int, str], float] | None = None,
+    starts: Iterable[Cut] = (),
+) -> tuple[Cut, list[MeasuredCut]]:
     """The edits that meet a budget and move the network's output least, and all cuts that were measured for it.
 
     totals: the network's "params", "macs" and "latency", for budgets in shares.
@@ -132,9 +141,18 @@ def plan_spans(chain: Chain, scan: Scan, budget: Budget, measure: Measuring, *, 
     return cut, cuts
 
 
-def _searched(chain: Chain, scan: Scan, budget: Budget, measure: Measuring, totals: Mapping[str, float], effort: int,
-              keep: int, milliseconds: Callable[[SpanDamage], float] | None, singles: Mapping[tuple[int, str], float],
-              starts: Iterable[Cut]) -> tuple[Cut, list[MeasuredCut]]:
+def _searched(
+    chain: Chain,
+    scan: Scan,
+    budget: Budget,
+    measure: Measuring,
+    totals: Mapping[str, float],
+    effort: int,
+    keep: int,
+    milliseconds: Callable[[SpanDamage], float] | None,
+    singles: Mapping[tuple[int, str], float],
+    starts: Iterable[Cut],
+) -> tuple[Cut, list[MeasuredCut]]:
     """What `plan_spans` finds, also where every cut failed."""
     damages = predicted_damage(scan, singles)
     rows = {}
@@ -143,8 +161,15 @@ def _searched(chain: Chain, scan: Scan, budget: Budget, measure: Measuring, tota
         if saved > 0 and math.isfinite(damage):
             added = edit_of(row).num_params(chain)
             removed = row.blocks_saved if budget.unit == "blocks" else row.params_saved + added
-            candidate = Candidate(row.start, row.stop, f"{row.operator}:{row.rank}" if row.rank else row.operator,
-                                  damage, saved, float(removed), float(added))
+            candidate = Candidate(
+                row.start,
+                row.stop,
+                f"{row.operator}:{row.rank}" if row.rank else row.operator,
+                damage,
+                saved,
+                float(removed),
+                float(added),
+            )
             rows[candidate] = scan.spans[number]
     target = budget.target(lambda: totals[budget.unit])
     try:
@@ -154,8 +179,9 @@ def _searched(chain: Chain, scan: Scan, budget: Budget, measure: Measuring, tota
         what = f"{most:g} blocks" if budget.unit == "blocks" else f"{100 * most / totals[budget.unit]:.1f} % of {budget.unit}"
         broken = sum(value == math.inf for value in singles.values())
         but = f", since {broken} of its single cuts could not be judged" if broken else ""
-        raise BudgetError(f"Removing {budget} cannot be met: at most {what} can go from this network "
-                          f"({chain!r}){but}. Ask for less.", most=most) from error
+        raise BudgetError(
+            f"Removing {budget} cannot be met: at most {what} can go from this network ({chain!r}){but}. Ask for less.", most=most
+        ) from error
     by_edit = {edit_of(row): candidate for candidate, row in rows.items()}
     given = [tuple(by_edit[e] for e in cut) for cut in starts if all(e in by_edit for e in cut)]
 
@@ -171,8 +197,16 @@ def _searched(chain: Chain, scan: Scan, budget: Budget, measure: Measuring, tota
     return tuple(edit_of(rows[c]) for c in winner), cuts
 
 
-def deepest(chain: Chain, scan: Scan, measure: Measuring, *, original: Grade, max_drop: float, effort: int = 12,
-            on_depth: Callable[[int, Verdict, bool], None] | None = None) -> tuple[Cut, list[MeasuredCut]]:
+def deepest(
+    chain: Chain,
+    scan: Scan,
+    measure: Measuring,
+    *,
+    original: Grade,
+    max_drop: float,
+    effort: int = 12,
+    on_depth: Callable[[int, Verdict, bool], None] | None = None,
+) -> tuple[Cut, list[MeasuredCut]]:
     """The cut of most blocks whose validation grade falls by at most `max_drop`, and all cuts measured on the way.
 
     max_drop: points of the grade (percent of accuracy, agreement, R² or relative error); for perplexity, percent of the
@@ -214,9 +248,19 @@ def measured_record(cut: Cut, predicted: float, grade: Verdict, *, params: int, 
     """A measured cut as the study keeps it; one that failed, with its reason and without numbers."""
     edits = tuple(edit.info() for edit in cut)
     if isinstance(grade, Failure):
-        return Measured(edits=edits, predicted=predicted, kl=None, grade=None, params=params, macs=macs, chosen=chosen,
-                        failed=grade.reason)
+        return Measured(
+            edits=edits, predicted=predicted, kl=None, grade=None, params=params, macs=macs, chosen=chosen, failed=grade.reason
+        )
     shares = grade.agreement is None and grade.error is None  # then the grade itself is one
-    return Measured(edits=edits, predicted=predicted, kl=grade.kl, error=grade.error, correlation=grade.correlation,
-                    agreement=grade.value if shares else grade.agreement, grade=grade.value, params=params, macs=macs,
-                    chosen=chosen)
+    return Measured(
+        edits=edits,
+        predicted=predicted,
+        kl=grade.kl,
+        error=grade.error,
+        correlation=grade.correlation,
+        agreement=grade.value if shares else grade.agreement,
+        grade=grade.value,
+        params=params,
+        macs=macs,
+        chosen=chosen,
+    )

@@ -1,7 +1,7 @@
 """The same cut without the loss: closed-form repair of the blocks that stay, added to a plan as further edits.
 
-    cut = resolved(chain, plan.edits, batches[0])         which blocks to solve anew, and for which original block
-    small = apply(chain, plan.model_copy(update={"edits": cut}), data=batches)
+cut = resolved(chain, plan.edits, batches[0])         which blocks to solve anew, and for which original block
+small = apply(chain, plan.model_copy(update={"edits": cut}), data=batches)
 """
 
 from collections.abc import Sequence
@@ -49,12 +49,23 @@ def forms_of(chain: Chain, batch: Any) -> list[Form]:
 
 def resolvable(chain: Chain, batch: Any) -> set[int]:
     """Blocks that end in shortcut + linear layer, with nothing or a ReLU behind, so that they can be solved anew."""
-    return {i for i, form in enumerate(forms_of(chain, batch))
-            if form.tail is not None and whole(chain.module(i).get_submodule(form.last))}
+    return {
+        i
+        for i, form in enumerate(forms_of(chain, batch))
+        if form.tail is not None and whole(chain.module(i).get_submodule(form.last))
+    }
 
 
-def resolved(chain: Chain, edits: Sequence[Edit], batch: Any, *, layers: Layers = "last", ridge: float | None = None,
-             sweeps: int = 1, seams_only: bool = False) -> tuple[Edit, ...]:
+def resolved(
+    chain: Chain,
+    edits: Sequence[Edit],
+    batch: Any,
+    *,
+    layers: Layers = "last",
+    ridge: float | None = None,
+    sweeps: int = 1,
+    seams_only: bool = False,
+) -> tuple[Edit, ...]:
     """The edits of a cut, and one more for each kept block that the cut reaches: it is solved anew.
 
     A block right before removed ones takes over their part (it aims at the last of them); a block before a map, or
@@ -77,8 +88,9 @@ def resolved(chain: Chain, edits: Sequence[Edit], batch: Any, *, layers: Layers 
             continue
         eligible += 1
         if block in can:
-            found.append(ResolveBlock(block=block, target=target if target > block else None, layers=layers, ridge=ridge,
-                                      sweeps=sweeps))
+            found.append(
+                ResolveBlock(block=block, target=target if target > block else None, layers=layers, ridge=ridge, sweeps=sweeps)
+            )
         reached = True
     if eligible and not found:
         raise ModelError(

@@ -20,8 +20,7 @@ def ranks_for(width: int) -> tuple[int, ...]:
     return tuple(sorted({max(1, width // 6), max(1, width // 3)} - {width}))
 
 
-def moment_groups(chain: Chain, *, memory_bytes: float, prefer: Sequence[Span] = ()
-                  ) -> tuple[list[tuple[int, ...]], str]:
+def moment_groups(chain: Chain, *, memory_bytes: float, prefer: Sequence[Span] = ()) -> tuple[list[tuple[int, ...]], str]:
     """Which points to watch together so that two sets of moments (fit and held-out) fit into memory, and why.
 
     All pairs of a segment where they fit. Otherwise only the ends of the spans in `prefer`, best first, as many as
@@ -45,8 +44,15 @@ def moment_groups(chain: Chain, *, memory_bytes: float, prefer: Sequence[Span] =
     )
 
 
-def scan(chain: Chain, fit: Moments, heldout: Moments, *, macs: Sequence[int] | None = None,
-         operators: Iterable[str] = DEFAULT_OPERATORS, spans: Iterable[Span] | None = None) -> Scan:
+def scan(
+    chain: Chain,
+    fit: Moments,
+    heldout: Moments,
+    *,
+    macs: Sequence[int] | None = None,
+    operators: Iterable[str] = DEFAULT_OPERATORS,
+    spans: Iterable[Span] | None = None,
+) -> Scan:
     """Every operator on every span, with the ridge that does best on held-out rows.
 
     fit, heldout: moments of disjoint samples.
@@ -85,13 +91,22 @@ def scan(chain: Chain, fit: Moments, heldout: Moments, *, macs: Sequence[int] | 
                     failed.append(f"{span}: the error of {operator} is {residual}, since what it should give never changes")
                     continue
                 positions = chain.blocks[span.start].positions
-                found.append(SpanDamage(
-                    start=span.start, stop=span.stop, operator=operator, ridge=ridge_, rank=rank, residual=residual,
-                    residual_fit=relative_residual(seen, weight, bias),
-                    params_saved=params - num_params(operator, width, rank),
-                    macs_saved=None if macs is None else
-                    sum(macs[b] for b in blocks) - positions * num_macs_a_row(operator, width, rank),
-                    blocks_saved=sum(chain.weight(b) for b in blocks),
-                ))
-    return Scan(rows=str(fit.rows), num_rows_fit=fit.num_rows, num_rows_heldout=heldout.num_rows, spans=tuple(found),
-                failed=tuple(failed))
+                found.append(
+                    SpanDamage(
+                        start=span.start,
+                        stop=span.stop,
+                        operator=operator,
+                        ridge=ridge_,
+                        rank=rank,
+                        residual=residual,
+                        residual_fit=relative_residual(seen, weight, bias),
+                        params_saved=params - num_params(operator, width, rank),
+                        macs_saved=None
+                        if macs is None
+                        else sum(macs[b] for b in blocks) - positions * num_macs_a_row(operator, width, rank),
+                        blocks_saved=sum(chain.weight(b) for b in blocks),
+                    )
+                )
+    return Scan(
+        rows=str(fit.rows), num_rows_fit=fit.num_rows, num_rows_heldout=heldout.num_rows, spans=tuple(found), failed=tuple(failed)
+    )

@@ -21,9 +21,9 @@ class ScoreOptions(Record):
 
     pool: Literal["mean", "first", "last"] = "mean"
     """How the tokens or pixels of a sample become one row for CKA and MSRS: mean, first or last."""
-    tau: float | None = Field(None, gt=-1, lt=1)
+    tau: float | None = Field(default=None, gt=-1, lt=1)
     """Similarity from which on MSRS counts two layers as the same; by default 0.8, and 0.7 for VGG."""
-    beta: float = Field(100.0, gt=0)
+    beta: float = Field(default=100.0, gt=0)
     """How sharply MSRS counts: large values count pairs above tau as one and pairs below as nothing."""
 
 
@@ -31,16 +31,20 @@ def layout_of(chain: Chain, options: ScoreOptions = ScoreOptions()) -> Layout:
     """What metrics may know of a chain."""
     layers = layers_of(chain)
     return Layout(
-        num_points=chain.num_points, groups=tuple(segment.points for segment in chain.segments),
-        rows=Rows(chain.family.rows), outlets=tuple(block.outlet for block in chain.blocks),
+        num_points=chain.num_points,
+        groups=tuple(segment.points for segment in chain.segments),
+        rows=Rows(chain.family.rows),
+        outlets=tuple(block.outlet for block in chain.blocks),
         layers=tuple(layer.place for layer in layers),
         kinds=tuple(layer.kind for layer in layers if layer.block is not None),
-        pool=Rows(options.pool), tau=chain.family.tau,
-    )  # fmt: skip
+        pool=Rows(options.pool),
+        tau=chain.family.tau,
+    )
 
 
-def stats_for(chain: Chain, names: Iterable[str] | None = None, options: ScoreOptions = ScoreOptions()
-              ) -> tuple[list[Stat], list[tuple[Metric, Stat]]]:
+def stats_for(
+    chain: Chain, names: Iterable[str] | None = None, options: ScoreOptions = ScoreOptions()
+) -> tuple[list[Stat], list[tuple[Metric, Stat]]]:
     """The statistics that metrics read, each built once, and which metric reads which."""
     layout = layout_of(chain, options)
     shared: dict[tuple, Stat] = {}
@@ -53,24 +57,55 @@ def stats_for(chain: Chain, names: Iterable[str] | None = None, options: ScoreOp
     return list(shared.values()), readers
 
 
-def read_scores(chain: Chain, readers: Sequence[tuple[Metric, Stat]], *, seed: int, data: str, model: str = "",
-                options: ScoreOptions = ScoreOptions()) -> list[Score]:
+def read_scores(
+    chain: Chain,
+    readers: Sequence[tuple[Metric, Stat]],
+    *,
+    seed: int,
+    data: str,
+    model: str = "",
+    options: ScoreOptions = ScoreOptions(),
+) -> list[Score]:
     """What the metrics say, once their statistics are filled."""
     layout, asked, found = layout_of(chain, options), options.model_dump(), []
     for m, stat in readers:
         values = m.read(stat, layout, asked)
-        labels, numbers = (tuple(values), list(values.values())) if isinstance(values, dict) else (
-            chain.point_labels, _plain(values))
-        found.append(Score(
-            name=m.name, title=m.title, shape=m.shape, redundant=m.redundant, unit=m.unit, source=m.source,
-            values=tuple(numbers), labels=labels, rows=str(stat.rows), num_samples=stat.num_rows, fewest=m.fewest, seed=seed,
-            data=data, model=model, warnings=m.warn(stat, layout, asked)))
+        labels, numbers = (
+            (tuple(values), list(values.values())) if isinstance(values, dict) else (chain.point_labels, _plain(values))
+        )
+        found.append(
+            Score(
+                name=m.name,
+                title=m.title,
+                shape=m.shape,
+                redundant=m.redundant,
+                unit=m.unit,
+                source=m.source,
+                values=tuple(numbers),
+                labels=labels,
+                rows=str(stat.rows),
+                num_samples=stat.num_rows,
+                fewest=m.fewest,
+                seed=seed,
+                data=data,
+                model=model,
+                warnings=m.warn(stat, layout, asked),
+            )
+        )
     return found
 
 
-def score(chain: Chain, batches: Sequence[Any], names: Iterable[str] | None = None, *,
-          options: ScoreOptions = ScoreOptions(), seed: int = 0, data: str = "", model: str = "",
-          progress: Callable[[int, int], None] | None = None) -> list[Score]:
+def score(
+    chain: Chain,
+    batches: Sequence[Any],
+    names: Iterable[str] | None = None,
+    *,
+    options: ScoreOptions = ScoreOptions(),
+    seed: int = 0,
+    data: str = "",
+    model: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Score]:
     """What every metric (or the named ones) says of a chain on some data, in one pass.
 
     Raises UnknownName for a metric that does not exist, and what `observe` raises.
@@ -110,8 +145,12 @@ def rank_blocks(chain: Chain, scores: Sequence[Score]) -> tuple[list[dict[str, A
             ranks[one.title] = {block: place + 1 for place, block in enumerate(order)}
     blocks = sorted(set().union(*ranks.values())) if ranks else []
     rows = [
-        {"block": b, "path": chain.blocks[b].path, "mean_rank": sum(r[b] for r in ranks.values() if b in r)
-         / max(1, sum(b in r for r in ranks.values())), "ranks": {t: r[b] for t, r in ranks.items() if b in r}}
+        {
+            "block": b,
+            "path": chain.blocks[b].path,
+            "mean_rank": sum(r[b] for r in ranks.values() if b in r) / max(1, sum(b in r for r in ranks.values())),
+            "ranks": {t: r[b] for t, r in ranks.items() if b in r},
+        }
         for b in blocks
     ]
     rows.sort(key=lambda row: (row["mean_rank"], row["block"]))
@@ -124,8 +163,7 @@ def _disagreements(ranks: dict[str, dict[int, int]]) -> list[str]:
     for one in ranks:
         for two in ranks:
             both = sorted(ranks[one].keys() & ranks[two].keys())
-            if one != two and len(both) > 2 and correlation([ranks[one][b] for b in both],
-                                                            [ranks[two][b] for b in both]) < 0.5:
+            if one != two and len(both) > 2 and correlation([ranks[one][b] for b in both], [ranks[two][b] for b in both]) < 0.5:
                 apart.setdefault(one, []).append(two)
     said, told = [], set()
     for one in sorted(apart, key=lambda title: -len(apart[title])):
@@ -138,7 +176,6 @@ def _disagreements(ranks: dict[str, dict[int, int]]) -> list[str]:
                 f"{first[one]} the most redundant, {others[0]} block {first[others[0]]}. Trust measured cuts, not a score."
             )
     return said
-
 
 
 def correlation(x: Sequence[float], y: Sequence[float]) -> float:
@@ -162,13 +199,25 @@ def correlate(scores: Sequence[Score]) -> list[dict[str, Any]]:
     """
     found = []
     for k, one in enumerate(scores):
-        for two in scores[k + 1:]:
+        for two in scores[k + 1 :]:
             if one.name != two.name or one.data == two.data or one.shape in ("blocks", "network") or one.labels != two.labels:
                 continue
-            cells = [(a, b) for i, (p, q) in enumerate(zip(one.values, two.values, strict=True))
-                     for j, (a, b) in enumerate(zip(p, q, strict=True)) if j > i and a is not None and b is not None]
+            cells = [
+                (a, b)
+                for i, (p, q) in enumerate(zip(one.values, two.values, strict=True))
+                for j, (a, b) in enumerate(zip(p, q, strict=True))
+                if j > i and a is not None and b is not None
+            ]
             if len(cells) > 2:
                 x, y = zip(*cells, strict=True)
-                found.append({"metric": one.title, "first": one.data, "second": two.data, "num_pairs": len(cells),
-                              "pearson": correlation(x, y), "spearman": rank_correlation(x, y)})
+                found.append(
+                    {
+                        "metric": one.title,
+                        "first": one.data,
+                        "second": two.data,
+                        "num_pairs": len(cells),
+                        "pearson": correlation(x, y),
+                        "spearman": rank_correlation(x, y),
+                    }
+                )
     return found

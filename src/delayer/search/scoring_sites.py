@@ -10,12 +10,21 @@ from delayer.metrics.activations import SiteMetric, site_metrics
 from delayer.network.chain import Chain
 from delayer.study import SiteInfo, SiteMetricInfo, Sites
 
-RELEASED = ("EASIER's released code counts in training mode, in the last epoch of fine-tuning; easier_released is the same "
-            "formula in evaluation mode here.")  # fmt: skip
+RELEASED = (
+    "EASIER's released code counts in training mode, in the last epoch of fine-tuning; easier_released is the same "
+    "formula in evaluation mode here."
+)
 
 
-def score_sites(chain: Chain, sites: Sequence[Site], batches: Sequence[Any] | None, *, batch_size: int = 128, data: str = "",
-                progress: Callable[[int, int], None] | None = None) -> Sites:
+def score_sites(
+    chain: Chain,
+    sites: Sequence[Site],
+    batches: Sequence[Any] | None,
+    *,
+    batch_size: int = 128,
+    data: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> Sites:
     """What every site metric says of every activation.
 
     sites: from `sites_`. batches: data for one pass; None reads norm parameters alone, which leaves everything else out.
@@ -24,27 +33,43 @@ def score_sites(chain: Chain, sites: Sequence[Site], batches: Sequence[Any] | No
     stats = observe_sites(chain, sites, batches, batch_size=batch_size, progress=progress) if batches is not None else {}
     chosen = [metric for _, metric in site_metrics.items() if batches is not None or metric.reads == "normal"]
     found = tuple(
-        SiteInfo(path=site.path, kind=site.kind, block=site.block, num_features=site.num_features, positions=site.positions,
-                 norm=site.norm, states=_states(stats.get(site.path)),
-                 values={metric.name: _value(metric, chain, site, stats) for metric in chosen})
+        SiteInfo(
+            path=site.path,
+            kind=site.kind,
+            block=site.block,
+            num_features=site.num_features,
+            positions=site.positions,
+            norm=site.norm,
+            states=_states(stats.get(site.path)),
+            values={metric.name: _value(metric, chain, site, stats) for metric in chosen},
+        )
         for site in sites
     )
     notes = [RELEASED] if any(metric.name == "easier_released" for metric in chosen) else []
     if without := [site.path for site in found if None in site.values.values()]:
-        notes.append(f"{len(without)} of {len(found)} activations have no batch norm directly before them, so norm parameters "
-                     f"alone say nothing of them: {', '.join(without[:3])}{' and so on' if len(without) > 3 else ''}.")
+        notes.append(
+            f"{len(without)} of {len(found)} activations have no batch norm directly before them, so norm parameters "
+            f"alone say nothing of them: {', '.join(without[:3])}{' and so on' if len(without) > 3 else ''}."
+        )
     last = batches[len(batches) - 1] if batches is not None else None
     num_samples = last.start + len(last) if last is not None else 0
     few: dict[int, list[str]] = {}
     for metric in chosen:
         if num_samples < metric.fewest and batches is not None:
             few.setdefault(metric.fewest, []).append(metric.title)
-    notes += [f"{', '.join(titles)}: read from {num_samples} samples; under {fewest} they are mostly chance. Give more data "
-              "(--num-fit)." for fewest, titles in few.items()]  # fmt: skip
+    notes += [
+        f"{', '.join(titles)}: read from {num_samples} samples; under {fewest} they are mostly chance. Give more data "
+        "(--num-fit)."
+        for fewest, titles in few.items()
+    ]
     return Sites(
-        sites=found, ranking=rank_sites(found), num_samples=num_samples, batch_size=batch_size, data=data, notes=tuple(notes),
-        metrics=tuple(SiteMetricInfo(name=m.name, title=m.title, unit=m.unit, source=m.source, fewest=m.fewest)
-                      for m in chosen),
+        sites=found,
+        ranking=rank_sites(found),
+        num_samples=num_samples,
+        batch_size=batch_size,
+        data=data,
+        notes=tuple(notes),
+        metrics=tuple(SiteMetricInfo(name=m.name, title=m.title, unit=m.unit, source=m.source, fewest=m.fewest) for m in chosen),
     )
 
 
@@ -67,7 +92,10 @@ def rank_sites(sites: Sequence[SiteInfo]) -> tuple[dict[str, Any], ...]:
     names = list(dict.fromkeys(name for site in sites for name, value in site.values.items() if value is not None))
     rows = []
     for site in sites:
-        ranks = {name: 1 + sum(other.values[name] < site.values[name] for other in sites if other.values[name] is not None)
-                 for name in names if site.values[name] is not None}
+        ranks = {
+            name: 1 + sum(other.values[name] < site.values[name] for other in sites if other.values[name] is not None)
+            for name in names
+            if site.values[name] is not None
+        }
         rows.append({"path": site.path, "ranks": ranks, "mean_rank": sum(ranks.values()) / len(ranks) if ranks else None})
     return tuple(sorted(rows, key=lambda row: (row["mean_rank"] is None, row["mean_rank"] or 0)))

@@ -22,7 +22,7 @@ def noise_of(damage: float) -> float:
 
 def as_good(damage: float, least: float) -> bool:
     """Whether a damage cannot be told from the least; infinity, which stands for what failed, equals infinity alone."""
-    return damage <= least or damage <= least + noise_of(damage) and math.isfinite(damage)
+    return damage <= least or (damage <= least + noise_of(damage) and math.isfinite(damage))
 
 
 def best_of(options: Iterable[T], damage: Callable[[T], float], order: Callable[[T], Any] = lambda option: 0) -> T:

@@ -42,9 +42,21 @@ class Look:
     round.
     """
 
-    def __init__(self, chain: Chain, original: Chain, sites: Sequence[Site], task: Task, options: ShrinkOptions, *,
-                 number: int, seed: int, reference: Outputs, masks: dict[str, Tensor], tune_: Callable[..., None],
-                 touched: Collection[int] = ()):
+    def __init__(
+        self,
+        chain: Chain,
+        original: Chain,
+        sites: Sequence[Site],
+        task: Task,
+        options: ShrinkOptions,
+        *,
+        number: int,
+        seed: int,
+        reference: Outputs,
+        masks: dict[str, Tensor],
+        tune_: Callable[..., None],
+        touched: Collection[int] = (),
+    ):
         self.chain, self.original, self.sites, self.task, self.options = chain, original, tuple(sites), task, options
         self.touched, self._made, self._samples = touched, {}, FIT_SAMPLES
         self.number, self.seed, self.reference, self.masks, self.tune_ = number, seed, reference, masks, tune_

@@ -59,9 +59,17 @@ class _Place(BaseModel):
         return [edit_from(item) for item in value]
 
 
-def shrink_until(chain: Chain, task: Task, options: ShrinkOptions | None = None, *, example: Inputs,
-                 folder: str | Path | None = None, seed: int = 0, on_round: Callable[[Round, Chain], None] | None = None,
-                 progress: Callable[[int, int], None] | None = None) -> tuple[Chain, tuple[Edit, ...], Shrunk]:
+def shrink_until(
+    chain: Chain,
+    task: Task,
+    options: ShrinkOptions | None = None,
+    *,
+    example: Inputs,
+    folder: str | Path | None = None,
+    seed: int = 0,
+    on_round: Callable[[Round, Chain], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Chain, tuple[Edit, ...], Shrunk]:
     """A copy of a chain whose activations were made linear, round after round, the edits, and what each round did.
 
     A round chooses by the schedule, makes the chosen activations linear, fine-tunes, and validates. It stays while the
@@ -81,24 +89,50 @@ def shrink_until(chain: Chain, task: Task, options: ShrinkOptions | None = None,
             run.keep()
     run.keep()
     place = run.place
-    return run.small, tuple(place.edits), Shrunk(
-        schedule=run.options.schedule, original=place.original, grade=place.grade, num_sites=len(run.sites),
-        edits=tuple(edit.info() for edit in place.edits), rounds=tuple(place.rounds), note=place.note)
+    return (
+        run.small,
+        tuple(place.edits),
+        Shrunk(
+            schedule=run.options.schedule,
+            original=place.original,
+            grade=place.grade,
+            num_sites=len(run.sites),
+            edits=tuple(edit.info() for edit in place.edits),
+            rounds=tuple(place.rounds),
+            note=place.note,
+        ),
+    )
 
 
 class _Run:
     """The network while it shrinks, and where the shrinking stands."""
 
-    def __init__(self, chain: Chain, task: Task, options: ShrinkOptions, example: Inputs, folder: Path | None, seed: int,
-                 progress: Callable[[int, int], None] | None):
+    def __init__(
+        self,
+        chain: Chain,
+        task: Task,
+        options: ShrinkOptions,
+        example: Inputs,
+        folder: Path | None,
+        seed: int,
+        progress: Callable[[int, int], None] | None,
+    ):
         self.chain, self.task, self.options, self.folder, self.seed, self.progress = (
-            chain, task, options, folder, seed, progress)
+            chain,
+            task,
+            options,
+            folder,
+            seed,
+            progress,
+        )
         self.schedule = schedules[options.schedule]
         self.small = Chain(deepcopy(chain.model), chain.family, chain.blocks)
         self.example, self.sites = example, sites_(self.small, example)
         if options.remove > len(self.sites):
-            raise BudgetError(f"{options.remove} activations are to be removed, and {type(chain.model).__name__} has "
-                              f"{len(self.sites)}. Ask for as many at most.")
+            raise BudgetError(
+                f"{options.remove} activations are to be removed, and {type(chain.model).__name__} has "
+                f"{len(self.sites)}. Ask for as many at most."
+            )
         self.reference = predictions(chain.model, task.batches("validation"))
         original = evaluate(chain.model, task, "validation", reference=self.reference, seed=seed)
         self.wanted = options.remove or len(self.sites)
@@ -124,8 +158,19 @@ class _Run:
         number, before, masks = len(place.rounds) + 1, deepcopy(small.model), dict(self.masks)
         warm = dict(self.warm) if self.warm is not None else None
         self.tuned: list[int] = []
-        look = Look(small, self.chain, left, self.task, self.options, number=number, seed=self.seed,
-                    reference=self.reference, masks=self.masks, tune_=self._tune_, touched=touched)
+        look = Look(
+            small,
+            self.chain,
+            left,
+            self.task,
+            self.options,
+            number=number,
+            seed=self.seed,
+            reference=self.reference,
+            masks=self.masks,
+            tune_=self._tune_,
+            touched=touched,
+        )
         chosen, why = self.schedule.choose(look, most)
         if not chosen and _same(self.masks, masks):
             place.note = f"{self.options.schedule} finds nothing more to remove: {why}."
@@ -146,18 +191,30 @@ class _Run:
             place.edits += chosen
             place.grade = after
             if self.options.speedup and (speedup := self._speedup()) >= self.options.speedup:
-                place.note = (f"Merged, the network is {speedup:.2f} times as fast as the original, and "
-                              f"{self.options.speedup:g} was asked for.")
+                place.note = (
+                    f"Merged, the network is {speedup:.2f} times as fast as the original, and "
+                    f"{self.options.speedup:g} was asked for."
+                )
         else:
             small.model, self.masks, self.warm = before, masks, warm
             if self.schedule.retries and len(chosen) > 1:
                 place.step = len(silenced) // 2
             else:
                 place.note = _why_over(place, after, self.options)
-        place.rounds.append(Round(
-            number=number, sites=silenced, why=why, before=joint, after=after, kept=kept,
-            epochs=sum(self.tuned), seconds=time.perf_counter() - begin, left=len(left) - len(silenced) * kept,
-            speedup=speedup))
+        place.rounds.append(
+            Round(
+                number=number,
+                sites=silenced,
+                why=why,
+                before=joint,
+                after=after,
+                kept=kept,
+                epochs=sum(self.tuned),
+                seconds=time.perf_counter() - begin,
+                left=len(left) - len(silenced) * kept,
+                speedup=speedup,
+            )
+        )
         return place.rounds[-1]
 
     def _left(self) -> tuple[Site, ...]:
@@ -172,8 +229,9 @@ class _Run:
         merged, size = Chain(deepcopy(self.small.model), self.small.family, self.small.blocks), self.options.merge_batch
         merged.model.eval()
         merge_faster_(merged, with_batch(self.example, 1), batch_size=size, seconds=0.3, seed=self.seed)
-        [time] = compare_latency(self.chain.model, merged.model, self.example, (size,), seconds=2.0,
-                                 device=device_of(merged.model), seed=self.seed)
+        [time] = compare_latency(
+            self.chain.model, merged.model, self.example, (size,), seconds=2.0, device=device_of(merged.model), seed=self.seed
+        )
         return time.speedup
 
     def _tune_(self, epochs: int, penalty: Callable[[], Tensor] | None = None) -> bool:
@@ -182,11 +240,17 @@ class _Run:
         number, schedule = len(self.place.rounds) + 1, self.schedule
         how = recipe(self.small.model, self.options, epochs, teacher=schedule.teacher)
         report = tune_(
-            self.small.model, self.task, self.chain.model if schedule.teacher else None,
-            how.model_copy(update={"learning_rate": how.learning_rate / 3**self.place.retreats}), masks=self.masks,
-            penalty=penalty, warm=self.warm,
+            self.small.model,
+            self.task,
+            self.chain.model if schedule.teacher else None,
+            how.model_copy(update={"learning_rate": how.learning_rate / 3**self.place.retreats}),
+            masks=self.masks,
+            penalty=penalty,
+            warm=self.warm,
             checkpoint=self.folder and self.folder / f"round-{number}-{len(self.tuned)}.safetensors",
-            progress=self.progress, seed=self.seed * 1009 + number)
+            progress=self.progress,
+            seed=self.seed * 1009 + number,
+        )
         self.place.retreats = min(self.place.retreats + report.retreats, MOST_RETREATS)
         return len(report.epochs) == epochs
 
@@ -205,8 +269,7 @@ class _Run:
     def _resume_(self, tensors: dict[str, Tensor], place: _Place) -> None:
         """Put a state back. Raises StudyError for that of another run."""
         if other := sorted(name for name, value in self.place.asked.items() if place.asked.get(name) != value):
-            raise StudyError(
-                f"{self.folder} holds another shrinking: its {', '.join(other)} differ. Choose another folder.")
+            raise StudyError(f"{self.folder} holds another shrinking: its {', '.join(other)} differ. Choose another folder.")
         path = self.folder / "shrink.safetensors"
         for edit in place.edits:
             edit.apply_(self.small)

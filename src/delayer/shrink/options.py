@@ -12,29 +12,29 @@ class ShrinkOptions(Record):
 
     schedule: str = "ours"
     """easier, tlc, nepenthe, folding, ours, or a baseline: random, last, magnitude."""
-    tolerance: float = Field(1.0, ge=0)
+    tolerance: float = Field(default=1.0, ge=0)
     """Points that the validation grade may fall below the original's (percent of it for perplexity)."""
-    remove: int = Field(0, ge=0)
+    remove: int = Field(default=0, ge=0)
     """Activations to remove; 0 goes on until the tolerance is reached."""
-    speedup: float = Field(0.0, ge=0)
+    speedup: float = Field(default=0.0, ge=0)
     """Stop once the network, merged, is so many times as fast as the original at the merge batch, such as 1.3; 0 for never."""
-    a_round: int = Field(0, ge=0)
+    a_round: int = Field(default=0, ge=0)
     """Most activations that one round removes; 0 takes the schedule's own: 1 for published ones, 4 for ours."""
     fill: bool = False
     """Whether a round removes as many as it may, also where its schedule would take fewer; for comparisons."""
-    epochs: int = Field(1, ge=0)
+    epochs: int = Field(default=1, ge=0)
     """Epochs of fine-tuning in a round."""
     optimizer: Literal["sgd", "adamw"] | None = None
     """sgd or adamw; by default sgd for networks with batch norms."""
-    learning_rate: float | None = Field(None, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0)
     """Peak rate of a round; by default 0.01 under sgd and 1e-4 under adamw."""
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
     """Decay of a round's training."""
-    merge_batch: int = Field(1, ge=1)
+    merge_batch: int = Field(default=1, ge=1)
     """Batch size at which a merge must be faster to be made, and at which the speed-up is measured."""
     variant: Literal["paper", "released"] = "paper"
     """EASIER's statistics as its paper or as its released code computes them."""
-    zeta: float = Field(0.25, gt=0, lt=1)
+    zeta: float = Field(default=0.25, gt=0, lt=1)
     """Share of the surviving weights that a round of NEPENTHE prunes."""
     data_free: bool = False
     """Whether TLC reads norm parameters where it can, instead of the data."""

@@ -16,8 +16,15 @@ from delayer.search.fusing import fusions
 from delayer.study import MergeInfo
 
 
-def merge_faster_(chain: Chain, example: Inputs, *, batch_size: int = 1, seconds: float = 1.0, seed: int = 0,
-                  progress: Callable[[int, int], None] | None = None) -> tuple[tuple[Fuse, ...], tuple[MergeInfo, ...]]:
+def merge_faster_(
+    chain: Chain,
+    example: Inputs,
+    *,
+    batch_size: int = 1,
+    seconds: float = 1.0,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[tuple[Fuse, ...], tuple[MergeInfo, ...]]:
     """Merge, in place, the linear neighbours whose one layer is faster, and get the edits and what was measured of all.
 
     The one layer is timed against the layers as they would be run without it, their norms folded in, on the device where the
@@ -41,8 +48,9 @@ def merge_faster_(chain: Chain, example: Inputs, *, batch_size: int = 1, seconds
             rival = forms.factorised
         x = torch.randn((batch_size, *forms.shape), generator=torch.Generator().manual_seed(seed))
         like = next(chain.model.parameters())
-        [time] = compare_latency(rival, forms.fused, x.to(like.device, like.dtype), (batch_size,),
-                                 seconds=seconds, device=like.device, seed=seed)
+        [time] = compare_latency(
+            rival, forms.fused, x.to(like.device, like.dtype), (batch_size,), seconds=seconds, device=like.device, seed=seed
+        )
         faster = time.speedup_interval[0] > 1
         if faster:
             edit.apply_(chain)
@@ -50,10 +58,18 @@ def merge_faster_(chain: Chain, example: Inputs, *, batch_size: int = 1, seconds
         elif rival is not forms.factorised:
             pieces, _ = fusions(chain, example, repairs=("none",), most=1.0, kernels=num_kernels(rival) - 1, paths=[edit.path])
             todo += [piece for piece in pieces if set(piece.layers) < set(edit.layers)]
-        found.append(MergeInfo(
-            **told, error=forms.error, before_ms=time.original_ms, after_ms=time.cut_ms, speedup=time.speedup,
-            speedup_interval=time.speedup_interval, merged=faster,
-            note="" if faster else "the factorised form is as fast, and stays"))
+        found.append(
+            MergeInfo(
+                **told,
+                error=forms.error,
+                before_ms=time.original_ms,
+                after_ms=time.cut_ms,
+                speedup=time.speedup,
+                speedup_interval=time.speedup_interval,
+                merged=faster,
+                note="" if faster else "the factorised form is as fast, and stays",
+            )
+        )
         done += 1
         if progress:
             progress(done, done + len(todo))

@@ -22,7 +22,15 @@ def recipe(model: nn.Module, options: ShrinkOptions, epochs: int, *, teacher: bo
     optimizer = options.optimizer or ("sgd" if norms and not teacher else "adamw")
     rate = TAUGHT_RATE if norms and teacher and optimizer == "adamw" else RATES[optimizer]
     return TuneOptions(
-        epochs=epochs, optimizer=optimizer, learning_rate=options.learning_rate or rate, warmup=0.05,
-        weight_decay=options.weight_decay, clip=5.0, teacher_weight=float(teacher), temperature=TEMPERATURE,
-        label_weight=LABELS if teacher else 1.0, update_norms=norms and not teacher, retreat=teacher,
+        epochs=epochs,
+        optimizer=optimizer,
+        learning_rate=options.learning_rate or rate,
+        warmup=0.05,
+        weight_decay=options.weight_decay,
+        clip=5.0,
+        teacher_weight=float(teacher),
+        temperature=TEMPERATURE,
+        label_weight=LABELS if teacher else 1.0,
+        update_norms=norms and not teacher,
+        retreat=teacher,
     )

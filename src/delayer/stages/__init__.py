@@ -19,8 +19,27 @@ from delayer.stages.tune import tune_stage
 from delayer.stages.work import Work, open_work, write_study
 
 __all__ = [
-    "CheckOptions", "CompareOptions", "LoadOptions", "PlanOptions", "ScanOptions", "SitesOptions", "Work", "check_stage",
-    "compare_stage", "cut_stage", "export_stage", "open_work", "plan_stage", "report_stage", "run", "run_all", "scan_stage",
+    "CheckOptions",
+    "CompareOptions",
+    "LoadOptions",
+    "PlanOptions",
+    "ScanOptions",
+    "SitesOptions",
+    "Work",
+    "check_stage",
+    "compare_stage",
+    "cut_stage",
+    "export_stage",
+    "open_work",
+    "plan_stage",
+    "report_stage",
+    "run",
+    "run_all",
+    "scan_stage",
     "score_stage",
-    "shrink_stage", "sites_stage", "standing", "tune_stage", "write_study",
-]  # fmt: skip
+    "shrink_stage",
+    "sites_stage",
+    "standing",
+    "tune_stage",
+    "write_study",
+]

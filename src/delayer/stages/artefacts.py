@@ -19,8 +19,17 @@ from delayer.tasks import TaskOptions
 
 def stage_key(work: Work, stage: str, *options: Any) -> str:
     """Hash over a stage's name, the network, its data, the seed, these options and delayer's version; 16 digits."""
-    text = json.dumps([stage, __version__, work.model_hash, work.task.hash, work.data, work.seed,
-                       [o.model_dump(mode="json") if isinstance(o, Record | TaskOptions) else o for o in options]])
+    text = json.dumps(
+        [
+            stage,
+            __version__,
+            work.model_hash,
+            work.task.hash,
+            work.data,
+            work.seed,
+            [o.model_dump(mode="json") if isinstance(o, Record | TaskOptions) else o for o in options],
+        ]
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -50,5 +59,8 @@ def finish(work: Work, stage: str, key: str, files: Iterable[str], reads: Iterab
     """Remember that a stage is done, with the files that it wrote and read; all of them are on the disk by now."""
     work.told.add(stage)
     files, reads = ({path: file_hash(work.study.path(path)) for path in paths} for paths in (files, reads))
-    write_mark(work.study, stage, Mark(key=key, delayer=__version__, network=work.model_hash, data=work.task.hash,
-                                       files=files, reads=reads))
+    write_mark(
+        work.study,
+        stage,
+        Mark(key=key, delayer=__version__, network=work.model_hash, data=work.task.hash, files=files, reads=reads),
+    )

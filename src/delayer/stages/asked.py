@@ -33,8 +33,9 @@ def operators_of(text: str) -> tuple[str, ...]:
     return names
 
 
-def check_words(options: PlanOptions, scan_options: ScanOptions = ScanOptions(),
-                check_options: CheckOptions = CheckOptions()) -> None:
+def check_words(
+    options: PlanOptions, scan_options: ScanOptions = ScanOptions(), check_options: CheckOptions = CheckOptions()
+) -> None:
     """Whether the options mean something, whatever the network.
 
     Raises BudgetError, SpanError or DataError for names that do not exist and for options that contradict each other.
@@ -49,14 +50,18 @@ def check_words(options: PlanOptions, scan_options: ScanOptions = ScanOptions(),
     if options.method != "ours":
         method = methods[options.method]
         if options.max_drop is not None:
-            raise BudgetError(f"{method.title} states no stopping rule. Use --remove blocks=N or --span with --method "
-                              f"{method.name}.")
+            raise BudgetError(
+                f"{method.title} states no stopping rule. Use --remove blocks=N or --span with --method {method.name}."
+            )
         if budget and budget.unit != "blocks":
-            raise BudgetError(f"{method.title} removes a number of blocks; {budget} was asked for. Use --remove blocks=N or "
-                              "--span.")
+            raise BudgetError(
+                f"{method.title} removes a number of blocks; {budget} was asked for. Use --remove blocks=N or --span."
+            )
         if options.operator is not None:
-            raise BudgetError(f"{method.title} has an operator of its own ({method.operator}), and --operator "
-                              f"{options.operator} was given. Leave one of --method and --operator out.")
+            raise BudgetError(
+                f"{method.title} has an operator of its own ({method.operator}), and --operator "
+                f"{options.operator} was given. Leave one of --method and --operator out."
+            )
     _check_map(options)
     spans = sorted(Span.parse(text) for text in options.span)
     for one, two in pairwise(spans):
@@ -84,8 +89,10 @@ def check_asked(work: Work, options: PlanOptions, scan_options: ScanOptions = Sc
     for text in options.span:
         width = chain.check(Span.parse(text)).width
         if options.rank is not None and options.rank >= width:
-            raise BudgetError(f"A low-rank update of rank {options.rank} was asked for on span {text}, whose width is {width}. "
-                              f"Use a rank from 1 to {width - 1}.")
+            raise BudgetError(
+                f"A low-rank update of rank {options.rank} was asked for on span {text}, whose width is {width}. "
+                f"Use a rank from 1 to {width - 1}."
+            )
         if options.operator == "low_rank" and options.rank is None and not ranks_for(width):
             raise BudgetError(f"Span {text} has width {width}, too narrow for a low-rank update. Use --operator affine.")
     if options.operator == "conv":
@@ -94,11 +101,15 @@ def check_asked(work: Work, options: PlanOptions, scan_options: ScanOptions = Sc
         _check_budget(work, Budget.parse(options.remove), options, operators_of(scan_options.operators))
     normed = any(isinstance(module, _BatchNorm) and module.running_mean is not None for module in work.model.modules())
     if options.repair == "norms" and not normed:
-        raise PlanError(f"--repair norms found no batch norm with statistics in {type(work.model).__name__}. Use --repair none, "
-                        "resolve or best.")
+        raise PlanError(
+            f"--repair norms found no batch norm with statistics in {type(work.model).__name__}. Use --repair none, "
+            "resolve or best."
+        )
     if options.repair == "resolve" and not resolvable(chain, work.task.batches("fit")[0]):
-        raise ModelError(f"No block of {type(work.model).__name__} ends in shortcut + linear layer with nothing or a ReLU "
-                         "behind, so none can be solved anew. Use --repair none, or fine-tune.")
+        raise ModelError(
+            f"No block of {type(work.model).__name__} ends in shortcut + linear layer with nothing or a ReLU "
+            "behind, so none can be solved anew. Use --repair none, or fine-tune."
+        )
 
 
 def _among(what: str, name: str, known: tuple[str, ...]) -> None:
@@ -113,24 +124,32 @@ def _check_map(options: PlanOptions) -> None:
     given = {"--operator": options.operator, "--rank": options.rank, "--kernel": options.kernel}
     for name, value in given.items():
         if value is not None and not options.span:
-            raise BudgetError(f"{name} {value} says what stands in a span by hand, and no --span was given. Give one, or choose "
-                              "what a search may use with --operators.")
+            raise BudgetError(
+                f"{name} {value} says what stands in a span by hand, and no --span was given. Give one, or choose "
+                "what a search may use with --operators."
+            )
     if options.rank is not None and options.operator != "low_rank":
-        raise BudgetError(f"--rank {options.rank} goes with --operator low_rank; the operator is "
-                          f"{options.operator or 'chosen on held-out data'}. Give --operator low_rank, or leave --rank out.")
+        raise BudgetError(
+            f"--rank {options.rank} goes with --operator low_rank; the operator is "
+            f"{options.operator or 'chosen on held-out data'}. Give --operator low_rank, or leave --rank out."
+        )
     if options.rank is not None and options.rank < 1:
         raise BudgetError(f"A low-rank update of rank {options.rank} was asked for. Use a rank of 1 or more.")
     if options.kernel is not None and options.operator != "conv":
-        raise BudgetError(f"--kernel {options.kernel} goes with --operator conv; the operator is "
-                          f"{options.operator or 'chosen on held-out data'}. Give --operator conv, or leave --kernel out.")
+        raise BudgetError(
+            f"--kernel {options.kernel} goes with --operator conv; the operator is "
+            f"{options.operator or 'chosen on held-out data'}. Give --operator conv, or leave --kernel out."
+        )
     if options.kernel not in (None, *KERNELS):
         raise BudgetError(f"A convolution {options.kernel} wide was asked for. Use --kernel 1, 3 or 5.")
 
 
 def _check_convolutions(work: Work, options: PlanOptions) -> None:
     if work.chain.axis != 1:
-        raise PlanError(f"{work.name} passes no pictures (its features lie on axis {work.chain.axis}), so no convolution can "
-                        "stand in it. Use --operator affine.")
+        raise PlanError(
+            f"{work.name} passes no pictures (its features lie on axis {work.chain.axis}), so no convolution can "
+            "stand in it. Use --operator affine."
+        )
     forms = forms_of(work.chain, work.task.batches("fit")[0])
     for span in map(Span.parse, options.span):
         check_form(forms[span.stop - 1], work.chain.blocks[span.stop - 1].path)
@@ -157,5 +176,6 @@ def _check_budget(work: Work, budget: Budget, options: PlanOptions, operators: t
             most += max(0, sum(params_of(chain.module(block)) for block in run) - left)
     if most < budget.target(lambda: total):
         what = f"{most:g} blocks" if budget.unit == "blocks" else f"{100 * most / max(total, 1):.1f} % of {budget.unit}"
-        raise BudgetError(f"Removing {budget} cannot be met: at most {what} can go from this network ({chain!r}). Ask for less.",
-                          most=most)
+        raise BudgetError(
+            f"Removing {budget} cannot be met: at most {what} can go from this network ({chain!r}). Ask for less.", most=most
+        )

@@ -44,17 +44,19 @@ def check_stage(work: Work, small: nn.Module, plan: Plan, options: CheckOptions 
             elif model is work.model:
                 grade = grade_of(reference, reference, seed=work.seed)
             else:
-                grade = evaluate(model, work.task, "test", reference=reference, device=work.device, seed=work.seed,
-                                 progress=tick)
+                grade = evaluate(model, work.task, "test", reference=reference, device=work.device, seed=work.seed, progress=tick)
         measures[name] = Measures(
-            params=num_params(model), size_bytes=size_bytes(model), macs=num_macs(model, example_of(work.example, 1)),
+            params=num_params(model),
+            size_bytes=size_bytes(model),
+            macs=num_macs(model, example_of(work.example, 1)),
             peak_memory_mib=peak_memory_mib(model, work.example, work.device),
             num_blocks=work.chain.num_blocks - (sum(len(s) for e in plan.edits for s in e.removed) if model is small else 0),
             grade=grade,
         )
     with work.reporter.step("Comparing latency"):
-        times = compare_latency(work.model, small, work.example, options.batch_sizes, seconds=options.seconds,
-                                device=work.device, seed=work.seed)
+        times = compare_latency(
+            work.model, small, work.example, options.batch_sizes, seconds=options.seconds, device=work.device, seed=work.seed
+        )
     with work.reporter.step("Reloading in a fresh process"):
         proofs = [reload_proof(small.cpu(), folder, _to_cpu(work.example))]
         if (saved := read_artefact(folder)).ordinary:
@@ -62,10 +64,16 @@ def check_stage(work: Work, small: nn.Module, plan: Plan, options: CheckOptions 
         small.to(work.device)
     onnx, more = _onnx(work, small, options, warnings)
     results = Results(
-        headline=headline(work.name, measures["original"], measures["cut"], plan, times, proofs), original=measures["original"],
-        cut=measures["cut"], edits=tuple(e.info() for e in plan.edits), latency=(*times, *more), proofs=tuple(proofs),
-        onnx=onnx, warnings=tuple(dict.fromkeys(warnings)),
-        notes=(*work.notes, *saved.notes), provenance=work.provenance(),
+        headline=headline(work.name, measures["original"], measures["cut"], plan, times, proofs),
+        original=measures["original"],
+        cut=measures["cut"],
+        edits=tuple(e.info() for e in plan.edits),
+        latency=(*times, *more),
+        proofs=tuple(proofs),
+        onnx=onnx,
+        warnings=tuple(dict.fromkeys(warnings)),
+        notes=(*work.notes, *saved.notes),
+        provenance=work.provenance(),
     )
     work.study.write("results", results)
     finish(work, "check", key, ["results.json"], [MODEL])
@@ -76,16 +84,22 @@ def _to_cpu(inputs: Inputs) -> Inputs:
     return inputs.cpu() if isinstance(inputs, torch.Tensor) else {k: v.cpu() for k, v in inputs.items()}
 
 
-def _onnx(work: Work, small: nn.Module, options: CheckOptions, warnings: list[str]
-          ) -> tuple[OnnxInfo | None, list[LatencyInfo]]:
+def _onnx(work: Work, small: nn.Module, options: CheckOptions, warnings: list[str]) -> tuple[OnnxInfo | None, list[LatencyInfo]]:
     """The exported graph and its latency, where ONNX is wanted and installed; a failure is a warning."""
     if not options.onnx or any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")):
         return None, []
     try:
         info = export_stage(work, small)
         with work.reporter.step("Comparing latency on ONNX Runtime"):
-            times = compare_latency(work.model, small, work.example, options.batch_sizes[:1], engine="onnxruntime",
-                                    seconds=options.seconds, seed=work.seed)
+            times = compare_latency(
+                work.model,
+                small,
+                work.example,
+                options.batch_sizes[:1],
+                engine="onnxruntime",
+                seconds=options.seconds,
+                seed=work.seed,
+            )
         return info, list(times)
     except ExportError as error:
         warnings.append(str(error))
@@ -101,8 +115,9 @@ def export_stage(work: Work, small: nn.Module) -> OnnxInfo:
     return info.model_copy(update={"path": "model/model.onnx"})
 
 
-def headline(name: str, original: Measures, cut: Measures, plan: Plan, times: Sequence[LatencyInfo],
-             proofs: Sequence[Proof]) -> str:
+def headline(
+    name: str, original: Measures, cut: Measures, plan: Plan, times: Sequence[LatencyInfo], proofs: Sequence[Proof]
+) -> str:
     """What came out, in one line."""
     grade, after = original.grade, cut.grade
     unit = " %" if grade.unit == "%" else f" {grade.unit}".rstrip()

@@ -24,8 +24,9 @@ from delayer.tasks import evaluate, grade_of
 NUM_FINALISTS = 3
 
 
-def measuring(work: Work, moments: Moments, options: PlanOptions, key: Sequence, *, tick: Tick | None = None,
-              expected: int = 0) -> Measuring:
+def measuring(
+    work: Work, moments: Moments, options: PlanOptions, key: Sequence, *, tick: Tick | None = None, expected: int = 0
+) -> Measuring:
     """Grades cuts on validation data, after a quick repair where one was asked for.
 
     What was measured is kept in the folder, so that a killed search goes on.
@@ -48,8 +49,15 @@ def measuring(work: Work, moments: Moments, options: PlanOptions, key: Sequence,
             return found
         with work.chain.restored():
             edit_modules_(work.chain, cut, moments)
-            return evaluate(work.model, work.task, "validation", reference=reference, device=work.device,
-                            limit=options.samples, seed=work.seed)
+            return evaluate(
+                work.model,
+                work.task,
+                "validation",
+                reference=reference,
+                device=work.device,
+                limit=options.samples,
+                seed=work.seed,
+            )
 
     def remember(cut: str, found: Grade) -> None:
         journal.append(cut, found)
@@ -59,8 +67,16 @@ def measuring(work: Work, moments: Moments, options: PlanOptions, key: Sequence,
     return Measuring(grade, known, remember)
 
 
-def best_of_finalists(work: Work, measured: Sequence[MeasuredCut], measure: Measuring, moments: Moments, options: PlanOptions,
-                      key: Sequence, *, unit: str = "blocks") -> Cut:
+def best_of_finalists(
+    work: Work,
+    measured: Sequence[MeasuredCut],
+    measure: Measuring,
+    moments: Moments,
+    options: PlanOptions,
+    key: Sequence,
+    *,
+    unit: str = "blocks",
+) -> Cut:
     """Of the cuts that did best on the search's samples, the one that does best on all of validation; ties: see `takes`.
 
     key: as for `measuring`. Raises ModelError where none of them can be judged on all of validation.
@@ -99,8 +115,7 @@ def cut_macs(work: Work, cut: Sequence[Edit]) -> int | None:
     return total
 
 
-def write_candidates(work: Work, cut: tuple[Edit, ...], measured: Sequence[MeasuredCut],
-                     failed: Mapping[Cut, Failure]) -> None:
+def write_candidates(work: Work, cut: tuple[Edit, ...], measured: Sequence[MeasuredCut], failed: Mapping[Cut, Failure]) -> None:
     """candidates.json: the cuts that were measured, best first; those that failed last, with their reasons.
 
     failed: all that failed on the way, also before sets were measured.
@@ -112,12 +127,29 @@ def write_candidates(work: Work, cut: tuple[Edit, ...], measured: Sequence[Measu
         names = tuple(e.label for e in edits)
         if names not in seen:
             seen.add(names)
-            rows.append(measured_record(edits, predicted, grade, params=cut_params(work.chain, edits, total),
-                                        macs=cut_macs(work, edits), chosen=set(edits) == set(cut)))
+            rows.append(
+                measured_record(
+                    edits,
+                    predicted,
+                    grade,
+                    params=cut_params(work.chain, edits, total),
+                    macs=cut_macs(work, edits),
+                    chosen=set(edits) == set(cut),
+                )
+            )
     rows.sort(key=lambda r: (bool(r.failed), r.kl if r.kl is not None else r.error or 0.0))
     if broken := [row for row in rows if row.failed]:
-        work.notes.append(f"{len(broken)} of {len(rows)} cuts could not be judged and count as infinitely bad; the first, "
-                          f"{'; '.join(edit.label for edit in broken[0].edits)}, failed with {broken[0].failed}.")
-    work.study.write("candidates", Candidates(
-        grade_name=original.name, grade_unit=original.unit, higher_is_better=original.higher_is_better,
-        original_grade=original.value, measured=tuple(rows)))
+        work.notes.append(
+            f"{len(broken)} of {len(rows)} cuts could not be judged and count as infinitely bad; the first, "
+            f"{'; '.join(edit.label for edit in broken[0].edits)}, failed with {broken[0].failed}."
+        )
+    work.study.write(
+        "candidates",
+        Candidates(
+            grade_name=original.name,
+            grade_unit=original.unit,
+            higher_is_better=original.higher_is_better,
+            original_grade=original.value,
+            measured=tuple(rows),
+        ),
+    )

@@ -17,7 +17,6 @@ class LoadOptions(Record):
     device: str = "auto"
     """Where to run: auto, cpu, cuda, cuda:1, mps."""
 
-
     @field_validator("blocks")
     @classmethod
     def _an_expression(cls, blocks: str | None) -> str | None:
@@ -37,9 +36,9 @@ class ScanOptions(Record):
 
     operators: str = "drop,diagonal,low_rank,affine"
     """Operators to judge on every span, separated by commas."""
-    share: float = Field(0.25, gt=0, le=1)
+    share: float = Field(default=0.25, gt=0, le=1)
     """Share of the tokens or pixels that maps are fitted and judged on during the scan."""
-    memory: float = Field(4.0, gt=0, allow_inf_nan=False)
+    memory: float = Field(default=4.0, gt=0, allow_inf_nan=False)
     """Memory that statistics may take, GiB; decides between one full pass and two lighter ones."""
 
 
@@ -48,7 +47,7 @@ class PlanOptions(Record):
 
     remove: str | None = None
     """What to remove: blocks=3, params=25%, macs=25% or latency=20% (the share removed)."""
-    max_drop: float | None = Field(None, ge=0, allow_inf_nan=False)
+    max_drop: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """Cut as deep as the validation grade falls by at most so many points of percent (perplexity: percent of the original's)."""
     span: tuple[str, ...] = ()
     """A span by hand, START:STOP with STOP excluded; may be repeated."""
@@ -65,11 +64,11 @@ class PlanOptions(Record):
     repair: str = "none"
     """Closed-form repair of the blocks that stay: none, resolve (last layers solved anew), norms (batch norms counted
     anew) or best; left out where validation does not like it."""
-    repair_samples: int = Field(256, gt=0)
+    repair_samples: int = Field(default=256, gt=0)
     """Fit samples of the quick repair after which each cut of a search is judged, with --repair resolve or best."""
-    samples: int = Field(128, gt=0)
+    samples: int = Field(default=128, gt=0)
     """Validation samples that each cut is judged on during the search; the best few are judged on all."""
-    effort: int = Field(24, ge=0)
+    effort: int = Field(default=24, ge=0)
     """How many sets of cuts the real network may judge, besides single blocks."""
 
 
@@ -78,7 +77,7 @@ class CheckOptions(Record):
 
     batch_sizes: tuple[int, ...] = (1, 16)
     """Batch sizes for latency; may be repeated."""
-    seconds: float = Field(4.0, gt=0, allow_inf_nan=False)
+    seconds: float = Field(default=4.0, gt=0, allow_inf_nan=False)
     """Seconds for each latency comparison."""
     readout: str = "head"
     """What grades are read from: head (the network's own) or linear (a new linear head on frozen features)."""

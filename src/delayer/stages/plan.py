@@ -47,8 +47,11 @@ def plan_stage(work: Work, options: PlanOptions, scan_options: ScanOptions = Sca
     check_asked(work, options, scan_options)
     for name in BESIDE:  # of an earlier plan
         work.study.discard(name)
-    plan = _plan_published(work, methods[options.method], options) if options.method != "ours" else (
-        _plan_by_hand(work, options, scan_options) if options.span else _plan_searched(work, options, scan_options))
+    plan = (
+        _plan_published(work, methods[options.method], options)
+        if options.method != "ours"
+        else (_plan_by_hand(work, options, scan_options) if options.span else _plan_searched(work, options, scan_options))
+    )
     plan = repaired(work, plan, options)
     plan.save(path)
     finish(work, "plan", key, ["plan.json", *(Study.FILES[name][0] for name in BESIDE if work.study.has(name))])
@@ -68,8 +71,16 @@ def _keep_edited(work: Work, key: str) -> None:
 
 
 def _plan_of(work: Work, cut: Sequence[Edit], *, refit: str, rows: str) -> Plan:
-    return Plan(model=work.name, model_hash=work.model_hash, data_hash=work.task.hash, num_blocks=work.chain.num_blocks,
-                edits=tuple(sorted(cut, key=lambda e: e.spans)), refit=refit, rows=rows, seed=work.seed)
+    return Plan(
+        model=work.name,
+        model_hash=work.model_hash,
+        data_hash=work.task.hash,
+        num_blocks=work.chain.num_blocks,
+        edits=tuple(sorted(cut, key=lambda e: e.spans)),
+        refit=refit,
+        rows=rows,
+        seed=work.seed,
+    )
 
 
 def _plan_published(work: Work, method: Method, options: PlanOptions) -> Plan:
@@ -80,8 +91,10 @@ def _plan_published(work: Work, method: Method, options: PlanOptions) -> Plan:
     else:
         score = next(s for s in score_stage(work).scores if s.name == method.metric)
         if score.num_samples < method.num_samples:
-            work.reporter.line(f"{method.title} reads {score.title} on {method.num_samples:,} samples; here it is read on "
-                               f"{score.num_samples:,}. Give --num-fit {method.num_samples} when scoring for the same.")
+            work.reporter.line(
+                f"{method.title} reads {score.title} on {method.num_samples:,} samples; here it is read on "
+                f"{score.num_samples:,}. Give --num-fit {method.num_samples} when scoring for the same."
+            )
         cut = method.choose(work.chain, score, Budget.parse(options.remove))
     return _plan_of(work, cut, refit=refit, rows="each")
 
@@ -101,8 +114,12 @@ def _plan_by_hand(work: Work, options: PlanOptions, scan_options: ScanOptions) -
     chosen: list[Edit] = []
     measured = []
     for span in sorted(spans):
-        rows_of = [r for r in table.spans if (r.start, r.stop) == (span.start, span.stop)
-                   and (options.rank is None or r.operator != "low_rank" or r.rank == options.rank)]
+        rows_of = [
+            r
+            for r in table.spans
+            if (r.start, r.stop) == (span.start, span.stop)
+            and (options.rank is None or r.operator != "low_rank" or r.rank == options.rank)
+        ]
         graded = [((*chosen, edit_of(row)), row) for row in rows_of]
         if not graded:
             chosen += plan_by_hand(work.chain, [span], operator=options.operator or "affine", rank=options.rank).edits
@@ -117,8 +134,13 @@ def _plan_by_hand(work: Work, options: PlanOptions, scan_options: ScanOptions) -
 def _convolutions(work: Work, spans: Sequence[Span], options: PlanOptions) -> tuple[Edit, ...]:
     """One convolution for each span, with the activation that the span's last block ends in."""
     batch = work.task.batches("fit")[0]
-    return tuple(edit for span in sorted(spans) for edit in plan_by_hand(
-        work.chain, [span], operator="conv", kernel=options.kernel, tail=tail_of(work.chain, span.stop - 1, batch)).edits)
+    return tuple(
+        edit
+        for span in sorted(spans)
+        for edit in plan_by_hand(
+            work.chain, [span], operator="conv", kernel=options.kernel, tail=tail_of(work.chain, span.stop - 1, batch)
+        ).edits
+    )
 
 
 def _plan_searched(work: Work, options: PlanOptions, scan_options: ScanOptions) -> Plan:
@@ -134,8 +156,15 @@ def _plan_searched(work: Work, options: PlanOptions, scan_options: ScanOptions) 
     with work.reporter.step("Judging cuts with the real network") as tick:
         measure = measuring(work, fit, options, [scan_options], tick=tick, expected=singles + KEEP + options.effort)
         if budget is None:
-            cut, measured = deepest(work.chain, table, measure, original=original, max_drop=options.max_drop,
-                                    effort=max(4, options.effort // 2), on_depth=partial(_say_depth, work, original))
+            cut, measured = deepest(
+                work.chain,
+                table,
+                measure,
+                original=original,
+                max_drop=options.max_drop,
+                effort=max(4, options.effort // 2),
+                on_depth=partial(_say_depth, work, original),
+            )
         else:
             cut, measured = _within(work, table, budget, measure, options, fit)
     if budget is not None:
@@ -149,8 +178,9 @@ def _say_depth(work: Work, original: Grade, depth: int, grade: Verdict, allowed:
     work.reporter.line(f"{depth} blocks: validation falls by {drop_of(original, grade):.2f}{'' if allowed else ', too far'}")
 
 
-def _within(work: Work, table: Scan, budget: Budget, measure: Measuring, options: PlanOptions,
-            fit: Moments) -> tuple[tuple[Edit, ...], list]:
+def _within(
+    work: Work, table: Scan, budget: Budget, measure: Measuring, options: PlanOptions, fit: Moments
+) -> tuple[tuple[Edit, ...], list]:
     """The cut under a budget; a latency budget is measured afterwards and tightened until it holds."""
     totals = {"params": num_params(work.model), "macs": work.macs or 0}
     if budget.unit != "latency":
@@ -161,8 +191,15 @@ def _within(work: Work, table: Scan, budget: Budget, measure: Measuring, options
     totals["latency"] = profile.total_ms
     asked = budget
     for _ in range(4):
-        cut, measured = plan_spans(work.chain, table, asked, measure, totals=totals, effort=options.effort,
-                                   milliseconds=lambda row: saved_ms(profile, row))
+        cut, measured = plan_spans(
+            work.chain,
+            table,
+            asked,
+            measure,
+            totals=totals,
+            effort=options.effort,
+            milliseconds=lambda row: saved_ms(profile, row),
+        )
         small = apply(work.chain, _plan_of(work, cut, refit="independent", rows="each"), fit)
         [found] = compare_latency(work.model, small, example_of(work.example, 1), (1,), seconds=2.0)
         share = 1 - 1 / found.speedup
@@ -170,9 +207,7 @@ def _within(work: Work, table: Scan, budget: Budget, measure: Measuring, options
         if share >= budget.amount:
             return cut, measured
         asked = Budget("latency", min(0.98, asked.amount * min(1.5, budget.amount / max(share, 0.01))))
-    work.warnings.append(
-        f"{100 * budget.amount:.0f} % less latency was asked for; the plan measured {100 * share:.1f} %."
-    )
+    work.warnings.append(f"{100 * budget.amount:.0f} % less latency was asked for; the plan measured {100 * share:.1f} %.")
     return cut, measured
 
 

@@ -36,8 +36,9 @@ def graded_after_repair(work: Work, cut: Cut, options: PlanOptions) -> Grade | N
         return None
     small = Chain(deepcopy(work.model), work.chain.family, work.chain.blocks)
     fit_edits_(small, edits, fit, original=work.chain, seed=work.seed)
-    return evaluate(small.model, work.task, "validation", reference=work.reference, device=work.device,
-                    limit=options.samples, seed=work.seed)
+    return evaluate(
+        small.model, work.task, "validation", reference=work.reference, device=work.device, limit=options.samples, seed=work.seed
+    )
 
 
 def repaired(work: Work, plan: Plan, options: PlanOptions) -> Plan:
@@ -64,7 +65,7 @@ def repaired(work: Work, plan: Plan, options: PlanOptions) -> Plan:
             if options.repair == "resolve":
                 raise
     normed = any(isinstance(module, _BatchNorm) for module in work.model.modules())
-    if options.repair == "norms" or options.repair == "best" and normed:
+    if options.repair == "norms" or (options.repair == "best" and normed):
         ways["batch norms"] = (*plan.edits, RenewNorms())
     found: dict[str, Verdict] = {}
     for name, edits in ways.items():

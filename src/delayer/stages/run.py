@@ -27,10 +27,21 @@ def report_stage(folder: str | Path) -> Path:
     return render(folder)
 
 
-def run(model: str, data: str | Sequence[str], *, out: str | Path, load_options: LoadOptions = LoadOptions(),
-        task_options: TaskOptions = TaskOptions(), scan_options: ScanOptions = ScanOptions(),
-        plan_options: PlanOptions = PlanOptions(), check_options: CheckOptions = CheckOptions(), tune_epochs: int = 0,
-        test: str | None = None, reporter: Reporter | None = None, on_stage: Callable[[str, Any], None] | None = None) -> Results:
+def run(
+    model: str,
+    data: str | Sequence[str],
+    *,
+    out: str | Path,
+    load_options: LoadOptions = LoadOptions(),
+    task_options: TaskOptions = TaskOptions(),
+    scan_options: ScanOptions = ScanOptions(),
+    plan_options: PlanOptions = PlanOptions(),
+    check_options: CheckOptions = CheckOptions(),
+    tune_epochs: int = 0,
+    test: str | None = None,
+    reporter: Reporter | None = None,
+    on_stage: Callable[[str, Any], None] | None = None,
+) -> Results:
     """Everything: score, scan, plan, cut, check and report. Leaves the result in `out`/model and gets the results.
 
     tune_epochs: epochs of fine-tuning with the original as teacher, between cut and check; none by default.
@@ -38,17 +49,29 @@ def run(model: str, data: str | Sequence[str], *, out: str | Path, load_options:
     """
     data = (data,) if isinstance(data, str) else tuple(data)
     check_words(plan_options, scan_options, check_options)
-    options = {**load_options.model_dump(mode="json"), **task_options.model_dump(mode="json"),
-               **scan_options.model_dump(mode="json"), **plan_options.model_dump(mode="json"),
-               **check_options.model_dump(mode="json"), "test": test}
-    work = open_work(model, data, out=out, load_options=load_options, task_options=task_options, test=test,
-                     options=options, reporter=reporter)
+    options = {
+        **load_options.model_dump(mode="json"),
+        **task_options.model_dump(mode="json"),
+        **scan_options.model_dump(mode="json"),
+        **plan_options.model_dump(mode="json"),
+        **check_options.model_dump(mode="json"),
+        "test": test,
+    }
+    work = open_work(
+        model, data, out=out, load_options=load_options, task_options=task_options, test=test, options=options, reporter=reporter
+    )
     return run_all(work, scan_options, plan_options, check_options, tune_epochs=tune_epochs, on_stage=on_stage)
 
 
-def run_all(work: Work, scan_options: ScanOptions = ScanOptions(), plan_options: PlanOptions = PlanOptions(),
-            check_options: CheckOptions = CheckOptions(), *, tune_epochs: int = 0,
-            on_stage: Callable[[str, Any], None] | None = None) -> Results:
+def run_all(
+    work: Work,
+    scan_options: ScanOptions = ScanOptions(),
+    plan_options: PlanOptions = PlanOptions(),
+    check_options: CheckOptions = CheckOptions(),
+    *,
+    tune_epochs: int = 0,
+    on_stage: Callable[[str, Any], None] | None = None,
+) -> Results:
     """All stages of an opened study; see `run`."""
     told = on_stage or (lambda stage, record: None)
     check_asked(work, plan_options, scan_options)

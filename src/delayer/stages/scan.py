@@ -39,10 +39,10 @@ def scan_stage(work: Work, options: ScanOptions = ScanOptions()) -> Scan:
     with work.reporter.step("Judging every operator on every span"):
         found = scan(work.chain, fit, heldout, macs=work.block_macs, operators=operators)
     if found.failed:
-        work.warnings.append(f"No map can be fitted to some spans ({len(found.failed)} in all, see scan.json); the first, "
-                             f"{found.failed[0]}.")
+        work.warnings.append(
+            f"No map can be fitted to some spans ({len(found.failed)} in all, see scan.json); the first, {found.failed[0]}."
+        )
         work.reporter.line(work.warnings[-1])
     work.study.write("scan", found)
     finish(work, "scan", key, ["scan.json"])
     return found
-

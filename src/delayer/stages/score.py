@@ -26,18 +26,32 @@ def score_stage(work: Work, options: ScoreOptions | None = None, *, others: Sequ
     for number, spec in enumerate(work.data):
         task = work.task if number == 0 else open_task(spec, work.model, work.task_options)
         with work.reporter.step(f"Scoring on {spec}") as tick:
-            found += score(work.chain, task.batches("fit"), options=options, seed=work.seed, data=spec, model=names[0],
-                           progress=tick)
+            found += score(
+                work.chain, task.batches("fit"), options=options, seed=work.seed, data=spec, model=names[0], progress=tick
+            )
     whole = [metrics[name].name for name in metrics if metrics[name].shape == "network"]
     networks = [one for one in found if one.shape == "network"]
     for name, other in zip(names[1:], others, strict=True):
         with work.reporter.step(f"Scoring {name}") as tick:
-            networks += score(other.chain, other.task.batches("fit"), whole, options=options, seed=other.seed,
-                              data=other.data[0], model=name, progress=tick)
+            networks += score(
+                other.chain,
+                other.task.batches("fit"),
+                whole,
+                options=options,
+                seed=other.seed,
+                data=other.data[0],
+                model=name,
+                progress=tick,
+            )
     found = [one for one in found if one.shape != "network"]
     ranking, disagreements = rank_blocks(work.chain, [s for s in found if s.data == work.data[0]])
-    scores = Scores(scores=tuple(found), ranking=tuple(ranking), disagreements=tuple(disagreements),
-                    networks=tuple(sorted(networks, key=_most_redundant_first)), correlations=tuple(correlate(found)))
+    scores = Scores(
+        scores=tuple(found),
+        ranking=tuple(ranking),
+        disagreements=tuple(disagreements),
+        networks=tuple(sorted(networks, key=_most_redundant_first)),
+        correlations=tuple(correlate(found)),
+    )
     work.study.write("scores", scores)
     finish(work, "score", key, ["scores.json"])
     return scores

@@ -20,8 +20,11 @@ def shrink_stage(work: Work, options: ShrinkOptions = ShrinkOptions()) -> tuple[
     """model/ and shrink.json, the plan in model/; a killed run goes on in the middle of its round."""
     key = stage_key(work, "shrink", options, work.task_options)
     lineage = (Made(stage="shrink", key=key),)
-    if work.study.has("shrink") and file_hash(work.study.path("shrink.json")) == _hash_then(work, key) and (
-            folder := find(work, lineage)):
+    if (
+        work.study.has("shrink")
+        and file_hash(work.study.path("shrink.json")) == _hash_then(work, key)
+        and (folder := find(work, lineage))
+    ):
         work.say_finished("shrink")
         small, plan = bring_back_(work, folder)
         finish(work, "shrink", key, ["shrink.json", MODEL], ["plan.json"])
@@ -30,13 +33,26 @@ def shrink_stage(work: Work, options: ShrinkOptions = ShrinkOptions()) -> tuple[
     state = work.study.path(".shrink") / key
     with work.reporter.step("Making activations linear") as tick:
         small, edits, shrunk = shrink_until(
-            work.chain, work.task, options, example=work.example, folder=state, seed=work.seed,
-            on_round=lambda one, _: work.reporter.line(said(one)), progress=tick)
+            work.chain,
+            work.task,
+            options,
+            example=work.example,
+            folder=state,
+            seed=work.seed,
+            on_round=lambda one, _: work.reporter.line(said(one)),
+            progress=tick,
+        )
     small.model.eval()
     merged, found = _merged_(work, small, options, state / "merges.json")
     shrunk = shrunk.model_copy(update={"merges": found})
-    plan = Plan(model=work.name, model_hash=work.model_hash, data_hash=work.task.hash, num_blocks=work.chain.num_blocks,
-                edits=edits + merged, seed=work.seed)
+    plan = Plan(
+        model=work.name,
+        model_hash=work.model_hash,
+        data_hash=work.task.hash,
+        num_blocks=work.chain.num_blocks,
+        edits=edits + merged,
+        seed=work.seed,
+    )
     small.model.delayer_edits = plan.edits
     put_(work, small.model, plan, lineage)
     work.study.write("shrink", shrunk)
@@ -61,8 +77,9 @@ def _merged_(work: Work, small: Chain, options: ShrinkOptions, path: Path) -> tu
             edit.apply_(small)
         return merges.edits, merges.found
     with work.reporter.step("Merging what became linear") as tick:
-        edits, found = merge_faster_(small, example_of(work.example, 1), batch_size=options.merge_batch, seed=work.seed,
-                                     progress=tick)
+        edits, found = merge_faster_(
+            small, example_of(work.example, 1), batch_size=options.merge_batch, seed=work.seed, progress=tick
+        )
     write_atomically(path, _Merges(edits=edits, found=found).model_dump_json(indent=1))
     return edits, found
 
@@ -76,6 +93,8 @@ def _hash_then(work: Work, key: str) -> str | None:
 def said(one: Round) -> str:
     """A round in one line."""
     what = ", ".join(one.sites[:3]) + (f" and {len(one.sites) - 3} more" if len(one.sites) > 3 else "")
-    return (f"Round {one.number}: {what} ({one.why}); {one.after.name} {one.before.value:.2f} → {one.after.value:.2f}"
-            f"{one.after.unit}, {'kept' if one.kept else 'rolled back'}, {one.left} left"
-            + (f", {one.speedup:.2f} times as fast" if one.speedup else ""))
+    return (
+        f"Round {one.number}: {what} ({one.why}); {one.after.name} {one.before.value:.2f} → {one.after.value:.2f}"
+        f"{one.after.unit}, {'kept' if one.kept else 'rolled back'}, {one.left} left"
+        + (f", {one.speedup:.2f} times as fast" if one.speedup else "")
+    )

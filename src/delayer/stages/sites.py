@@ -17,7 +17,7 @@ class SitesOptions(Record):
 
     data_free: bool = False
     """Read norm parameters alone, without a pass over data."""
-    chunk: int = Field(128, ge=1)
+    chunk: int = Field(default=128, ge=1)
     """Samples a batch, for entropies that are means over batches."""
 
 

@@ -72,8 +72,7 @@ def _linked(source: str, to: str) -> None:
 
 def find(work: Work, lineage: Lineage) -> Path | None:
     """The folder in the study that holds the network of this lineage: model/, what it was before fine-tuning, or none."""
-    return next((folder for folder in (work.study.path("model"), work.study.path(".untuned"))
-                 if _is(folder, lineage)), None)
+    return next((folder for folder in (work.study.path("model"), work.study.path(".untuned")) if _is(folder, lineage)), None)
 
 
 def _is(folder: Path, lineage: Lineage) -> bool:
@@ -108,7 +107,7 @@ def standing(work: Work) -> tuple[nn.Module, Plan, Lineage]:
     plan.check(work.chain)
     if _is_up_to_date(work, lineage):
         return work.open(folder), plan, lineage
-    if len(lineage) > 1 or lineage and lineage[0].stage == "shrink":
+    if len(lineage) > 1 or (lineage and lineage[0].stage == "shrink"):
         raise StudyError(
             f"plan.json is newer than the network in {folder}, which was trained ({' and '.join(m.stage for m in lineage)}). "
             f"Cut as planned by `delayer cut {work.study.folder}`, which gives those weights up, or put the old plan.json back."
@@ -138,5 +137,7 @@ def _is_up_to_date(work: Work, lineage: Lineage) -> bool:
 def check_made_on(work: Work, plan: Plan) -> None:
     """Warn where a plan was chosen on other data, or with another seed, than the network is judged on now."""
     if plan.data_hash and plan.data_hash != work.task.hash:
-        work.warnings.append("The plan was made on other data, or on other samples of it, so some test samples may be among "
-                             "those that it was chosen on.")
+        work.warnings.append(
+            "The plan was made on other data, or on other samples of it, so some test samples may be among "
+            "those that it was chosen on."
+        )

@@ -17,8 +17,9 @@ from delayer.tune import TuneOptions, TuneReport, tune_
 from delayer.tune.neighbourhood import counterparts, neighbourhood
 
 
-def tune_stage(work: Work, options: TuneOptions = TuneOptions(), *, only: str = "everything", plan: Plan | None = None
-               ) -> tuple[nn.Module, Plan, TuneReport]:
+def tune_stage(
+    work: Work, options: TuneOptions = TuneOptions(), *, only: str = "everything", plan: Plan | None = None
+) -> tuple[nn.Module, Plan, TuneReport]:
     """model/ again, fine-tuned, and tune.json; gives the network, its plan and what happened.
 
     It begins with the network as it was cut or shrunk, also where a fine-tuned one stands in model/. A killed run goes on
@@ -37,13 +38,24 @@ def tune_stage(work: Work, options: TuneOptions = TuneOptions(), *, only: str = 
         return work.open(work.study.path("model")), plan, read_record(path, TuneReport)
     near = neighbourhood(work.chain, plan) if only == "neighbourhood" else None
     if near is not None and not near:
-        raise BudgetError("No block lies beside what this network was cut or shrunk by, so that fine-tuning its neighbourhood "
-                          "would train nothing. Leave --only out.")
+        raise BudgetError(
+            "No block lies beside what this network was cut or shrunk by, so that fine-tuning its neighbourhood "
+            "would train nothing. Leave --only out."
+        )
     small, checkpoint = work.open(folder), work.study.path(f".tune-{key}.safetensors")
     with work.reporter.step("Fine-tuning") as tick:
-        report = tune_(small, work.task, work.model, options, checkpoint=checkpoint, progress=tick, device=work.device,
-                       counterparts=counterparts(work.chain, plan) if options.hidden_weight else None,
-                       only=near, seed=work.seed)
+        report = tune_(
+            small,
+            work.task,
+            work.model,
+            options,
+            checkpoint=checkpoint,
+            progress=tick,
+            device=work.device,
+            counterparts=counterparts(work.chain, plan) if options.hidden_weight else None,
+            only=near,
+            seed=work.seed,
+        )
     put_(work, small, plan, lineage)
     write_atomically(path, report.model_dump_json(indent=1))
     finish(work, "tune", key, ["tune.json", MODEL])
@@ -57,8 +69,10 @@ def check_tuning(options: TuneOptions, only: str = "everything") -> None:
     if only not in ("everything", "neighbourhood"):
         raise BudgetError(f"Fine-tuning {only!r} is not known. Use everything or neighbourhood.")
     if away := [milestone for milestone in options.milestones if not 1 <= milestone < options.epochs]:
-        raise BudgetError(f"The rate is to be divided by ten after epoch {away[0]}, and there are {options.epochs}. "
-                          f"Give --milestones between 1 and {options.epochs - 1}, or more --epochs.")
+        raise BudgetError(
+            f"The rate is to be divided by ten after epoch {away[0]}, and there are {options.epochs}. "
+            f"Give --milestones between 1 and {options.epochs - 1}, or more --epochs."
+        )
 
 
 def _clear_checkpoints_(work: Work) -> None:

@@ -96,8 +96,14 @@ class Work:
                 continue
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
         return Provenance(
-            delayer=__version__, versions=versions, machine=f"{platform.system()} {platform.machine()}", device=device,
-            threads=torch.get_num_threads(), seed=self.seed, model_hash=self.model_hash, data_hash=self.task.hash,
+            delayer=__version__,
+            versions=versions,
+            machine=f"{platform.system()} {platform.machine()}",
+            device=device,
+            threads=torch.get_num_threads(),
+            seed=self.seed,
+            model_hash=self.model_hash,
+            data_hash=self.task.hash,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
 
@@ -112,9 +118,18 @@ class Work:
         return self._moments[key]
 
 
-def open_work(model: str, data: Sequence[str], *, out: str | Path, load_options: LoadOptions = LoadOptions(),
-              task_options: TaskOptions = TaskOptions(), test: str | None = None, options: dict[str, Any] | None = None,
-              reporter: Reporter | None = None, arguments: dict[str, Any] | None = None) -> Work:
+def open_work(
+    model: str,
+    data: Sequence[str],
+    *,
+    out: str | Path,
+    load_options: LoadOptions = LoadOptions(),
+    task_options: TaskOptions = TaskOptions(),
+    test: str | None = None,
+    options: dict[str, Any] | None = None,
+    reporter: Reporter | None = None,
+    arguments: dict[str, Any] | None = None,
+) -> Work:
     """Load a network and its data and open the study folder.
 
     model: a name that `load` takes. data: task names; the first is the one that is cut for.
@@ -129,8 +144,19 @@ def open_work(model: str, data: Sequence[str], *, out: str | Path, load_options:
         reporter.line(note)
     chain = chain_of(network, example_of(task.batches("fit")[0].to(device).inputs), blocks=load_options.blocks)
     reporter.line(f"{model}: {chain!r}")
-    work = Work(name=model, model=network, chain=chain, task=task, study=Study(own_folder(Path(out))), data=tuple(data),
-                device=device, seed=task_options.seed, reporter=reporter, options=options or {}, task_options=task_options)
+    work = Work(
+        name=model,
+        model=network,
+        chain=chain,
+        task=task,
+        study=Study(own_folder(Path(out))),
+        data=tuple(data),
+        device=device,
+        seed=task_options.seed,
+        reporter=reporter,
+        options=options or {},
+        task_options=task_options,
+    )
     work.notes += task.notes
     return work
 
@@ -150,15 +176,29 @@ def write_study(work: Work) -> StudyInfo:
     """study.json: what was asked, of which network."""
     chain = work.chain
     blocks = tuple(
-        BlockInfo(index=i, path=b.path, kind=b.kind, params=num_params(chain.module(i)), macs=work.block_macs[i],
-                  in_width=b.in_width, out_width=b.out_width, removable=b.removable)
+        BlockInfo(
+            index=i,
+            path=b.path,
+            kind=b.kind,
+            params=num_params(chain.module(i)),
+            macs=work.block_macs[i],
+            in_width=b.in_width,
+            out_width=b.out_width,
+            removable=b.removable,
+        )
         for i, b in enumerate(chain.blocks)
     )
     info = StudyInfo(
         asked=Asked(model=work.name, data=work.data, options=work.options),
-        chain=ChainInfo(family=chain.family.name, blocks=blocks, points=chain.point_labels,
-                        segments=tuple((s.start, s.stop) for s in chain.segments)),
-        params=num_params(work.model), macs=work.macs, provenance=work.provenance(),
+        chain=ChainInfo(
+            family=chain.family.name,
+            blocks=blocks,
+            points=chain.point_labels,
+            segments=tuple((s.start, s.stop) for s in chain.segments),
+        ),
+        params=num_params(work.model),
+        macs=work.macs,
+        provenance=work.provenance(),
     )
     before = work.study.read_or_none("study")
     then, now = (one and (one.provenance.model_hash, one.provenance.data_hash) for one in (before, info))

@@ -12,6 +12,17 @@ from delayer.store.proof import reload_proof
 from delayer.store.trust import allowing
 
 __all__ = [
-    "Artefact", "Made", "Source", "allowing", "digest_of", "example_of", "load", "load_ordinary", "read_artefact", "recover_",
-    "reload_proof", "save", "source_of",
-]  # fmt: skip
+    "Artefact",
+    "Made",
+    "Source",
+    "allowing",
+    "digest_of",
+    "example_of",
+    "load",
+    "load_ordinary",
+    "read_artefact",
+    "recover_",
+    "reload_proof",
+    "save",
+    "source_of",
+]

@@ -24,14 +24,14 @@ TIMM_NUMBERS = frozenset(
     "replace_stem_pool block_reduce_first down_kernel_size avg_down output_stride zero_init_last kernel_sizes "
     "head_init_scale conv_mlp use_grn expand_ratio num_features stem_size round_chs_fn_divisor head_hidden_size "
     "use_abs_pos_emb use_rel_pos_bias use_shared_rel_pos_bias".split()
-)  # fmt: skip
+)
 """Arguments of timm that are numbers, switches, or lists of them."""
 TIMM_WORDS = frozenset("global_pool pos_embed stem_type weight_init act_layer norm_layer pool_type".split())
 """Arguments of timm that are words of its own, which it looks up in tables."""
 TIMM_FACTS = frozenset(
     "num_classes input_size min_input_size test_input_size pool_size test_pool_size fixed_input_size interpolation crop_pct "
     "test_crop_pct crop_mode mean std first_conv classifier architecture tag license num_features".split()
-)  # fmt: skip
+)
 HUGGINGFACE_ARGUMENTS = frozenset({"add_pooling_layer"})
 ATTENTION = frozenset({None, "", "eager", "sdpa"})
 EXPERTS = frozenset({None, "", "eager", "grouped_mm", "batched_mm"})
@@ -39,10 +39,16 @@ DTYPES = frozenset({None, "", "auto", "float32", "float16", "bfloat16", "float64
 RUNS = frozenset(
     "auto_map custom_pipelines trust_remote_code quantization_config kernel_config checkpoint_path pretrained pretrained_cfg "
     "model_args custom_generate".split()
-)  # fmt: skip
+)
 """Keys of a configuration with which something is fetched, imported or run."""
-CHOICES = {"_attn_implementation": ATTENTION, "attn_implementation": ATTENTION, "_experts_implementation": EXPERTS,
-           "experts_implementation": EXPERTS, "dtype": DTYPES, "torch_dtype": DTYPES}  # fmt: skip
+CHOICES = {
+    "_attn_implementation": ATTENTION,
+    "attn_implementation": ATTENTION,
+    "_experts_implementation": EXPERTS,
+    "experts_implementation": EXPERTS,
+    "dtype": DTYPES,
+    "torch_dtype": DTYPES,
+}
 FOREIGN = frozenset({"auto", "timm_backbone", "timm_wrapper", "rag", "yoso", "rwkv", "mra", "layoutlmv2"})
 """Folders of transformers whose networks are built by others, fetch kernels, or open pickles."""
 NO_NUMBERS = frozenset(("__float__", word) for word in ("Infinity", "-Infinity", "NaN"))
@@ -55,12 +61,16 @@ def check_timm(name: str, arguments: Mapping[str, Any], said: str) -> None:
     """Raises ModelError for an architecture or an argument of timm that a file may not name."""
     timm = library("timm", "vision")
     if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?", name) or not timm.is_model(name.split(".")[0]):
-        raise ModelError(f"{said} names timm:{name[:80]}, which is no architecture of timm {timm.__version__}; a file may name "
-                         "nothing else. Install the version that saved it.")
+        raise ModelError(
+            f"{said} names timm:{name[:80]}, which is no architecture of timm {timm.__version__}; a file may name "
+            "nothing else. Install the version that saved it."
+        )
     for key, value in arguments.items():
-        if not (key in TIMM_NUMBERS and _numbers(value) or key in TIMM_WORDS and _word(value)):
-            raise ModelError(f"{said} wants timm's {name} built with {key}={str(value)[:80]!r}, which a file may not ask for. "
-                             "Build the network yourself, in a function, and give that: load(FOLDER, factory=...).")
+        if not ((key in TIMM_NUMBERS and _numbers(value)) or (key in TIMM_WORDS and _word(value))):
+            raise ModelError(
+                f"{said} wants timm's {name} built with {key}={str(value)[:80]!r}, which a file may not ask for. "
+                "Build the network yourself, in a function, and give that: load(FOLDER, factory=...)."
+            )
 
 
 def check_timm_folder(folder: Path) -> None:
@@ -81,10 +91,17 @@ def huggingface_class(name: str, said: str) -> Any:
     transformers = library("transformers", "text")
     kind = getattr(transformers, name, None) if name.isidentifier() and not name.startswith("_") else None
     folder = getattr(kind, "__module__", "").removeprefix("transformers.models.")
-    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel) and folder.split(".")[0] not in FOREIGN
-            and folder != kind.__module__ and getattr(kind, "config_class", None) is not None):
-        raise ModelError(f"{said} names the class {name[:80]!r}, which is no network of transformers {transformers.__version__} "
-                         "that a file may name. Install the version that saved it.")
+    if not (
+        isinstance(kind, type)
+        and issubclass(kind, transformers.PreTrainedModel)
+        and folder.split(".")[0] not in FOREIGN
+        and folder != kind.__module__
+        and getattr(kind, "config_class", None) is not None
+    ):
+        raise ModelError(
+            f"{said} names the class {name[:80]!r}, which is no network of transformers {transformers.__version__} "
+            "that a file may name. Install the version that saved it."
+        )
     return kind
 
 
@@ -93,8 +110,10 @@ def check_huggingface(source: Source, said: str) -> None:
     huggingface_class(source.model_class, said)
     for key, value in source.arguments.items():
         if key not in HUGGINGFACE_ARGUMENTS or not isinstance(value, bool):
-            raise ModelError(f"{said} wants {source.model_class} built with {key}={str(value)[:80]!r}, which a file may not "
-                             "ask for. Bring its delayer.json back.")
+            raise ModelError(
+                f"{said} wants {source.model_class} built with {key}={str(value)[:80]!r}, which a file may not "
+                "ask for. Bring its delayer.json back."
+            )
     check_configuration(source.config, said)
 
 
@@ -102,11 +121,15 @@ def check_configuration(config: Mapping[str, Any], said: str) -> None:
     """Raises ModelError for a key with which a configuration would fetch, import or run something."""
     for path, key, value in _walk(config):
         if key == "auto_map" and value:
-            raise ModelError(f"{said} wants Python code of its own imported (auto_map), which delayer never does. Take a version "
-                             "that its library knows by itself; trust=True (--trust) opens it as that, without its code.")
+            raise ModelError(
+                f"{said} wants Python code of its own imported (auto_map), which delayer never does. Take a version "
+                "that its library knows by itself; trust=True (--trust) opens it as that, without its code."
+            )
         if _runs(key, value):
-            raise ModelError(f"{said} holds {path}={str(value)[:60]!r}, with which something would be fetched, imported or "
-                             "run. Take it out if you can do without; trust=True (--trust) lets it be.")
+            raise ModelError(
+                f"{said} holds {path}={str(value)[:60]!r}, with which something would be fetched, imported or "
+                "run. Take it out if you can do without; trust=True (--trust) lets it be."
+            )
 
 
 def _runs(key: str, value: Any) -> bool:
@@ -117,14 +140,22 @@ def _runs(key: str, value: Any) -> bool:
         return not _word(value)
     if key == "backbone_kwargs":
         return not _numbers(list(value.values()) if isinstance(value, Mapping) else value)
-    return key in RUNS and bool(value) or key == "model_type" and value in FOREIGN or (
-        key.startswith("__") and (key, value) not in NO_NUMBERS)
+    return (
+        (key in RUNS and bool(value))
+        or (key == "model_type" and value in FOREIGN)
+        or (key.startswith("__") and (key, value) not in NO_NUMBERS)
+    )
 
 
 def check_folder(folder: Path) -> None:
     """Raises ModelError for a folder of transformers' whose files name code, or another network that is to be fetched."""
-    for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json",
-                 "generation_config.json"):  # fmt: skip
+    for name in (
+        "config.json",
+        "tokenizer_config.json",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "generation_config.json",
+    ):
         if (folder / name).is_file():
             check_configuration(read_json(folder / name), str(folder / name))
     if (folder / "adapter_config.json").is_file():
@@ -134,8 +165,17 @@ def check_folder(folder: Path) -> None:
 def closed_configuration(kind: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration with what its class declares, and numbers; a text under a name that nobody declares is left out."""
     declared = {f.name for f in dataclasses.fields(kind.config_class)} if dataclasses.is_dataclass(kind.config_class) else set()
-    declared |= {*kind.config_class.attribute_map, "model_type", "architectures", "transformers_version", "num_labels", *CHOICES,
-                 "rope_scaling", "rope_theta", "rope_parameters"} | LABELS  # fmt: skip
+    declared |= {
+        *kind.config_class.attribute_map,
+        "model_type",
+        "architectures",
+        "transformers_version",
+        "num_labels",
+        *CHOICES,
+        "rope_scaling",
+        "rope_theta",
+        "rope_parameters",
+    } | LABELS
     return {key: value for key, value in config.items() if key in declared or _numbers(value)}
 
 
@@ -154,8 +194,10 @@ def _walk(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
 
 
 def _numbers(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float) or isinstance(value, list | tuple) and all(map(_numbers, value))
+    return (
+        value is None or isinstance(value, bool | int | float) or (isinstance(value, list | tuple) and all(map(_numbers, value)))
+    )
 
 
 def _word(value: Any) -> bool:
-    return value is None or isinstance(value, str) and bool(_WORD.fullmatch(value))
+    return value is None or (isinstance(value, str) and bool(_WORD.fullmatch(value)))

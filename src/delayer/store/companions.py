@@ -31,8 +31,10 @@ def copy_companions(source: Source, folder: Path, *, ordinary: bool) -> list[str
     except (ModelError, OSError, KeyError, TypeError) as error:
         return [*notes, f"What the sentence encoder does behind the network could not be copied ({first_line(error)})."]
     if not ordinary:
-        notes.append("The folder says how a sentence encoder pools and normalises (modules.json), but SentenceTransformer opens "
-                     "ordinary checkpoints only, and this cut puts new maps into the network.")
+        notes.append(
+            "The folder says how a sentence encoder pools and normalises (modules.json), but SentenceTransformer opens "
+            "ordinary checkpoints only, and this cut puts new maps into the network."
+        )
     return notes
 
 
@@ -55,8 +57,9 @@ def _copy_sentence_modules(name: str, modules: list[dict[str, Any]], folder: Pat
     """The list of a sentence encoder's modules, and the folders of those behind the network."""
     foreign = [m["type"] for m in modules if not re.fullmatch(r"sentence_transformers\.[\w.]+", m["type"])]
     if foreign or not all(re.fullmatch(r"[A-Za-z0-9_]*", m["path"]) for m in modules):
-        return [f"The sentence encoder's modules do not travel with this copy: {(foreign or ['a path'])[0]} is none of its "
-                "library's."]
+        return [
+            f"The sentence encoder's modules do not travel with this copy: {(foreign or ['a path'])[0]} is none of its library's."
+        ]
     for module in modules:
         if not module["path"]:
             continue
@@ -76,9 +79,13 @@ def _found(name: str, file: str) -> Path | None:
     transformers = library("transformers", "text")
     try:
         with quiet(transformers):
-            path = transformers.utils.cached_file(name, file, _raise_exceptions_for_missing_entries=False,
-                                                  _raise_exceptions_for_gated_repo=False,
-                                                  _raise_exceptions_for_connection_errors=False)
+            path = transformers.utils.cached_file(
+                name,
+                file,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_gated_repo=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
     except Exception:  # a name that is neither a folder nor the hub's has no such file
         return None
     return Path(path) if path else None

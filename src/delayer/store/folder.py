@@ -36,8 +36,15 @@ from delayer.study import share_
 from delayer.study.version import __version__
 
 
-def load(name: str, *, weights: str | Path | None = None, factory: str | Callable[..., nn.Module] | None = None,
-         trust: bool = False, allow_changed: bool = False, **arguments: Any) -> nn.Module:
+def load(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    factory: str | Callable[..., nn.Module] | None = None,
+    trust: bool = False,
+    allow_changed: bool = False,
+    **arguments: Any,
+) -> nn.Module:
     """A network by name, in evaluation mode and float32 unless it says otherwise.
 
     name: a folder that delayer saved, a Hugging Face name or folder, `timm:NAME`, or `package.module:factory` (the
@@ -57,16 +64,22 @@ def load(name: str, *, weights: str | Path | None = None, factory: str | Callabl
         except DelayerError:
             raise
         except Exception as error:  # whatever comes of records that do not go together becomes one sentence
-            raise ModelError(f"{name} cannot be opened, since what its files say does not go together ({type(error).__name__}: "
-                             f"{first_line(error)[:200]}). Bring the saved files back.") from error
+            raise ModelError(
+                f"{name} cannot be opened, since what its files say does not go together ({type(error).__name__}: "
+                f"{first_line(error)[:200]}). Bring the saved files back."
+            ) from error
         if weights is not None:
             fill_(model, read_weights(weights), name=str(weights))
     elif (Path(name) / "plan.json").is_file() and not (allow_changed or allowed()[1]):
-        raise ModelError(f"{name} holds a plan and no {RECORD}, so that nothing proves it to be what was saved. Bring that "
-                         "file back, or open the folder all the same by load(..., allow_changed=True) or --allow-changed.")
+        raise ModelError(
+            f"{name} holds a plan and no {RECORD}, so that nothing proves it to be what was saved. Bring that "
+            "file back, or open the folder all the same by load(..., allow_changed=True) or --allow-changed."
+        )
     elif factory is not None:
-        raise ModelError(f"{name!r} is no folder that delayer saved, so no factory is needed to open it. Leave factory= out, or "
-                         "name the factory itself instead.")
+        raise ModelError(
+            f"{name!r} is no folder that delayer saved, so no factory is needed to open it. Leave factory= out, or "
+            "name the factory itself instead."
+        )
     else:
         model = by_name(name, weights, arguments, trust=trust or allowed()[0])
     check_finite(model)
@@ -80,8 +93,16 @@ def example_of(inputs: Inputs, size: int = 2) -> Inputs:
     return {name: value[:size] for name, value in inputs.items()}
 
 
-def save(model: nn.Module, plan: Plan, chain: Chain, folder: str | Path, *, example: Inputs, factory: str | None = None,
-         lineage: Sequence[Made] = ()) -> Artefact:
+def save(
+    model: nn.Module,
+    plan: Plan,
+    chain: Chain,
+    folder: str | Path,
+    *,
+    example: Inputs,
+    factory: str | None = None,
+    lineage: Sequence[Made] = (),
+) -> Artefact:
     """Write a cut network to a folder and get what was written.
 
     chain: the ORIGINAL network's chain, as the plan numbers it.
@@ -119,10 +140,19 @@ def save(model: nn.Module, plan: Plan, chain: Chain, folder: str | Path, *, exam
         for file in deciding_files(temporary).values():
             share_(file)
         tensors = {"": example} if isinstance(example, Tensor) else example
-        artefact = seal(Artefact(
-            delayer=__version__, source=source, chain=chain.facts(), ordinary=ordinary, ordinary_note=note,
-            lineage=tuple(lineage), notes=tuple(notes),
-            example={k: (tuple(v.shape), str(v.dtype).removeprefix("torch.")) for k, v in tensors.items()}), temporary)
+        artefact = seal(
+            Artefact(
+                delayer=__version__,
+                source=source,
+                chain=chain.facts(),
+                ordinary=ordinary,
+                ordinary_note=note,
+                lineage=tuple(lineage),
+                notes=tuple(notes),
+                example={k: (tuple(v.shape), str(v.dtype).removeprefix("torch.")) for k, v in tensors.items()},
+            ),
+            temporary,
+        )
         replace_(folder)
     except (OSError, SafetensorError) as error:
         raise StudyError(
@@ -149,8 +179,10 @@ def _load_artefact(folder: Path, trust: Trust, allow_changed: bool) -> nn.Module
     artefact, said = verified(folder, allow_changed=allow_changed), str(folder)
     plan = read_plan(folder / "plan.json")
     if trust.factory is not None and root(artefact.source, said).kind != "factory":
-        raise ModelError(f"{folder} holds a network of {root(artefact.source, said).name}, which no factory builds. Leave "
-                         "factory= (--factory) out.")
+        raise ModelError(
+            f"{folder} holds a network of {root(artefact.source, said).name}, which no factory builds. Leave "
+            "factory= (--factory) out."
+        )
     check_source(artefact.source, trust, said)
     file = folder / "model.safetensors"
     shapes = header(file)
@@ -165,7 +197,6 @@ def _load_artefact(folder: Path, trust: Trust, allow_changed: bool) -> nn.Module
     note_dtype_(model, dtypes)
     if hasattr(getattr(model, "config", None), "_name_or_path"):
         model.config._name_or_path = str(folder)  # its tokenizer or image processor is here
-    first_cut = {"source": artefact.source.model_dump(mode="json"), "chain": artefact.chain,
-                 "plan": plan.model_dump(mode="json")}  # fmt: skip
+    first_cut = {"source": artefact.source.model_dump(mode="json"), "chain": artefact.chain, "plan": plan.model_dump(mode="json")}
     model.delayer_source = Source(kind="delayer", name=str(folder), config=first_cut)
     return model

@@ -18,10 +18,16 @@ from delayer.store.limits import Shapes, check_counts, check_size, no_larger_tha
 from delayer.store.weights import check_fit, header, note_dtype_, read_weights
 
 _HEADS = (
-    "AutoModel", "AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModelForSeq2SeqLM", "AutoModelForSequenceClassification",
-    "AutoModelForTokenClassification", "AutoModelForQuestionAnswering", "AutoModelForImageClassification",
+    "AutoModel",
+    "AutoModelForCausalLM",
+    "AutoModelForMaskedLM",
+    "AutoModelForSeq2SeqLM",
+    "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
+    "AutoModelForQuestionAnswering",
+    "AutoModelForImageClassification",
     "AutoModelForPreTraining",
-)  # fmt: skip
+)
 """Kinds of heads, for a configuration that names no class; the first wins among those that fit a file equally well."""
 
 
@@ -69,8 +75,9 @@ def weight_files(name: str) -> list[Path]:
     found = []
     for file in ("model.safetensors", "model.safetensors.index.json"):
         with quiet(transformers):
-            path = transformers.utils.cached_file(name, file, _raise_exceptions_for_missing_entries=False,
-                                                  _raise_exceptions_for_connection_errors=False)
+            path = transformers.utils.cached_file(
+                name, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+            )
         if path and file.endswith(".json"):
             parts = sorted(set(json.loads(Path(path).read_text())["weight_map"].values()))
             found = [Path(transformers.utils.cached_file(name, part)) for part in parts]
@@ -113,9 +120,15 @@ def from_pretrained(kind: Any, name: str | None, **options: Any) -> nn.Module:
     said = name or "the weights file"
     try:
         with quiet(transformers):
-            model, report = kind.from_pretrained(name, dtype=torch.float32, use_safetensors=True, **options,
-                                                 trust_remote_code=False,
-                                                 ignore_mismatched_sizes=True, output_loading_info=True)
+            model, report = kind.from_pretrained(
+                name,
+                dtype=torch.float32,
+                use_safetensors=True,
+                **options,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
     except DelayerError:
         raise
     except Exception as error:
@@ -126,12 +139,15 @@ def from_pretrained(kind: Any, name: str | None, **options: Any) -> nn.Module:
     missing = set(report["missing_keys"])
     if missing and all("pooler" in key for key in missing) and "add_pooling_layer" not in options:
         return from_pretrained(kind, name, add_pooling_layer=False, **options)
-    shapes = [f"{key} is {list(given)} where the network has {list(own)}"
-              for key, given, own in report["mismatched_keys"]]
+    shapes = [f"{key} is {list(given)} where the network has {list(own)}" for key, given, own in report["mismatched_keys"]]
     unexpected = report["unexpected_keys"] if name is None else ()
     if name is not None and (more := sorted(report["unexpected_keys"])):  # a hub checkpoint may hold further heads
-        warnings.warn(f"{said} holds {len(more)} tensors for which {type(model).__name__} has no place ({', '.join(more[:3])}"
-                      f"{', …' if len(more) > 3 else ''}); they are left out.", DelayerWarning, stacklevel=2)
+        warnings.warn(
+            f"{said} holds {len(more)} tensors for which {type(model).__name__} has no place ({', '.join(more[:3])}"
+            f"{', …' if len(more) > 3 else ''}); they are left out.",
+            DelayerWarning,
+            stacklevel=2,
+        )
     check_fit(said, type(model).__name__, len(model.state_dict()), missing, unexpected, shapes)
     return model
 

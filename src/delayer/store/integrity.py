@@ -22,8 +22,13 @@ _NAMES = ("vocab.txt", "merges.txt")
 def deciding_files(folder: Path) -> dict[str, Path]:
     """The files that loaders may read, by their place in the folder; exports and what people add are none of them."""
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: path for name, path in found.items() if name != RECORD
-            and not any(part.startswith(".") for part in name.split("/")) and (path.suffix in _DECIDES or path.name in _NAMES)}
+    return {
+        name: path
+        for name, path in found.items()
+        if name != RECORD
+        and not any(part.startswith(".") for part in name.split("/"))
+        and (path.suffix in _DECIDES or path.name in _NAMES)
+    }
 
 
 def seal(artefact: Artefact, folder: Path) -> Artefact:

@@ -26,8 +26,9 @@ def check_counts(config: Mapping[str, Any], said: str, shapes: Shapes | None = N
 
     shapes: of its weights file, where that is known: 10,000 labels, or as many as any tensor has rows, are believed then.
     """
-    mosts = MOST if shapes is None else MOST | {
-        "labels": max(10_000, *(size for _, shape in shapes.values() for size in shape), 0)}
+    mosts = (
+        MOST if shapes is None else MOST | {"labels": max(10_000, *(size for _, shape in shapes.values() for size in shape), 0)}
+    )
     todo: list[tuple[str, Any]] = list(config.items())
     while todo:
         key, value = todo.pop()
@@ -38,8 +39,9 @@ def check_counts(config: Mapping[str, Any], said: str, shapes: Shapes | None = N
         elif isinstance(value, int | float) and value is not True:
             most = next((mosts[what] for what, names in _NAMES.items() if names.fullmatch(str(key))), None)
             if most and value > most:
-                raise ModelError(f"{said} asks for {value:.0f} {key}, where {most:,} is the most that is believed. Bring "
-                                 "the saved files back.")
+                raise ModelError(
+                    f"{said} asks for {value:.0f} {key}, where {most:,} is the most that is believed. Bring the saved files back."
+                )
 
 
 @contextmanager
@@ -57,12 +59,17 @@ def no_larger_than(shapes: Shapes, num_blocks: int, said: str) -> Iterator[None]
         seen["elements"] += item.numel() if isinstance(item, torch.Tensor) else 0
         for what, most in (("modules and tensors", 8 * most_tensors), ("elements", most_elements)):
             if seen[what] > most:
-                raise ModelError(f"{said} describes a network of more than {most:,} {what}, while its weights file holds "
-                                 f"{len(shapes)} tensors. One of the two is damaged, or of another network.")
+                raise ModelError(
+                    f"{said} describes a network of more than {most:,} {what}, while its weights file holds "
+                    f"{len(shapes)} tensors. One of the two is damaged, or of another network."
+                )
 
     with ExitStack() as stack:
-        for register in (hooks.register_module_parameter_registration_hook, hooks.register_module_buffer_registration_hook,
-                         hooks.register_module_module_registration_hook):
+        for register in (
+            hooks.register_module_parameter_registration_hook,
+            hooks.register_module_buffer_registration_hook,
+            hooks.register_module_module_registration_hook,
+        ):
             stack.callback(register(count).remove)
         yield
 

@@ -51,8 +51,10 @@ def _ordinary_config(folder: Path, source: Source, *, strict: bool = True) -> di
     if source.kind == "timm":
         check_timm(config.get("architecture", ""), config.get("model_args") or {}, said)
         if strict and (further := config.get("pretrained_cfg", {}).keys() - TIMM_FACTS):
-            raise ModelError(f"{said} says how pretrained weights are to be fetched ({', '.join(sorted(further)[:3])}), which is "
-                             "not taken from a file. Take it out; the weights lie beside it.")
+            raise ModelError(
+                f"{said} says how pretrained weights are to be fetched ({', '.join(sorted(further)[:3])}), which is "
+                "not taken from a file. Take it out; the weights lie beside it."
+            )
         config["model_args"] = dict(config.get("model_args") or {})
     else:
         check_configuration(config, said)
@@ -60,8 +62,9 @@ def _ordinary_config(folder: Path, source: Source, *, strict: bool = True) -> di
     return config
 
 
-def write_weights(model: nn.Module, plan: Plan, chain: Chain, source: Source, folder: Path, example: Inputs, dtype: str = ""
-                  ) -> tuple[str, str]:
+def write_weights(
+    model: nn.Module, plan: Plan, chain: Chain, source: Source, folder: Path, example: Inputs, dtype: str = ""
+) -> tuple[str, str]:
     """Write the weights, as an ordinary checkpoint where that gives the same network; say its loader, or why not.
 
     dtype: the half precision that floating-point tensors are stored in, "" for their own.
@@ -94,8 +97,10 @@ def _write_ordinary(model: nn.Module, chain: Chain, source: Source, folder: Path
     if source.kind == "huggingface" and chain.family.recount_:
         transformers = library("transformers", "text")
         with quiet(transformers):
-            state = {key: value.to(getattr(torch, dtype)) if dtype and value.is_floating_point() else value
-                     for key, value in model.state_dict().items()}
+            state = {
+                key: value.to(getattr(torch, dtype)) if dtype and value.is_floating_point() else value
+                for key, value in model.state_dict().items()
+            }
             model.save_pretrained(folder, state_dict=state, max_shard_size="1000GB")
         if dtype:
             config = read_json(folder / "config.json") | {"dtype": dtype}
@@ -106,9 +111,19 @@ def _write_ordinary(model: nn.Module, chain: Chain, source: Source, folder: Path
         save_file(distinct_weights(model, dtype), str(folder / "model.safetensors"), metadata={"format": "pt"})
         changed = chain.family.rebuild_arguments(Chain(model, chain.family, chain.blocks).lengths())
         stated = timm_facts(model.pretrained_cfg or {})
-        write_atomically(folder / "config.json", json.dumps({
-            "architecture": source.name.split(".")[0], "num_classes": getattr(model, "num_classes", None),
-            "model_args": dict(source.config) | changed, "pretrained_cfg": stated}, indent=1, default=list))
+        write_atomically(
+            folder / "config.json",
+            json.dumps(
+                {
+                    "architecture": source.name.split(".")[0],
+                    "num_classes": getattr(model, "num_classes", None),
+                    "model_args": dict(source.config) | changed,
+                    "pretrained_cfg": stated,
+                },
+                indent=1,
+                default=list,
+            ),
+        )
         return "timm.create_model('local-dir:FOLDER', pretrained=True)", ""
     if source.kind == "delayer":
         return "", "the network was no ordinary checkpoint before this cut either"

@@ -63,10 +63,12 @@ def mark_huggingface(model: nn.Module, name: str) -> nn.Module:
     """Note on a Hugging Face network how it can be built again."""
     bare = hasattr(model, "pooler") and model.pooler is None
     model.delayer_source = Source(
-        kind="huggingface", name=name, model_class=type(model).__name__,
+        kind="huggingface",
+        name=name,
+        model_class=type(model).__name__,
         config=json.loads(model.config.to_json_string(use_diff=False)),
         arguments={"add_pooling_layer": False} if bare else {},
-    )  # fmt: skip
+    )
     return model
 
 
@@ -75,8 +77,7 @@ def load_timm(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.M
     if not name.startswith(("hf-hub:", "local-dir:")) and not timm.is_model(name.split(".")[0]):
         near = get_close_matches(name, timm.list_models(), n=3)
         raise UnknownName(
-            f"timm has no model {name!r}. "
-            + (f"Did you mean {' or '.join(near)}?" if near else "See timm.list_models().")
+            f"timm has no model {name!r}. " + (f"Did you mean {' or '.join(near)}?" if near else "See timm.list_models().")
         )
     try:
         model = timm.create_model(name, pretrained=pretrained, **arguments)

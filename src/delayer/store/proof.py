@@ -19,8 +19,9 @@ from delayer.study import Proof
 TOLERANCE = 1e-5
 
 
-def reload_proof(model: nn.Module, folder: str | Path, inputs: Inputs, *, ordinary: bool = False,
-                 factory: str | None = None) -> Proof:
+def reload_proof(
+    model: nn.Module, folder: str | Path, inputs: Inputs, *, ordinary: bool = False, factory: str | None = None
+) -> Proof:
     """The largest output difference between a network and its saved copy, found by a fresh process.
 
     ordinary: open the folder with its library's own loader instead of delayer.load.
@@ -33,26 +34,54 @@ def reload_proof(model: nn.Module, folder: str | Path, inputs: Inputs, *, ordina
     loader = "the library's own loader" if ordinary else "delayer.load"
     with tempfile.TemporaryDirectory() as temporary:
         probe = Path(temporary) / "probe.safetensors"
-        save_file({f"input:{k}": v.detach().cpu().contiguous() for k, v in named.items()}
-                  | {"expected": expected.detach().cpu().contiguous()}, str(probe))
+        save_file(
+            {f"input:{k}": v.detach().cpu().contiguous() for k, v in named.items()}
+            | {"expected": expected.detach().cpu().contiguous()},
+            str(probe),
+        )
         # As many threads as here: more add in another order, which would hide behind what a wrong weight does.
         threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "MKL_NUM_THREADS": str(torch.get_num_threads())}
         # Safe path: a module that lies in the current folder must not stand in for one of Python's.
-        paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PYTHONSAFEPATH": "1",
-                 "PYTHONWARNINGS": "ignore"}  # fmt: skip
+        paths = {
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "PYTHONSAFEPATH": "1",
+            "PYTHONWARNINGS": "ignore",
+        }
         run = subprocess.run(
-            [sys.executable, "-m", "delayer.store.proof", str(folder), str(probe), "ordinary" if ordinary else "delayer",
-             json.dumps(_named_in(Path(folder))), factory or ""],
-            capture_output=True, text=True, check=False, env=os.environ | threads | paths,
+            [
+                sys.executable,
+                "-m",
+                "delayer.store.proof",
+                str(folder),
+                str(probe),
+                "ordinary" if ordinary else "delayer",
+                json.dumps(_named_in(Path(folder))),
+                factory or "",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | threads | paths,
         )
     largest = float(expected.abs().max())
     if run.returncode:
         reason = (run.stderr.strip().splitlines() or ["no message"])[-1]
-        return Proof(max_abs_difference=float("inf"), max_abs_output=largest, num_inputs=len(expected), loader=loader,
-                     passed=False, note=f"a fresh process could not load it: {reason}")
+        return Proof(
+            max_abs_difference=float("inf"),
+            max_abs_output=largest,
+            num_inputs=len(expected),
+            loader=loader,
+            passed=False,
+            note=f"a fresh process could not load it: {reason}",
+        )
     gap = json.loads(run.stdout.strip().splitlines()[-1])["max_abs_difference"]
-    return Proof(max_abs_difference=gap, max_abs_output=largest, num_inputs=len(expected), loader=loader,
-                 passed=gap <= TOLERANCE * max(1.0, largest))
+    return Proof(
+        max_abs_difference=gap,
+        max_abs_output=largest,
+        num_inputs=len(expected),
+        loader=loader,
+        passed=gap <= TOLERANCE * max(1.0, largest),
+    )
 
 
 def _named_in(folder: Path) -> dict[str, str]:
@@ -67,13 +96,12 @@ def _main(folder: str, probe: str, kind: str, names: str, factory: str) -> None:
 
     for name, spelling in json.loads(names).items():
         remember(name, give(spelling))
-    model = load(folder, factory=factory or None) if kind == "delayer" else \
-        load_ordinary(Path(folder), verified(folder).source)
+    model = load(folder, factory=factory or None) if kind == "delayer" else load_ordinary(Path(folder), verified(folder).source)
     tensors = load_file(probe)
     expected = tensors.pop("expected")
     inputs = {name.removeprefix("input:"): value for name, value in tensors.items()}
     with evaluating(model), seeded():
-        found = output_of(call(model, inputs[""] if "" in inputs else inputs))
+        found = output_of(call(model, inputs.get("", inputs)))
     print(json.dumps({"max_abs_difference": float((found - expected).abs().max())}))
 
 

@@ -30,8 +30,9 @@ def skeleton(source: Source, trust: Trust, said: str) -> nn.Module:
     if source.kind == "factory":
         return call_factory(source.name, *factory_for(source, trust, said))
     if source.kind == "delayer":
-        return cut_skeleton(skeleton(nested(source, said), trust, said), source.config["chain"],
-                            Plan.model_validate(source.config["plan"]))
+        return cut_skeleton(
+            skeleton(nested(source, said), trust, said), source.config["chain"], Plan.model_validate(source.config["plan"])
+        )
     transformers, kind = library("transformers", "text"), huggingface_class(source.model_class, said)
     try:
         with quiet(transformers):

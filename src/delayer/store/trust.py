@@ -114,4 +114,4 @@ def nested(source: Source, said: str) -> Source:
 
 
 def _plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float) or isinstance(value, list | tuple) and all(map(_plain, value))
+    return value is None or isinstance(value, bool | int | float) or (isinstance(value, list | tuple) and all(map(_plain, value)))

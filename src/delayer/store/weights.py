@@ -28,9 +28,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         with safe_open(str(path), "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(
-            f"{path} is truncated, corrupted or no safetensors file ({error}). Fetch it again."
-        ) from error
+        raise WeightsError(f"{path} is truncated, corrupted or no safetensors file ({error}). Fetch it again.") from error
 
 
 def header(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -88,8 +86,11 @@ def fill_(model: nn.Module, weights: dict[str, Tensor], *, name: str) -> nn.Modu
     counters = [key for key in own if key.endswith("num_batches_tracked")]
     for key in counters:
         weights.setdefault(key, own[key])
-    shapes = [f"{key} is {list(weights[key].shape)} where the network has {list(own[key].shape)}"
-              for key in own.keys() & weights.keys() if weights[key].shape != own[key].shape]
+    shapes = [
+        f"{key} is {list(weights[key].shape)} where the network has {list(own[key].shape)}"
+        for key in own.keys() & weights.keys()
+        if weights[key].shape != own[key].shape
+    ]
     check_fit(name, type(model).__name__, len(own), own.keys() - weights.keys(), weights.keys() - own.keys(), shapes)
     for key, value in weights.items():
         state[key] = value.to(own[key].dtype)
@@ -98,8 +99,9 @@ def fill_(model: nn.Module, weights: dict[str, Tensor], *, name: str) -> nn.Modu
     return model
 
 
-def check_fit(name: str, kind: str, num_own: int, missing: Iterable[str], unexpected: Iterable[str],
-              shapes: Iterable[str]) -> None:
+def check_fit(
+    name: str, kind: str, num_own: int, missing: Iterable[str], unexpected: Iterable[str], shapes: Iterable[str]
+) -> None:
     """Raises WeightsError that lists what is missing, unknown or of another shape; nothing when all fits."""
     found = ((missing, "missing"), (unexpected, "unknown to the network"), (shapes, "of another shape"))
     problems = [f"{len(items)} {what} ({_some(items)})" for given, what in found if (items := sorted(given))]

@@ -18,7 +18,7 @@ class NasTrial(Record):
     """The same for candidates that are the same network."""
     state: Literal["trained", "dead", "failed"]
     """dead: no live path from input to output, so it was not trained. failed: see `error`."""
-    accuracy: float | None = Field(None, ge=0, le=100)
+    accuracy: float | None = Field(default=None, ge=0, le=100)
     """Top-1 on validation data after the short training, %; chance for a dead candidate."""
     msrs: float | None = None
     """Redundancy on validation data, from 0 to L(L − 1)/2 for L layers."""

@@ -39,8 +39,9 @@ class ChainInfo(Record):
             raise ValueError(f"blocks are not numbered 0 to {num_blocks - 1} in their order")
         if not num_blocks < len(self.points) <= 2 * num_blocks:
             raise ValueError(f"{num_blocks} blocks have {len(self.points)} points")
-        if any(not start < stop <= num_blocks for start, stop in self.segments) or \
-                any(one[1] > two[0] for one, two in pairwise(self.segments)):
+        if any(not start < stop <= num_blocks for start, stop in self.segments) or any(
+            one[1] > two[0] for one, two in pairwise(self.segments)
+        ):
             raise ValueError(f"segments {self.segments} are no runs of {num_blocks} blocks in their order")
         return self
 

@@ -41,6 +41,7 @@ def read_json(path: str | Path, error: type[DelayerError] = StudyError) -> Any:
 
 def parsed(data: str | bytes, name: str, error: type[DelayerError] = StudyError, *, what: str = "JSON file") -> Any:
     """The value of a JSON text; name, what: for the error, which is raised for what is no JSON, and for keys that occur twice."""
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
@@ -62,8 +63,13 @@ def _deeper(value: Any, levels: int) -> bool:
     """Whether objects and lists lie more than `levels` deep in one another; level by level, so no recursion."""
     inside = [value]
     for _ in range(levels):
-        inside = [item for each in inside if isinstance(each, dict | list)
-                  for item in (each.values() if isinstance(each, dict) else each) if isinstance(item, dict | list)]
+        inside = [
+            item
+            for each in inside
+            if isinstance(each, dict | list)
+            for item in (each.values() if isinstance(each, dict) else each)
+            if isinstance(item, dict | list)
+        ]
         if not inside:
             return False
     return True
@@ -72,7 +78,7 @@ def _deeper(value: Any, levels: int) -> bool:
 def shortened(text: str, most: int = 300) -> str:
     """A text on one line, for an error; its middle is left out where it is long."""
     text = " ".join(text.split())
-    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 4:]}"
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 4 :]}"
 
 
 def checksum(value: dict[str, Any]) -> str:

@@ -26,8 +26,14 @@ class Record(BaseModel):
     Numbers are finite unless their field says otherwise (`Measurement`).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="constants",
-                              allow_inf_nan=False, str_max_length=1_000_000)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        ser_json_inf_nan="constants",
+        allow_inf_nan=False,
+        str_max_length=1_000_000,
+    )
 
 
 class Sealed(Record):

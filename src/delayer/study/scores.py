@@ -52,8 +52,11 @@ class Score(Record):
 
 
 def _is_number(value: Any) -> bool:
-    return value is None or isinstance(value, float) or isinstance(value, int) and not isinstance(value, bool) \
-        and abs(value) <= 10**18
+    return (
+        value is None
+        or isinstance(value, float)
+        or (isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 10**18)
+    )
 
 
 class RankedBlock(Record):

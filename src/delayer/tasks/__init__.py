@@ -10,6 +10,15 @@ from delayer.tasks.splits import Batch, Split
 from delayer.tasks.task import Task, evaluate, open_task, task_of
 
 __all__ = [
-    "Batch", "Kind", "Outputs", "Split", "Task", "TaskOptions", "evaluate", "grade_of", "open_task", "predictions",
+    "Batch",
+    "Kind",
+    "Outputs",
+    "Split",
+    "Task",
+    "TaskOptions",
+    "evaluate",
+    "grade_of",
+    "open_task",
+    "predictions",
     "task_of",
-]  # fmt: skip
+]

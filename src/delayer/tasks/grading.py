@@ -53,16 +53,20 @@ def grade_of(outputs: Outputs, reference: Outputs | None = None, *, seed: int = 
     if values is None:
         raise _no_labels(outputs, "agreement with")
     if not len(values):
-        raise DataError(
-            f"The {outputs.split} split holds no token to predict. Give texts of two tokens or more."
-        )
+        raise DataError(f"The {outputs.split} split holds no token to predict. Give texts of two tokens or more.")
     value, interval = _mean(values.double(), outputs.sample, seed)
     final = (lambda nats: math.exp(min(nats, 700))) if causal else (lambda share: 100 * share)
     return Grade(
-        name=name, unit=unit, value=final(value), higher_is_better=not causal, kl=kl, agreement=agreement,
+        name=name,
+        unit=unit,
+        value=final(value),
+        higher_is_better=not causal,
+        kl=kl,
+        agreement=agreement,
         interval=None if interval is None else (final(interval[0]), final(interval[1])),
-        split=outputs.split, num_samples=outputs.num_samples,
-    )  # fmt: skip
+        split=outputs.split,
+        num_samples=outputs.num_samples,
+    )
 
 
 def _no_labels(outputs: Outputs, how: str) -> DataError:
@@ -88,10 +92,16 @@ def _regression(outputs: Outputs, reference: Outputs | None, seed: int) -> Grade
         raise _no_labels(outputs, "their relative error against")
     value, interval = _mean(values, outputs.sample, seed)
     return Grade(
-        name=name, unit="%", value=final(value), higher_is_better=outputs.truth is not None, error=error,
-        correlation=correlation, interval=None if interval is None else tuple(sorted(map(final, interval))),
-        split=outputs.split, num_samples=outputs.num_samples,
-    )  # fmt: skip
+        name=name,
+        unit="%",
+        value=final(value),
+        higher_is_better=outputs.truth is not None,
+        error=error,
+        correlation=correlation,
+        interval=None if interval is None else tuple(sorted(map(final, interval))),
+        split=outputs.split,
+        num_samples=outputs.num_samples,
+    )
 
 
 def _same_samples(outputs: Outputs, reference: Outputs) -> int:
@@ -120,9 +130,7 @@ def _against(outputs: Outputs, reference: Outputs) -> tuple[Tensor, float]:
     mine = outputs.values[torch.isin(outputs.kept, reference.kept)]
     theirs = reference.values[torch.isin(reference.kept, outputs.kept)]
     step = max(1, CHUNK // max(1, mine.shape[-1]))
-    total = sum(
-        _divergence(p, q).sum().item() for p, q in zip(theirs.split(step), mine.split(step), strict=True)
-    )
+    total = sum(_divergence(p, q).sum().item() for p, q in zip(theirs.split(step), mine.split(step), strict=True))
     return hits, total / max(1, len(mine))
 
 
@@ -135,9 +143,7 @@ def _divergence(p: Tensor, q: Tensor) -> Tensor:
 def _neighbours(mine: Tensor, theirs: Tensor) -> tuple[Tensor, float]:
     """Which samples keep their nearest neighbour, and the mean divergence of their similarities to others."""
     if (num := len(mine)) < 3:
-        raise DataError(
-            f"Embeddings are compared by their neighbours, which takes 3 samples or more; found {num}."
-        )
+        raise DataError(f"Embeddings are compared by their neighbours, which takes 3 samples or more; found {num}.")
     # F.normalize takes lengths below 1e-12 for nothing.
     mine, theirs = (x / x.norm(dim=1, keepdim=True).clamp_min(1e-300) for x in (mine.double(), theirs.double()))
     hits, total = [], 0.0

@@ -66,9 +66,7 @@ def image_tensor(image: Any, plan: ImagePlan) -> Tensor:
     from PIL import Image
 
     if plan.channels not in (1, 3):
-        raise DataError(
-            f"Images have 1 or 3 channels, but the network reads {plan.channels}. Give arrays by npz:PATH."
-        )
+        raise DataError(f"Images have 1 or 3 channels, but the network reads {plan.channels}. Give arrays by npz:PATH.")
     image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     if image.mode.startswith("I"):  # 16 bits of grey
         image = Image.fromarray(np.asarray(image, np.float32) / 65535)

@@ -45,9 +45,14 @@ def kind_of(model: nn.Module, inputs: Inputs, labels: Tensor | None = None) -> D
     if reads_text and output.ndim == 3:
         if writes_text(model):
             return Does("causal-lm", output.shape[-1])
-        return Does("embedding", output.shape[-1], (
-            f"The network answers {_per_sample(output)} for a text and writes none: texts are compared by the mean over their "
-            "tokens (embedding).",))  # fmt: skip
+        return Does(
+            "embedding",
+            output.shape[-1],
+            (
+                f"The network answers {_per_sample(output)} for a text and writes none: texts are compared by the mean over "
+                "their tokens (embedding).",
+            ),
+        )
     return _regression(output, f"it answers {_per_sample(output)} for each sample, which is no list of classes")
 
 
@@ -77,9 +82,12 @@ def _of_numbers(model: nn.Module, output: Tensor, labels: Tensor | None, path: s
     if NAMED_NUMBERS.search(words):
         name = path if NAMED_NUMBERS.search(path) else type(model).__name__
         return _regression(output, f"its {num} outputs come from {name}", f"Pass --kind {classes.kind} for classes.")
-    return classes._replace(notes=(
-        f"Nothing says whether the network's {num} outputs are classes or plain numbers; without labels they are taken for "
-        "classes. Pass --kind regression if they are numbers, such as coordinates.",))  # fmt: skip
+    return classes._replace(
+        notes=(
+            f"Nothing says whether the network's {num} outputs are classes or plain numbers; without labels they are taken for "
+            "classes. Pass --kind regression if they are numbers, such as coordinates.",
+        )
+    )
 
 
 def _regression(output: Tensor, why: str, switch: str = "") -> Does:

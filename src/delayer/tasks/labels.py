@@ -28,9 +28,7 @@ class HeadLabels:
     notes: list[str] = field(default_factory=list)
 
 
-def head_labels(
-    samples: Samples, kind: Kind, num_outputs: int, model: nn.Module, options: TaskOptions
-) -> HeadLabels:
+def head_labels(samples: Samples, kind: Kind, num_outputs: int, model: nn.Module, options: TaskOptions) -> HeadLabels:
     """Labels as outputs of the head, as targets of regression, or none where the two do not go together.
 
     Class names are mapped by `--classes`, else by the network's own names, else in order if there are as many
@@ -79,8 +77,10 @@ def head_labels(
     if among is not None:
         notes.append(f"{options.classes} names {len(among)} of the head's {num_outputs} outputs: accuracy is among these alone.")
     elif len(used := set(index.values())) < num_outputs:
-        notes.append(f"The data have {len(used)} of the head's {num_outputs} classes; accuracy is over the whole head. To choose "
-                     "among fewer, give --classes a list in which the lines of all others are empty.")  # fmt: skip
+        notes.append(
+            f"The data have {len(used)} of the head's {num_outputs} classes; accuracy is over the whole head. To choose "
+            "among fewer, give --classes a list in which the lines of all others are empty."
+        )
     return HeadLabels(torch.tensor([index[name] for name in names])[labels], among, index, notes)
 
 
@@ -101,8 +101,12 @@ def _in_order(names: tuple[str, ...]) -> list[str]:
     """What is to be said where classes are taken for the head's outputs in their own order."""
     some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     notes = [f"The data's {len(names)} classes are taken for the network's outputs in order: {some}"]
-    by_number = sorted(names, key=lambda name: [(not part.isdigit(), int(part) if part.isdigit() else part)
-                                                for part in re.split(r"(\d+)", name) if part])
+    by_number = sorted(
+        names,
+        key=lambda name: [
+            (not part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", name) if part
+        ],
+    )
     if list(names) == sorted(names) != by_number:
         notes.append(
             f"Class names with numbers are in the order of their text, as torchvision's ImageFolder has them: {some} If the head "
@@ -126,9 +130,7 @@ def _listed(names: tuple[str, ...], path: Path, num_outputs: int) -> tuple[dict[
     'n01440764 tench'."""
     lines = [line.strip() for line in read_text(str(path)).rstrip().splitlines()]
     if len(lines) > num_outputs:
-        raise DataError(
-            f"{path} lists {len(lines)} classes, the network has {num_outputs} outputs. Give its own list."
-        )
+        raise DataError(f"{path} lists {len(lines)} classes, the network has {num_outputs} outputs. Give its own list.")
     whole = {line: k for k, line in enumerate(lines) if line}
     first = {line.replace(",", " ").split()[0]: k for k, line in reversed(list(enumerate(lines))) if line}
     index = {name: whole.get(name, first.get(name)) for name in names}

@@ -25,9 +25,13 @@ class LoaderSplit(Split):
     """
 
     def __init__(
-        self, name: str, batches: Iterable[Any], kind: Kind | None = "image-classification", limit: int | None = None,
+        self,
+        name: str,
+        batches: Iterable[Any],
+        kind: Kind | None = "image-classification",
+        limit: int | None = None,
         classes: tuple[int, ...] | None = None,
-    ):  # fmt: skip
+    ):
         if isinstance(batches, Iterator):
             raise DataError(
                 f"The {name} batches are a {type(batches).__name__}, which can be read only once. "
@@ -140,9 +144,9 @@ def _labels(labels: Tensor, split: LoaderSplit) -> Tensor | None:
         raise DataError(
             f"Labels of the {split.name} split are rows of zeros and ones, which name several classes at once (multi-label) or "
             f"one (one-hot); {found}. Give class numbers (y.argmax(1)), x alone to compare with the original, or "
-            "kind=\"regression\"."
+            'kind="regression".'
         )
-    if split.kind == "regression" or split.kind is None and numbers:
+    if split.kind == "regression" or (split.kind is None and numbers):
         return labels.float()
     if split.kind in ("embedding", "causal-lm"):
         return labels
@@ -150,7 +154,7 @@ def _labels(labels: Tensor, split: LoaderSplit) -> Tensor | None:
         return labels.long()  # 3.0 is class 3
     raise DataError(
         f"Labels of the {split.name} split should be one class number a sample; {found}. Give class numbers from 0, x alone, or "
-        "say that they are targets by kind=\"regression\"."
+        'say that they are targets by kind="regression".'
     )
 
 

@@ -14,15 +14,15 @@ class TaskOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    num_fit: int = Field(500, gt=0)
+    num_fit: int = Field(default=500, gt=0)
     """Samples to fit on at most; a data set too small for all three numbers is shared out 50 / 25 / 25 %."""
-    num_validation: int = Field(250, gt=0)
+    num_validation: int = Field(default=250, gt=0)
     """Samples to choose on at most."""
-    num_test: int = Field(1000, gt=0)
+    num_test: int = Field(default=1000, gt=0)
     """Samples to report on at most; nothing is ever chosen on them."""
-    batch_size: int = Field(32, gt=0)
+    batch_size: int = Field(default=32, gt=0)
     """Samples a batch."""
-    seed: int = Field(0, ge=-(2**63), lt=2**63)
+    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
     """Decides which samples go where, and in which order."""
     kind: Kind | None = None
     """What the network does: image-classification, text-classification, embedding, causal-lm or regression; by default found
@@ -38,9 +38,9 @@ class TaskOptions(BaseModel):
     """Standard deviation of each channel, on the scale 0..1."""
     size: int | tuple[int, int] | None = None
     """Height and width that images are resized to, pixels; one number for both."""
-    channels: int | None = Field(None, gt=0)
+    channels: int | None = Field(default=None, gt=0)
     """Channels of an image: 1 for grey, 3 for RGB."""
-    max_length: int | None = Field(None, gt=1)
+    max_length: int | None = Field(default=None, gt=1)
     """Tokens a text is cut to; by default what the network takes, at most 512."""
     tokenizer: str | None = None
     """Name or folder of the tokenizer; by default the network's own."""
@@ -55,9 +55,9 @@ class TaskOptions(BaseModel):
 class TrainingTaskOptions(TaskOptions):
     """The same for work that trains, which wants more samples and larger batches."""
 
-    num_fit: int = Field(20_000, gt=0)
+    num_fit: int = Field(default=20_000, gt=0)
     """Samples to train on at most; a data set too small for all three numbers is shared out 50 / 25 / 25 %."""
-    num_validation: int = Field(2_000, gt=0)
+    num_validation: int = Field(default=2_000, gt=0)
     """Samples to choose on at most."""
-    batch_size: int = Field(128, gt=0)
+    batch_size: int = Field(default=128, gt=0)
     """Samples a batch."""

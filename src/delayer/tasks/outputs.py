@@ -46,9 +46,12 @@ class Outputs:
 
 
 def predictions(
-    model: nn.Module, split: Split, *, device: torch.device | str | None = None,
+    model: nn.Module,
+    split: Split,
+    *,
+    device: torch.device | str | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Outputs:  # fmt: skip
+) -> Outputs:
     """What a network answers on a split, in one pass. Others are compared with what the original answers.
 
     device: where to run; by default where the model is. Its place and mode are restored.
@@ -181,13 +184,24 @@ class _Gather:
         among, notes = None if whole or self.split.classes is None else len(self.split.classes), ()
         if self.single and 0 <= (share := torch.cat(self.single)).min() <= share.max() <= 1:
             top1, values = (share > 0.5).long(), torch.stack([1 - share, share], 1).clamp_min(1e-38).log()[_joined(self.kept)]
-            notes = ("The network's one output lies between 0 and 1 on all samples, so it is read as the probability of class 1, "
-                     "not as a logit.",)  # fmt: skip
+            notes = (
+                "The network's one output lies between 0 and 1 on all samples, so it is read as the probability of class 1, "
+                "not as a logit.",
+            )
         return Outputs(
-            self.split.kind, self.split.name, self.num_samples, rows, top1, truth, nll, _joined(self.kept), values,
-            among=among, output=self.output,
+            self.split.kind,
+            self.split.name,
+            self.num_samples,
+            rows,
+            top1,
+            truth,
+            nll,
+            _joined(self.kept),
+            values,
+            among=among,
+            output=self.output,
             notes=notes + (self._doubts(top1, truth) if self.split.kind.endswith("classification") else ()),
-        )  # fmt: skip
+        )
 
     def _doubts(self, top1: Tensor, truth: Tensor | None) -> tuple[str, ...]:
         if truth is None:
@@ -248,7 +262,13 @@ def _pooled(output: Tensor, mask: Tensor | None) -> Tensor:
 def _random(sample: Tensor) -> Tensor:
     """A random number in 0..1 for each row, decided by its sample and its place in it alone."""
     numbers, counts = sample.unique_consecutive(return_counts=True)
-    return torch.cat([
-        torch.rand(count, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
-        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
-    ]) if len(sample) else torch.empty(0, dtype=torch.float64)  # fmt: skip
+    return (
+        torch.cat(
+            [
+                torch.rand(count, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
+                for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
+            ]
+        )
+        if len(sample)
+        else torch.empty(0, dtype=torch.float64)
+    )

@@ -60,11 +60,15 @@ def image_plan(model: nn.Module, options: TaskOptions, default: dict[str, Any] |
         said_by = "as asked" if asked["mean"] or asked["std"] else said_by
     size = facts.get("size")
     return ImagePlan(
-        channels, _per_channel(mean, channels, "mean"), _per_channel(std, channels, "std"),
+        channels,
+        _per_channel(mean, channels, "mean"),
+        _per_channel(std, channels, "std"),
         (size, size) if isinstance(size, int) else tuple(size) if size else None,
-        facts.get("crop_share") or 1.0, bool(facts.get("squash")), facts.get("interpolation") or "bicubic",
+        facts.get("crop_share") or 1.0,
+        bool(facts.get("squash")),
+        facts.get("interpolation") or "bicubic",
         said_by,
-    )  # fmt: skip
+    )
 
 
 def _stated(model: nn.Module) -> tuple[str, dict[str, Any]]:
@@ -96,10 +100,14 @@ def _from_timm(cfg: dict[str, Any], model: nn.Module) -> dict[str, Any]:
     # timm.create_model(img_size=32, in_chans=1) changes the network and leaves its configuration.
     size = getattr(getattr(model, "patch_embed", None), "img_size", None) or size
     return {
-        "mean": cfg["mean"], "std": cfg["std"], "size": size, "channels": _first_channels(model) or channels,
-        "crop_share": cfg["crop_pct"], "squash": cfg.get("crop_mode") == "squash",
+        "mean": cfg["mean"],
+        "std": cfg["std"],
+        "size": size,
+        "channels": _first_channels(model) or channels,
+        "crop_share": cfg["crop_pct"],
+        "squash": cfg.get("crop_mode") == "squash",
         "interpolation": cfg["interpolation"],
-    }  # fmt: skip
+    }
 
 
 def _from_processor(processor: Any) -> dict[str, Any]:
@@ -121,11 +129,7 @@ def _from_processor(processor: Any) -> dict[str, Any]:
     elif said.get("do_resize") and "shortest_edge" in size:
         edge = size["shortest_edge"]
         # ConvNeXt's processor cuts out the centre below 384 pixels and squashes from there on.
-        facts |= {
-            "size": (edge, edge),
-            "squash": edge >= 384,
-            "crop_share": said.get("crop_pct") if edge < 384 else 1.0,
-        }
+        facts |= {"size": (edge, edge), "squash": edge >= 384, "crop_share": said.get("crop_pct") if edge < 384 else 1.0}
     return facts
 
 
@@ -141,6 +145,4 @@ def _per_channel(values: Sequence[float], channels: int, what: str) -> tuple[flo
         return values * channels
     if channels == 1:
         return (sum(values) / len(values),)
-    raise DataError(
-        f"The {what} has {len(values)} values, but images have {channels} channels. Give one or {channels}."
-    )
+    raise DataError(f"The {what} has {len(values)} values, but images have {channels} channels. Give one or {channels}.")

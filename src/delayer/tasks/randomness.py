@@ -15,6 +15,7 @@ def randomness(model: nn.Module, inputs: Inputs) -> list[str]:
     Random numbers are seeded for each batch that networks are compared on (`calling.seeded`), which such a note says.
     """
     with ready(model, inputs) as there:
+
         def answer(seed: int) -> Tensor:
             with seeded(seed):
                 return output_of(call(model, there)).cpu().double()
@@ -25,10 +26,14 @@ def randomness(model: nn.Module, inputs: Inputs) -> list[str]:
         again = _apart(first, answer(0))
     begin = f"The network's forward is random in evaluation mode: its answers to the same samples differ by {_percent(gap)}."
     if again > ROUNDING:
-        return [f"{begin} Seeds do not hold it (by {_percent(again)} still), so every grade and comparison is that unsure. Make "
-                "its forward deterministic."]  # fmt: skip
-    return [f"{begin} Random numbers are seeded alike wherever networks are compared, so grades hold for one draw of them; a cut "
-            "network may draw others."]  # fmt: skip
+        return [
+            f"{begin} Seeds do not hold it (by {_percent(again)} still), so every grade and comparison is that unsure. Make "
+            "its forward deterministic."
+        ]
+    return [
+        f"{begin} Random numbers are seeded alike wherever networks are compared, so grades hold for one draw of them; a cut "
+        "network may draw others."
+    ]
 
 
 def _apart(a: Tensor, b: Tensor) -> float:

@@ -21,9 +21,7 @@ NUM_NAMED = 5
 Read = Callable[[Sequence[int]], Inputs]
 
 
-def reader_of(
-    samples: Samples, rows: Sequence[int], model: nn.Module, options: TaskOptions
-) -> tuple[Read, list[str]]:
+def reader_of(samples: Samples, rows: Sequence[int], model: nn.Module, options: TaskOptions) -> tuple[Read, list[str]]:
     """A function from sample numbers to inputs, as the network wants them, and what the user should know.
 
     rows: the samples that will ever be read; of images their headers are checked now, the rest when they are
@@ -66,8 +64,7 @@ def _each(samples: Samples, rows: Sequence[int], do: Callable[[Any], Any]) -> li
     if bad:
         more = f" and {len(bad) - NUM_NAMED} more" if len(bad) > NUM_NAMED else ""
         raise DataError(
-            f"{len(bad)} of {len(rows)} images cannot be read: {', '.join(bad[:NUM_NAMED])}{more}. "
-            "Repair or remove them."
+            f"{len(bad)} of {len(rows)} images cannot be read: {', '.join(bad[:NUM_NAMED])}{more}. Repair or remove them."
         )
     return results
 

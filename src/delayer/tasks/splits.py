@@ -117,9 +117,7 @@ def split_sizes(num_samples: int, options: TaskOptions, parts: Sequence[str]) ->
     return {part: sizes[part] for part in parts}
 
 
-def split_rows(
-    num_samples: int, labels: Tensor | None, sizes: Mapping[str, int], seed: int
-) -> dict[str, list[int]]:
+def split_rows(num_samples: int, labels: Tensor | None, sizes: Mapping[str, int], seed: int) -> dict[str, list[int]]:
     """Disjoint rows for each part, in random order, decided by the seed alone.
 
     Stratified (each class as frequent in each part as in what was left for it, up to rounding) where every
@@ -129,10 +127,7 @@ def split_rows(
     order = torch.randperm(num_samples, generator=generator)
     if labels is None or min(labels.unique(return_counts=True)[1].tolist()) < len(sizes):
         ends = torch.tensor(list(sizes.values())).cumsum(0).tolist()
-        return {
-            part: order[end - size : end].tolist()
-            for (part, size), end in zip(sizes.items(), ends, strict=True)
-        }
+        return {part: order[end - size : end].tolist() for (part, size), end in zip(sizes.items(), ends, strict=True)}
     drawn = labels[order]
     left = {label: order[drawn == label].tolist() for label in drawn.unique().tolist()}
     parts = {}

@@ -48,10 +48,16 @@ class Task:
 
 
 def evaluate(
-    model: nn.Module, task: Task, split: str = "validation", *, reference: Outputs | None = None,
-    device: torch.device | str | None = None, limit: int | None = None,
-    progress: Callable[[int, int], None] | None = None, seed: int = 0,
-) -> Grade:  # fmt: skip
+    model: nn.Module,
+    task: Task,
+    split: str = "validation",
+    *,
+    reference: Outputs | None = None,
+    device: torch.device | str | None = None,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    seed: int = 0,
+) -> Grade:
     """The grade of a network on a split, and its distance from the original where that is given.
 
     reference: what `predictions(original, task.batches(split))` gave. limit: only the first so many samples.
@@ -61,9 +67,7 @@ def evaluate(
     return grade_of(predictions(model, batches, device=device, progress=progress), reference, seed=seed)
 
 
-def open_task(
-    spec: str, model: nn.Module, options: TaskOptions | None = None, *, test_spec: str | None = None
-) -> Task:
+def open_task(spec: str, model: nn.Module, options: TaskOptions | None = None, *, test_spec: str | None = None) -> Task:
     """The task that `KIND:PATH` names, preprocessed as the network wants it, in seeded, disjoint splits.
 
     spec: such as imagefolder:PATH, npz:PATH#train, csv:PATH, text:PATH, hf:NAME or digits.
@@ -78,32 +82,30 @@ def open_task(
         parts = {spec: ("fit", "validation"), test_spec: ("test",)}
     opened = {each: _open_source(each, model, options) for each in parts}
     if test_spec == spec or len({samples.fingerprint for samples in opened.values()}) < len(opened):
-        raise DataError(
-            f"{spec} and {test_spec} hold the same data, but a test needs data of its own. Give others."
-        )
+        raise DataError(f"{spec} and {test_spec} hold the same data, but a test needs data of its own. Give others.")
     tasks = [_split(each, opened[each], names, model, options) for each, names in parts.items()]
     first, *others = tasks
     for other in others:
         if other.kind != first.kind:
-            raise DataError(
-                f"{test_spec} is a task of {other.kind}, {spec} one of {first.kind}. Give data of one kind."
-            )
+            raise DataError(f"{test_spec} is a task of {other.kind}, {spec} one of {first.kind}. Give data of one kind.")
     splits = {name: split for task in tasks for name, split in task.splits.items()}
     notes = list(dict.fromkeys(note for task in tasks for note in task.notes))
     return replace(
-        first, name=" ".join(opened), splits=splits, has_labels=all(task.has_labels for task in tasks),
-        hash=fingerprint(*(task.hash for task in tasks)), notes=notes,
+        first,
+        name=" ".join(opened),
+        splits=splits,
+        has_labels=all(task.has_labels for task in tasks),
+        hash=fingerprint(*(task.hash for task in tasks)),
+        notes=notes,
         class_index={name: k for task in tasks for name, k in task.class_index.items()},
-    )  # fmt: skip
+    )
 
 
 def _open_source(spec: str, model: nn.Module, options: TaskOptions) -> Samples:
     kind, colon, path = spec.partition(":")
     path, _, part = path.partition("#")
     if not colon and kind not in sources:
-        raise DataError(
-            f"{spec!r} does not say what it is. Write KIND:PATH, with a KIND among {', '.join(sources)}."
-        )
+        raise DataError(f"{spec!r} does not say what it is. Write KIND:PATH, with a KIND among {', '.join(sources)}.")
     with needed_by(spec):
         samples = sources[kind](path, part or None, options, model)
     if not samples.num:
@@ -139,15 +141,18 @@ def _split(spec: str, samples: Samples, parts: Sequence[str], model: nn.Module, 
         return Split(part, kind, len(chosen), options.batch_size, load, found.among)
 
     order = fingerprint(samples.fingerprint, str(options.seed), str(rows))
-    return Task(
-        spec, kind, {part: split(part) for part in parts}, found.labels is not None, order, notes, found.index
-    )
+    return Task(spec, kind, {part: split(part) for part in parts}, found.labels is not None, order, notes, found.index)
 
 
 def task_of(
-    fit: Iterable[Any], validation: Iterable[Any] | None = None, test: Iterable[Any] | None = None, *,
-    kind: Kind | None = None, model: nn.Module | None = None, classes: Sequence[int] | None = None,
-) -> Task:  # fmt: skip
+    fit: Iterable[Any],
+    validation: Iterable[Any] | None = None,
+    test: Iterable[Any] | None = None,
+    *,
+    kind: Kind | None = None,
+    model: nn.Module | None = None,
+    classes: Sequence[int] | None = None,
+) -> Task:
     """A task from data loaders, lists of batches or other iterables of x, (x, y) or dicts of tensors.
 
     kind: what the network does; by default found from its answer to the first batch if `model` is given, else
@@ -158,9 +163,7 @@ def task_of(
     """
     given = {"fit": fit, "validation": validation, "test": test}
     among = None if classes is None else tuple(sorted({int(k) for k in classes}))
-    splits = {
-        name: LoaderSplit(name, batches, kind, classes=among) for name, batches in given.items() if batches is not None
-    }
+    splits = {name: LoaderSplit(name, batches, kind, classes=among) for name, batches in given.items() if batches is not None}
     heads = {}
     for name, split in splits.items():
         heads[name] = next(iter(split), None)

@@ -70,9 +70,7 @@ class TextReader:
             front = [] if name in ("input_ids", "attention_mask") else [0] * len(self.begin)
             inputs[name] = torch.tensor([(front + row + [fill] * widest)[:widest] for row in rows])
         if "input_ids" not in inputs:
-            raise DataError(
-                "Texts are given as the argument input_ids, which the network's forward lacks. Name it so."
-            )
+            raise DataError("Texts are given as the argument input_ids, which the network's forward lacks. Name it so.")
         if "attention_mask" not in inputs and any(len(ids) < widest for ids in columns["input_ids"]):
             raise DataError(
                 "Texts of a batch differ in length, and the network's forward takes no attention_mask, so it "
@@ -86,13 +84,9 @@ def _tokenizer_of(model: nn.Module, options: TaskOptions) -> Any:
 
     name = options.tokenizer or source_of(model)
     if not name:
-        raise DataError(
-            f"Texts need a tokenizer, and {type(model).__name__} does not name one. Pass --tokenizer NAME."
-        )
+        raise DataError(f"Texts need a tokenizer, and {type(model).__name__} does not name one. Pass --tokenizer NAME.")
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise DataError(
-            f"{name!r} holds no tokenizer that loads ({reason}). Pass --tokenizer NAME."
-        ) from error
+        raise DataError(f"{name!r} holds no tokenizer that loads ({reason}). Pass --tokenizer NAME.") from error

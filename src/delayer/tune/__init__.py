@@ -4,6 +4,4 @@ from delayer.tune.neighbourhood import counterparts, neighbourhood
 from delayer.tune.readout import Readout, ReadoutOptions, linear_readout
 from delayer.tune.tuning import TuneOptions, TuneReport, tune_
 
-__all__ = [
-    "Readout", "ReadoutOptions", "TuneOptions", "TuneReport", "counterparts", "linear_readout", "neighbourhood", "tune_",
-]  # fmt: skip
+__all__ = ["Readout", "ReadoutOptions", "TuneOptions", "TuneReport", "counterparts", "linear_readout", "neighbourhood", "tune_"]

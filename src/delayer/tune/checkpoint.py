@@ -60,8 +60,10 @@ def put_back_(live: Mapping[str, Tensor], saved: Mapping[str, Tensor], path: Pat
     for name, tensor in live.items():
         if name not in saved or saved[name].shape != tensor.shape:
             found = list(saved[name].shape) if name in saved else "nothing"
-            raise StudyError(f"{path} holds {found} for {name}, which is {list(tensor.shape)} here: it is of another network. "
-                             "Delete it to begin again, or choose another file.")
+            raise StudyError(
+                f"{path} holds {found} for {name}, which is {list(tensor.shape)} here: it is of another network. "
+                "Delete it to begin again, or choose another file."
+            )
     with torch.no_grad():
         for name, tensor in live.items():
             tensor.copy_(saved[name])

@@ -12,8 +12,17 @@ ENOUGH = 8
 """Samples from which on a batch says how much an output varies."""
 
 
-def distance(output: Tensor, taught: Tensor | None, batch: Batch, kind: Kind, *, temperature: float = 1.0,
-             teacher_weight: float = 1.0, label_weight: float = 1.0, label_smoothing: float = 0.0) -> Tensor:
+def distance(
+    output: Tensor,
+    taught: Tensor | None,
+    batch: Batch,
+    kind: Kind,
+    *,
+    temperature: float = 1.0,
+    teacher_weight: float = 1.0,
+    label_weight: float = 1.0,
+    label_smoothing: float = 0.0,
+) -> Tensor:
     """One number to make small, a mean over the batch's samples (or over its predicted tokens).
 
     output, taught: what the network and its teacher answer; logits of classes [n, c] or of next tokens
@@ -30,8 +39,10 @@ def distance(output: Tensor, taught: Tensor | None, batch: Batch, kind: Kind, *,
         return ((mine - theirs).square().sum(1) / theirs.square().sum(1).clamp_min(1e-12)).mean()
     if kind == "regression":
         aims = [(teacher_weight, taught), (label_weight, None if batch.labels is None else batch.labels.reshape(output.shape))]
-        return sum((weight * _squared_error(output.float(), aim.float()) for weight, aim in aims
-                    if weight and aim is not None), output.new_zeros((), dtype=torch.float32))  # fmt: skip
+        return sum(
+            (weight * _squared_error(output.float(), aim.float()) for weight, aim in aims if weight and aim is not None),
+            output.new_zeros((), dtype=torch.float32),
+        )
     total, num_rows = output.new_zeros((), dtype=torch.float32), 0
     pieces = _rows(output, batch, kind)
     taught_pieces = _rows(taught, batch, kind) if taught is not None else iter(())

@@ -27,8 +27,9 @@ def comparing(model: nn.Module, teacher: nn.Module, pairs: Mapping[str, str]) ->
         return lambda module, args, output: seen.__setitem__((network, path), hidden_out(output))
 
     def distance(mask: Tensor | None = None) -> Tensor:
-        return torch.stack([_distance(path, seen.pop((model, path)), seen[teacher, other], mask)
-                            for path, other in pairs.items()]).mean()
+        return torch.stack(
+            [_distance(path, seen.pop((model, path)), seen[teacher, other], mask) for path, other in pairs.items()]
+        ).mean()
 
     handles = []
     try:
@@ -37,8 +38,10 @@ def comparing(model: nn.Module, teacher: nn.Module, pairs: Mapping[str, str]) ->
                 try:
                     handles.append(network.get_submodule(path).register_forward_hook(note(network, path)))
                 except AttributeError as error:
-                    raise ModelError(f"There is no module {path} in {type(network).__name__}, whose hidden state should be "
-                                     "compared. Name modules as model.named_modules() does.") from error
+                    raise ModelError(
+                        f"There is no module {path} in {type(network).__name__}, whose hidden state should be "
+                        "compared. Name modules as model.named_modules() does."
+                    ) from error
         yield distance
     finally:
         for handle in handles:
@@ -47,8 +50,10 @@ def comparing(model: nn.Module, teacher: nn.Module, pairs: Mapping[str, str]) ->
 
 def _distance(path: str, mine: Tensor, theirs: Tensor, mask: Tensor | None) -> Tensor:
     if mine.shape != theirs.shape:
-        raise ModelError(f"The hidden state of {path} has shape {tuple(mine.shape)}, the teacher's {tuple(theirs.shape)}; only "
-                         "equal shapes can be compared.")
+        raise ModelError(
+            f"The hidden state of {path} has shape {tuple(mine.shape)}, the teacher's {tuple(theirs.shape)}; only "
+            "equal shapes can be compared."
+        )
     mine, theirs = mine.float(), theirs.detach().float()
     if mask is not None and mine.ndim == 3 and mask.shape == mine.shape[:2]:
         mine, theirs = mine[mask.bool()], theirs[mask.bool()]

@@ -17,10 +17,10 @@ def neighbourhood(chain: Chain, plan: Plan, *, reach: int = 1) -> set[str]:
     """
     copy = _cut(chain, plan)
     spans = [span for edit in plan.edits for span in edit.spans]
-    near = {copy.module(i) for i in range(chain.num_blocks) for span in spans
-            if span.start - reach <= i < span.stop + reach}
-    return {f"{path}.{name}" for module, path in _paths(copy, plan).items() if module in near
-            for name, _ in module.named_parameters()}
+    near = {copy.module(i) for i in range(chain.num_blocks) for span in spans if span.start - reach <= i < span.stop + reach}
+    return {
+        f"{path}.{name}" for module, path in _paths(copy, plan).items() if module in near for name, _ in module.named_parameters()
+    }
 
 
 def counterparts(chain: Chain, plan: Plan) -> dict[str, str]:

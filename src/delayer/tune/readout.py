@@ -21,11 +21,11 @@ from delayer.tasks.splits import Batch
 class ReadoutOptions(Record):
     """How the new head is trained; the defaults are the published protocol."""
 
-    epochs: int = Field(5, gt=0)
+    epochs: int = Field(default=5, gt=0)
     """Passes over the fit split's features."""
-    learning_rate: float = Field(1e-2, gt=0)
+    learning_rate: float = Field(default=1e-2, gt=0)
     """Learning rate of Adam, constant."""
-    batch_size: int = Field(256, gt=0)
+    batch_size: int = Field(default=256, gt=0)
     """Samples a step."""
     seed: int = 0
     """Decides the head's first weights and the order of the samples."""
@@ -49,9 +49,14 @@ class Readout:
     test: Grade
 
 
-def linear_readout(model: nn.Module, task: Task, options: ReadoutOptions | None = None, *,
-                   device: torch.device | str | None = None,
-                   progress: Callable[[int, int], None] | None = None) -> Readout:
+def linear_readout(
+    model: nn.Module,
+    task: Task,
+    options: ReadoutOptions | None = None,
+    *,
+    device: torch.device | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Readout:
     """A linear head trained on the features that the network's own head reads; all before it is frozen.
 
     It has an output for each class of the fit split, however many the network's own head has; a class that is
@@ -82,9 +87,7 @@ def linear_readout(model: nn.Module, task: Task, options: ReadoutOptions | None 
                     progress(done, total)
             seen[name] = tuple(torch.cat(column) for column in zip(*parts, strict=True))
             if not torch.isfinite(seen[name][0]).all():
-                raise NotFiniteError(
-                    f"NaN or infinity among the features of the {name} split. Check the weights and the data."
-                )
+                raise NotFiniteError(f"NaN or infinity among the features of the {name} split. Check the weights and the data.")
     rows, labels = seen["fit"]
     if task.kind == "regression":
         head = least_squares_head(rows, labels.flatten(1) if labels.ndim > 1 else labels[:, None])
@@ -141,8 +144,9 @@ def head_path(model: nn.Module, batch: Batch) -> str:
 
         return hook
 
-    handles = [module.register_forward_hook(note(path)) for path, module in model.named_modules()
-               if isinstance(module, nn.Linear)]
+    handles = [
+        module.register_forward_hook(note(path)) for path, module in model.named_modules() if isinstance(module, nn.Linear)
+    ]
     try:
         with ready(model, with_batch(batch.inputs, 2)) as inputs:
             shape = output_of(call(model, inputs)).shape
@@ -159,8 +163,7 @@ def head_path(model: nn.Module, batch: Batch) -> str:
 
 
 @contextmanager
-def _features(model: nn.Module, path: str, device: torch.device | str | None
-              ) -> Iterator[Callable[[Batch], Tensor]]:
+def _features(model: nn.Module, path: str, device: torch.device | str | None) -> Iterator[Callable[[Batch], Tensor]]:
     """Inside: a function that gives a batch's features [n, width], in float32 on the CPU."""
     caught: list[Tensor] = []
 
@@ -180,8 +183,9 @@ def _features(model: nn.Module, path: str, device: torch.device | str | None
         yield features
 
 
-def _grade(head: nn.Linear, classes: Tensor, features: Tensor, labels: Tensor, split: str, task: Task,
-           options: ReadoutOptions) -> Grade:
+def _grade(
+    head: nn.Linear, classes: Tensor, features: Tensor, labels: Tensor, split: str, task: Task, options: ReadoutOptions
+) -> Grade:
     top1 = classes[head(features).argmax(1)]
     nothing, num = torch.empty(0, dtype=torch.long), len(labels)
     outputs = Outputs(task.kind, split, num, torch.arange(num), top1, labels, None, nothing, nothing)

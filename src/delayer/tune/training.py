@@ -70,8 +70,14 @@ class Training:
     warm: what an earlier run's `moments` gave; parameters that it does not know, or in another shape, begin cold.
     """
 
-    def __init__(self, model: nn.Module, trained: dict[str, nn.Parameter], place: Place,
-                 optimizer: torch.optim.Optimizer, warm: Moments | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        trained: dict[str, nn.Parameter],
+        place: Place,
+        optimizer: torch.optim.Optimizer,
+        warm: Moments | None = None,
+    ):
         self.trained, self.place, self._optimizer, self._warm = trained, place, optimizer, warm or {}
         self._live = trained | dict(model.named_buffers())
         self._best = self._copies()
@@ -121,8 +127,10 @@ class Training:
     def moments(self) -> Moments:
         """What the optimiser remembers of each parameter, by the parameter's name."""
         names = {parameter: name for name, parameter in self.trained.items()}
-        return {names[parameter]: {kind: t for kind, t in state.items() if t is not None}
-                for parameter, state in self._optimizer.state.items()}
+        return {
+            names[parameter]: {kind: t for kind, t in state.items() if t is not None}
+            for parameter, state in self._optimizer.state.items()
+        }
 
     def _warm_(self, moments: Moments) -> None:
         for name, state in moments.items():
@@ -150,8 +158,7 @@ class Training:
         put_back_(self._best, best, path)
         put_back_(self._live, now, path)
         self.place = place
-        self._warm_({name: {kind: tensors[name] for kind, tensors in by_key.items() if name in tensors}
-                     for name in self.trained})
+        self._warm_({name: {kind: tensors[name] for kind, tensors in by_key.items() if name in tensors} for name in self.trained})
 
     def _copies(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self._live.items()}
@@ -166,8 +173,9 @@ def _merit(grade: Grade) -> tuple[float, float]:
     return grade.value if grade.higher_is_better else -grade.value, -(grade.distance or 0.0)
 
 
-def optimizer_for(trained: dict[str, nn.Parameter], kind: str, *, weight_decay: float, momentum: float,
-                  relative: bool = False) -> torch.optim.Optimizer:
+def optimizer_for(
+    trained: dict[str, nn.Parameter], kind: str, *, weight_decay: float, momentum: float, relative: bool = False
+) -> torch.optim.Optimizer:
     """AdamW or SGD with momentum; `Training` sets the rate of each step.
 
     relative: AdamW's rate of each tensor is a share of the tensor's root mean square as it is now, at least of 0.001.
@@ -177,13 +185,20 @@ def optimizer_for(trained: dict[str, nn.Parameter], kind: str, *, weight_decay: 
         return torch.optim.SGD(trained.values(), momentum=momentum, weight_decay=weight_decay)
     # Scales and biases are not decayed, nor are diagonal maps, whose rest is one and not zero.
     if relative:
-        return torch.optim.AdamW([{"params": [p], "weight_decay": weight_decay * (p.ndim > 1),
-                                   "size": max(p.detach().square().mean().sqrt().item(), 1e-3)} for p in trained.values()])
+        return torch.optim.AdamW(
+            [
+                {
+                    "params": [p],
+                    "weight_decay": weight_decay * (p.ndim > 1),
+                    "size": max(p.detach().square().mean().sqrt().item(), 1e-3),
+                }
+                for p in trained.values()
+            ]
+        )
     kinds = [p for p in trained.values() if p.ndim > 1], [p for p in trained.values() if p.ndim <= 1]
-    return torch.optim.AdamW([
-        {"params": params, "weight_decay": decay}
-        for params, decay in zip(kinds, (weight_decay, 0.0), strict=True) if params
-    ])  # fmt: skip
+    return torch.optim.AdamW(
+        [{"params": params, "weight_decay": decay} for params, decay in zip(kinds, (weight_decay, 0.0), strict=True) if params]
+    )
 
 
 def rate_at(step: int, num_steps: int, *, peak: float, warmup: float, milestones: Sequence[int] = ()) -> float:
@@ -200,8 +215,9 @@ def rate_at(step: int, num_steps: int, *, peak: float, warmup: float, milestones
 
 
 @contextmanager
-def trained_parameters(model: nn.Module, only: Collection[str] | None, *, update_norms: bool
-                       ) -> Iterator[dict[str, nn.Parameter]]:
+def trained_parameters(
+    model: nn.Module, only: Collection[str] | None, *, update_norms: bool
+) -> Iterator[dict[str, nn.Parameter]]:
     """Inside: training mode, gradients for the named parameters (all for None) and for no others.
 
     Batch norms keep their statistics, unless `update_norms` is asked for and their own scales are trained.

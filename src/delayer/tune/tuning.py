@@ -29,45 +29,45 @@ PRIME = 1_000_003
 class TuneOptions(Record):
     """How long, how fast and towards what a network is fine-tuned."""
 
-    epochs: int = Field(5, ge=0)
+    epochs: int = Field(default=5, ge=0)
     """Passes over the fit split."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """adamw, or sgd with momentum, which decays every parameter as published recipes do."""
-    learning_rate: float = Field(5e-5, gt=0)
+    learning_rate: float = Field(default=5e-5, gt=0)
     """Peak rate, between a linear warm-up and a cosine; convolutional networks take twenty times as much."""
     relative: bool = False
     """Whether the rate is a share of each tensor's size (its root mean square at the beginning), for adamw: layers that were
     solved anew, merged with norms or trained long ago differ in scale; a hundredth suits convolutional networks."""
     milestones: tuple[int, ...] = ()
     """An epoch after which the rate is divided by ten, instead of the cosine; may be repeated."""
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of sgd."""
-    warmup: float = Field(0.1, ge=0, lt=1)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
     """Share of all steps that the warm-up takes."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     """Decay of matrices and kernels; under adamw biases, scales and diagonal maps have none."""
-    clip: float = Field(1.0, gt=0, allow_inf_nan=True)
+    clip: float = Field(default=1.0, gt=0, allow_inf_nan=True)
     """Largest norm of the gradient; inf for no bound."""
-    teacher_weight: float = Field(1.0, ge=0)
+    teacher_weight: float = Field(default=1.0, ge=0)
     """Weight of the divergence from the teacher's answers; 0 trains without a teacher."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     """Softens both distributions before they are compared."""
-    label_weight: float = Field(0.3, ge=0)
+    label_weight: float = Field(default=0.3, ge=0)
     """Weight of the cross-entropy with the labels, or with the next tokens; few samples are soon learnt by heart."""
-    hidden_weight: float = Field(0.0, ge=0)
+    hidden_weight: float = Field(default=0.0, ge=0)
     """Weight of the distance from the teacher's hidden states behind each block."""
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of a label that is spread over all classes."""
     flip: bool = False
     """Whether pictures are mirrored at random; the teacher sees them as the network does."""
-    shift: int = Field(0, ge=0)
+    shift: int = Field(default=0, ge=0)
     """Pixels by which pictures are moved at random, up and down, left and right."""
     retreat: bool = False
     """Whether training begins again, at a third of the rate, after each epoch until one is better on validation data than
     what it began with; for rates that nobody tried on this network."""
     update_norms: bool = False
     """Whether batch norms go on collecting statistics; small batches spoil them, so normally they do not."""
-    checkpoint_steps: int = Field(100, gt=0)
+    checkpoint_steps: int = Field(default=100, gt=0)
     """Steps between checkpoints; there is one after each epoch too."""
 
     @field_validator("relative")
@@ -101,12 +101,21 @@ class TuneReport(Record):
 
 
 def tune_(
-    model: nn.Module, task: Task, teacher: nn.Module | None = None, options: TuneOptions | None = None, *,
-    counterparts: Mapping[str, str] | None = None, only: Collection[str] | None = None, masks: Mapping[str, Tensor] | None = None,
-    penalty: Callable[[], Tensor] | None = None, warm: Moments | None = None, checkpoint: str | Path | None = None,
-    progress: Callable[[int, int], None] | None = None, device: torch.device | str | None = None,
+    model: nn.Module,
+    task: Task,
+    teacher: nn.Module | None = None,
+    options: TuneOptions | None = None,
+    *,
+    counterparts: Mapping[str, str] | None = None,
+    only: Collection[str] | None = None,
+    masks: Mapping[str, Tensor] | None = None,
+    penalty: Callable[[], Tensor] | None = None,
+    warm: Moments | None = None,
+    checkpoint: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    device: torch.device | str | None = None,
     seed: int = 0,
-) -> TuneReport:  # fmt: skip
+) -> TuneReport:
     """Fine-tune a network in place on the fit split, and get what happened.
 
     It ends with the weights of the epoch that was best on the validation split, or with those it began with
@@ -144,9 +153,19 @@ def tune_(
         trained = stack.enter_context(trained_parameters(model, only, update_norms=options.update_norms))
         apart = stack.enter_context(comparing(model, teacher, counterparts)) if options.hidden_weight else None
         stack.enter_context(torch.random.fork_rng(devices=[there] if there.type == "cuda" else []))
-        run = Training(model, trained, place, optimizer_for(
-            trained, options.optimizer, weight_decay=options.weight_decay, momentum=options.momentum,
-            relative=options.relative), warm)
+        run = Training(
+            model,
+            trained,
+            place,
+            optimizer_for(
+                trained,
+                options.optimizer,
+                weight_decay=options.weight_decay,
+                momentum=options.momentum,
+                relative=options.relative,
+            ),
+            warm,
+        )
         milestones = [epoch * len(fit) for epoch in options.milestones]
         if checkpoint:
             run.resume_(Path(checkpoint))
@@ -156,8 +175,13 @@ def tune_(
             for batch in fit.read(order[run.place.step - epoch * len(fit) :]):
                 step, since = run.place.step, run.place.retreats * len(fit)
                 torch.manual_seed(seed * PRIME + step)  # a resumed run meets the same dropout
-                rate = rate_at(step - since, num_steps - since, peak=options.learning_rate / 3**run.place.retreats,
-                               warmup=options.warmup, milestones=[milestone - since for milestone in milestones])
+                rate = rate_at(
+                    step - since,
+                    num_steps - since,
+                    peak=options.learning_rate / 3**run.place.retreats,
+                    warmup=options.warmup,
+                    milestones=[milestone - since for milestone in milestones],
+                )
                 batch = batch.to(there)
                 loss = _loss(model, teacher, batch, task, options)
                 if apart is not None:
@@ -189,10 +213,15 @@ def tune_(
             warm.update(run.moments())
     place = run.place
     return TuneReport(
-        before=place.before, after=place.best, best_epoch=place.best_epoch, retreats=place.retreats, epochs=tuple(place.epochs),
-        num_steps=place.step, num_params=sum(p.numel() for p in trained.values()),
+        before=place.before,
+        after=place.best,
+        best_epoch=place.best_epoch,
+        retreats=place.retreats,
+        epochs=tuple(place.epochs),
+        num_steps=place.step,
+        num_params=sum(p.numel() for p in trained.values()),
         note=_note(place, options, stopped),
-    )  # fmt: skip
+    )
 
 
 def _mask_(trained: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None) -> None:
@@ -201,21 +230,26 @@ def _mask_(trained: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None) ->
             trained[name].mul_(mask.to(trained[name].device))
 
 
-def _loss(model: nn.Module, teacher: nn.Module | None, batch: Batch, task: Task, options: TuneOptions
-          ) -> Tensor:
+def _loss(model: nn.Module, teacher: nn.Module | None, batch: Batch, task: Task, options: TuneOptions) -> Tensor:
     batch = replace(batch, inputs=augmented(batch.inputs, flip=options.flip, shift=options.shift))
     asks = teacher is not None and (options.teacher_weight or options.hidden_weight)
     taught = output_of(call(teacher, batch.inputs)) if asks else None
     with torch.enable_grad():
         return distance(
-            output_of(call(model, batch.inputs)), taught, batch, task.kind, temperature=options.temperature,
-            teacher_weight=options.teacher_weight, label_weight=options.label_weight,
+            output_of(call(model, batch.inputs)),
+            taught,
+            batch,
+            task.kind,
+            temperature=options.temperature,
+            teacher_weight=options.teacher_weight,
+            label_weight=options.label_weight,
             label_smoothing=options.label_smoothing,
-        )  # fmt: skip
+        )
 
 
-def _check(model: nn.Module, task: Task, teacher: nn.Module | None, options: TuneOptions,
-           counterparts: Mapping[str, str] | None) -> None:
+def _check(
+    model: nn.Module, task: Task, teacher: nn.Module | None, options: TuneOptions, counterparts: Mapping[str, str] | None
+) -> None:
     """Raises DataError when nothing teaches, ModelError when the network would teach itself."""
     if teacher is model:
         raise ModelError("A network cannot be its own teacher. Pass a copy made before it was cut.")
@@ -224,9 +258,9 @@ def _check(model: nn.Module, task: Task, teacher: nn.Module | None, options: Tun
             f"hidden_weight={options.hidden_weight:g} compares hidden states with a teacher's, but there is no "
             f"{'pair of them' if teacher else 'teacher'}. Pass teacher=ORIGINAL and counterparts=counterparts(chain, plan)."
         )
-    labelled = task.kind == "causal-lm" or task.has_labels and task.kind != "embedding"
+    labelled = task.kind == "causal-lm" or (task.has_labels and task.kind != "embedding")
     taught = teacher is not None and (options.teacher_weight or options.hidden_weight)
-    if not (taught or labelled and options.label_weight):
+    if not (taught or (labelled and options.label_weight)):
         raise DataError(
             f"Fine-tuning has nothing to learn from: {'no' if teacher is None else 'a'} teacher of weight "
             f"{options.teacher_weight:g}, {'labels' if labelled else 'no labels'} of weight "
@@ -234,18 +268,29 @@ def _check(model: nn.Module, task: Task, teacher: nn.Module | None, options: Tun
         )
 
 
-def _asked(model: nn.Module, task: Task, teacher: nn.Module | None, options: TuneOptions,
-           counterparts: Mapping[str, str] | None, only: Collection[str] | None, seed: int) -> dict[str, str]:
+def _asked(
+    model: nn.Module,
+    task: Task,
+    teacher: nn.Module | None,
+    options: TuneOptions,
+    counterparts: Mapping[str, str] | None,
+    only: Collection[str] | None,
+    seed: int,
+) -> dict[str, str]:
     """All that decides the result, as short texts."""
+
     def short(texts: Iterable[str]) -> str:
         return sha256(" ".join(sorted(texts)).encode()).hexdigest()[:16]
 
     settings = options.model_dump(exclude={"checkpoint_steps"})
     return {name: str(value) for name, value in settings.items()} | {
-        "network": model_hash(model), "teacher": "" if teacher is None else model_hash(teacher),
-        "data": task.hash, "parameters": "all" if only is None else short(only), "seed": str(seed),
+        "network": model_hash(model),
+        "teacher": "" if teacher is None else model_hash(teacher),
+        "data": task.hash,
+        "parameters": "all" if only is None else short(only),
+        "seed": str(seed),
         "counterparts": short(f"{mine} {theirs}" for mine, theirs in (counterparts or {}).items()),
-    }  # fmt: skip
+    }
 
 
 def _note(place: Place, options: TuneOptions, stopped: str) -> str:

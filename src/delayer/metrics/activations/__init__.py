@@ -38,8 +38,9 @@ class SiteMetric:
 site_metrics: Registry[SiteMetric] = Registry("site metric", "delayer.metrics.activations")
 
 
-def site_metric(*, title: str, unit: str, source: str, reads: str = "switches", fewest: int = FEWEST
-                ) -> Callable[[Callable[..., float]], Callable[..., float]]:
+def site_metric(
+    *, title: str, unit: str, source: str, reads: str = "switches", fewest: int = FEWEST
+) -> Callable[[Callable[..., float]], Callable[..., float]]:
     """Register a function under its own name as a site metric."""
 
     def add(value: Callable[..., float]) -> Callable[..., float]:

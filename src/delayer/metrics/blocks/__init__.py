@@ -70,8 +70,10 @@ class Metric:
         own = tuple(_ask(self.warnings, stat, layout, options)) if self.warnings else ()
         if own or stat.num_rows >= self.fewest:
             return own
-        return (f"{self.title} was read from {stat.num_rows} samples; under {self.fewest} it is mostly chance. Give more data "
-                "(--num-fit).",)  # fmt: skip
+        return (
+            f"{self.title} was read from {stat.num_rows} samples; under {self.fewest} it is mostly chance. Give more data "
+            "(--num-fit).",
+        )
 
 
 def _ask(function: Callable, stat: Stat, layout: Layout, options: Mapping[str, Any] | None) -> Any:
@@ -82,8 +84,17 @@ def _ask(function: Callable, stat: Stat, layout: Layout, options: Mapping[str, A
 metrics: Registry[Metric] = Registry("metric", "delayer.metrics.blocks")
 
 
-def metric(*, title: str, shape: str, redundant: str, unit: str, source: str, stat: Callable[[Layout], Stat],
-           fewest: int, warnings: Callable[..., Iterable[str]] | None = None) -> Callable[[Callable], Callable]:
+def metric(
+    *,
+    title: str,
+    shape: str,
+    redundant: str,
+    unit: str,
+    source: str,
+    stat: Callable[[Layout], Stat],
+    fewest: int,
+    warnings: Callable[..., Iterable[str]] | None = None,
+) -> Callable[[Callable], Callable]:
     """Register a function under its own name as a metric."""
 
     def add(values: Callable) -> Callable:

@@ -9,8 +9,15 @@ from delayer.metrics.blocks.msrs import SOURCE, batch_similarities, layer_hsic
 from delayer.observing.stats import Hsic
 
 
-@metric(title="Adjacent similarity", shape="blocks", redundant="high", unit="unbiased CKA", source=SOURCE,
-        stat=layer_hsic, fewest=FEWEST)
+@metric(
+    title="Adjacent similarity",
+    shape="blocks",
+    redundant="high",
+    unit="unbiased CKA",
+    source=SOURCE,
+    stat=layer_hsic,
+    fewest=FEWEST,
+)
 def adjacent_similarity(stat: Hsic, *, layout: Layout) -> Tensor:
     """a_k = s_{k,k+1} [blocks], averaged over batches of 256 and charged to the later layer.
 

@@ -7,8 +7,15 @@ from delayer.metrics.blocks.block_redundancy import FEWEST, geometry, upper
 from delayer.observing.stats import Geometry
 
 
-@metric(title="Block influence", shape="spans", redundant="low", unit="1 − cosine",
-        source="Men et al. 2024 (ShortGPT), arXiv 2403.03853", stat=geometry, fewest=FEWEST)
+@metric(
+    title="Block influence",
+    shape="spans",
+    redundant="low",
+    unit="1 − cosine",
+    source="Men et al. 2024 (ShortGPT), arXiv 2403.03853",
+    stat=geometry,
+    fewest=FEWEST,
+)
 def block_influence(stat: Geometry) -> Tensor:
     """1 − mean cos(h_i, h_j) [points, points]; 0 where the direction stays.
 

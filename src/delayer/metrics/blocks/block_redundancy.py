@@ -22,8 +22,15 @@ def upper(values: Tensor) -> Tensor:
     return torch.where(keep, values, torch.nan)
 
 
-@metric(title="Block Redundancy", shape="spans", redundant="high", unit="squared distance", source=SOURCE,
-        stat=geometry, fewest=FEWEST)
+@metric(
+    title="Block Redundancy",
+    shape="spans",
+    redundant="high",
+    unit="squared distance",
+    source=SOURCE,
+    stat=geometry,
+    fewest=FEWEST,
+)
 def block_redundancy(stat: Geometry) -> Tensor:
     """−mean‖h_j − h_i‖² [points, points] for the span from point i to point j; 0 where nothing changes.
 
@@ -33,8 +40,15 @@ def block_redundancy(stat: Geometry) -> Tensor:
     return upper(-stat.squared_distance)
 
 
-@metric(title="Relative Block Redundancy", shape="spans", redundant="high", unit="share of the energy before",
-        source=SOURCE, stat=geometry, fewest=FEWEST)
+@metric(
+    title="Relative Block Redundancy",
+    shape="spans",
+    redundant="high",
+    unit="share of the energy before",
+    source=SOURCE,
+    stat=geometry,
+    fewest=FEWEST,
+)
 def relative_block_redundancy(stat: Geometry) -> Tensor:
     """−mean‖h_j − h_i‖² / mean‖h_i‖²: the same, whatever the scale of the activations.
 

@@ -28,21 +28,32 @@ def cka_of(hsic: Tensor) -> Tensor:
 def cka_warnings(stat: Hsic) -> Iterator[str]:
     sizes, hsic = stat.chunks()
     if not len(sizes):
-        yield (f"Linear CKA has no unbiased estimate under 4 samples and found {stat.num_rows}, so its zeros mean nothing. Give "
-               f"at least {FEWEST} samples (--num-fit).")  # fmt: skip
+        yield (
+            f"Linear CKA has no unbiased estimate under 4 samples and found {stat.num_rows}, so its zeros mean nothing. Give "
+            f"at least {FEWEST} samples (--num-fit)."
+        )
         return
     if stat.num_rows < FEWEST:
-        yield (f"Linear CKA was read from {stat.num_rows} samples; under {FEWEST} it is mostly chance, and features that have "
-               "nothing to do with each other may look alike. Give more data (--num-fit).")  # fmt: skip
+        yield (
+            f"Linear CKA was read from {stat.num_rows} samples; under {FEWEST} it is mostly chance, and features that have "
+            "nothing to do with each other may look alike. Give more data (--num-fit)."
+        )
     if constant := (torch.diagonal(hsic, dim1=-2, dim2=-1) <= 0).all(0).nonzero().flatten().tolist():
-        yield (f"The features at {len(constant)} of {len(stat.points)} points (the first is number {constant[0]}) are the same "
-               "for all samples; Linear CKA has them unlike all others.")  # fmt: skip
+        yield (
+            f"The features at {len(constant)} of {len(stat.points)} points (the first is number {constant[0]}) are the same "
+            "for all samples; Linear CKA has them unlike all others."
+        )
 
 
 @metric(
-    title="Linear CKA", shape="pairs", redundant="high", unit="",
+    title="Linear CKA",
+    shape="pairs",
+    redundant="high",
+    unit="",
     source="Kornblith et al. 2019, arXiv 1905.00414; minibatch form Nguyen et al. 2021, arXiv 2010.15327",
-    stat=lambda layout: Hsic(range(layout.num_points), layout.pool), fewest=FEWEST, warnings=cka_warnings,
+    stat=lambda layout: Hsic(range(layout.num_points), layout.pool),
+    fewest=FEWEST,
+    warnings=cka_warnings,
 )
 def cka(stat: Hsic) -> Tensor:
     """Unbiased minibatch linear CKA [points, points]: HSIC averaged over chunks of rows, then the quotient."""

@@ -52,27 +52,45 @@ def layer_hsic(layout: Layout) -> Hsic:
 def msrs_warnings(stat: Hsic, *, layout: Layout) -> Iterator[str]:
     sizes, hsic = stat.chunks()
     if not len(sizes):
-        yield (f"MSRS needs batches of at least 4 samples and found {stat.num_rows} in all, so no two layers could be "
-               "compared and it is 0. Give more data (--num-fit).")
+        yield (
+            f"MSRS needs batches of at least 4 samples and found {stat.num_rows} in all, so no two layers could be "
+            "compared and it is 0. Give more data (--num-fit)."
+        )
     elif (sizes >= min(stat.batch_size / 2, sizes.max())).sum() == 1:
-        yield (f"MSRS was read from one batch, of {int(sizes.max())} samples, so it has no interval; published values "
-               f"are means over batches of {stat.batch_size}. Give at least {2 * stat.batch_size} samples (--num-fit).")
+        yield (
+            f"MSRS was read from one batch, of {int(sizes.max())} samples, so it has no interval; published values "
+            f"are means over batches of {stat.batch_size}. Give at least {2 * stat.batch_size} samples (--num-fit)."
+        )
     elif 1 < (num := int((sizes >= min(stat.batch_size / 2, sizes.max())).sum())) < ENOUGH_BATCHES:
-        yield (f"The interval of MSRS is from {num} batches (Student's t), too few to say how far another draw would lie; "
-               f"published values are means over ten. Give at least {ENOUGH_BATCHES * stat.batch_size} samples (--num-fit).")
+        yield (
+            f"The interval of MSRS is from {num} batches (Student's t), too few to say how far another draw would lie; "
+            f"published values are means over ten. Give at least {ENOUGH_BATCHES * stat.batch_size} samples (--num-fit)."
+        )
     constant = (torch.diagonal(hsic, dim1=-2, dim2=-1) <= 0).any(0).nonzero().flatten().tolist()
     if len(sizes) and constant:
-        yield (f"{len(constant)} of {len(layout.layers)} layers (the first is number {constant[0]}) are constant on a "
-               "batch; they count as unlike every other layer.")
+        yield (
+            f"{len(constant)} of {len(layout.layers)} layers (the first is number {constant[0]}) are constant on a "
+            "batch; they count as unlike every other layer."
+        )
     if len(layout.layers) < 2:
         yield "This network has one layer only, so there is no pair to compare and MSRS is 0. Name more with --blocks."
     if len(kinds := dict.fromkeys(layout.kinds)) > 1:
-        yield (f"The layers differ in kind ({', '.join(kinds)}); MSRS counts pairs across kinds too. Name the blocks of "
-               "one kind with --blocks to compare like with like.")
+        yield (
+            f"The layers differ in kind ({', '.join(kinds)}); MSRS counts pairs across kinds too. Name the blocks of "
+            "one kind with --blocks to compare like with like."
+        )
 
 
-@metric(title="MSRS", shape="network", redundant="high", unit="of all pairs of layers", source=SOURCE,
-        stat=layer_hsic, fewest=ENOUGH_BATCHES * 256, warnings=msrs_warnings)
+@metric(
+    title="MSRS",
+    shape="network",
+    redundant="high",
+    unit="of all pairs of layers",
+    source=SOURCE,
+    stat=layer_hsic,
+    fewest=ENOUGH_BATCHES * 256,
+    warnings=msrs_warnings,
+)
 def msrs(stat: Hsic, *, layout: Layout, tau: float | None = None, beta: float = BETA) -> dict[str, float]:
     """The score's share of its maximum L(L − 1)/2, with a 95 % interval over batches; then the raw score and its parts.
 
@@ -89,7 +107,14 @@ def msrs(stat: Hsic, *, layout: Layout, tau: float | None = None, beta: float = 
     low, high = mean_interval((scores / most).tolist())
     interval = {} if low is None else {"low": max(low, 0.0), "high": min(high, 1.0)}
     return {
-        "share": float(scores.mean()) / most, **interval, "score": float(scores.mean()), "maximum": pairs.shape[-1],
-        "layers": len(layout.layers), "pairs above tau": float((pairs > tau).sum(-1).double().mean()),
-        **({} if low is None else {"spread": float(scores.std())}), "batches": len(scores), "tau": tau, "beta": beta,
-    }  # fmt: skip
+        "share": float(scores.mean()) / most,
+        **interval,
+        "score": float(scores.mean()),
+        "maximum": pairs.shape[-1],
+        "layers": len(layout.layers),
+        "pairs above tau": float((pairs > tau).sum(-1).double().mean()),
+        **({} if low is None else {"spread": float(scores.std())}),
+        "batches": len(scores),
+        "tau": tau,
+        "beta": beta,
+    }

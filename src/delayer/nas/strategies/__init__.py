@@ -19,17 +19,16 @@ from delayer.study import Record
 class StrategyOptions(Record):
     """What strategies may be told."""
 
-    keep: int = Field(5, gt=0)
+    keep: int = Field(default=5, gt=0)
     """RedTest: among so many of the best by cheap validation accuracy the least redundant wins."""
-    population: int = Field(10, gt=1)
+    population: int = Field(default=10, gt=1)
     """Evolution: how many of the latest trials may be parents."""
-    tournament: int = Field(3, gt=0)
+    tournament: int = Field(default=3, gt=0)
     """Evolution: how many of them are drawn, with replacement; the best is the parent."""
 
 
 class Ask(Protocol):
-    def __call__(self, space: Space, seen: Sequence[Seen], taken: set[str], rng: Random,
-                 options: StrategyOptions) -> str | None:
+    def __call__(self, space: Space, seen: Sequence[Seen], taken: set[str], rng: Random, options: StrategyOptions) -> str | None:
         """The next candidate, or None when the space holds no other.
 
         seen: finished trials, in the order in which they finished. taken: keys of finished and of running trials.
@@ -70,6 +69,7 @@ def strategy(*, rule: str, source: str, pick: Pick = most_accurate) -> Callable[
 
 def draw_new(space: Space, taken: set[str], rng: Random, tries: int = 50) -> str | None:
     """A live candidate that computes something new, drawn uniformly from all candidates; None when none is left."""
+
     def new(one: str) -> bool:
         return space.canonical(one) not in taken and not space.is_dead(one)
 

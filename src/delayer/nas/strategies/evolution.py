@@ -3,9 +3,10 @@
 from delayer.nas.strategies import most_accurate, strategy
 
 
-@strategy(rule="mutates the best of {tournament} drawn from the latest {population} trials; the best validation accuracy "
-               "wins",
-          source="Real et al. 2019, arXiv 1802.01548; population and sample as in Dong & Yang 2020, arXiv 2001.00326")
+@strategy(
+    rule="mutates the best of {tournament} drawn from the latest {population} trials; the best validation accuracy wins",
+    source="Real et al. 2019, arXiv 1802.01548; population and sample as in Dong & Yang 2020, arXiv 2001.00326",
+)
 def evolution(space, seen, taken, rng, options):
     """A random candidate until the population is full, then a mutated winner of a tournament.
 

@@ -18,9 +18,12 @@ def least_redundant_of_the_best(seen: Sequence[Seen], options: StrategyOptions) 
     return min(living[: options.keep], key=lambda one: (one.redundancy, -one.accuracy, one.params), default=seen[0])
 
 
-@strategy(rule="draws living candidates that differ from all before; of the {keep} best by validation accuracy the least "
-               "redundant wins (our reading of RedTest)",
-          source="Lu et al. 2024 (RedTest), arXiv 2411.10507", pick=least_redundant_of_the_best)
+@strategy(
+    rule="draws living candidates that differ from all before; of the {keep} best by validation accuracy the least "
+    "redundant wins (our reading of RedTest)",
+    source="Lu et al. 2024 (RedTest), arXiv 2411.10507",
+    pick=least_redundant_of_the_best,
+)
 def redtest(space, seen, taken, rng, options):
     """A candidate that computes something new."""
     return draw_new(space, taken, rng)

@@ -3,8 +3,10 @@
 from delayer.nas.strategies import draw_new, strategy
 
 
-@strategy(rule="draws living candidates that differ from all before; the best validation accuracy wins",
-          source="Dong & Yang 2020, arXiv 2001.00326 (12-epoch validation accuracy as the signal)")
+@strategy(
+    rule="draws living candidates that differ from all before; the best validation accuracy wins",
+    source="Dong & Yang 2020, arXiv 2001.00326 (12-epoch validation accuracy as the signal)",
+)
 def short_training(space, seen, taken, rng, options):
     """A candidate that computes something new."""
     return draw_new(space, taken, rng)

@@ -37,8 +37,12 @@ class Geometry:
             # A zero row points nowhere: it is parallel to another zero row and square to anything else.
             cosine = torch.where(scale > 0, products / scale.clamp_min(1e-300), (distance == 0).to(x)).clamp(-1, 1)
             at, other = torch.meshgrid(torch.tensor(group), torch.tensor(group), indexing="ij")
-            for name, values in (("product", products), ("distance", distance), ("cosine", cosine),
-                                 ("angle", cosine.arccos() / pi)):
+            for name, values in (
+                ("product", products),
+                ("distance", distance),
+                ("cosine", cosine),
+                ("angle", cosine.arccos() / pi),
+            ):
                 self._sums[name][at, other] += values.sum(0).cpu()
             self._sums["count"][at, other] += len(x)
 

@@ -111,9 +111,12 @@ class Hsic:
 
     def state(self) -> dict[str, Tensor]:
         widths, done, waiting = self._seen()
-        return {"widths": torch.tensor(widths, dtype=torch.long), **{f"done.{k}": hsic for k, hsic in done.items()},
-                **{f"ids.{k}": ids for k, (ids, _) in waiting.items()},
-                **{f"rows.{k}": joined for k, (_, joined) in waiting.items()}}
+        return {
+            "widths": torch.tensor(widths, dtype=torch.long),
+            **{f"done.{k}": hsic for k, hsic in done.items()},
+            **{f"ids.{k}": ids for k, (ids, _) in waiting.items()},
+            **{f"rows.{k}": joined for k, (_, joined) in waiting.items()},
+        }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         named = [(*name.split("."), value) for name, value in state.items() if "." in name]

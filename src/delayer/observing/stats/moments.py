@@ -88,7 +88,8 @@ class Moments:
     def _on(self, g: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Shift, sums and products where the rows are; they stay there."""
         self._shift[g], self._sums[g], self._products[g] = (
-            t.to(device) for t in (self._shift[g], self._sums[g], self._products[g]))
+            t.to(device) for t in (self._shift[g], self._sums[g], self._products[g])
+        )
         return self._shift[g], self._sums[g], self._products[g]
 
     def _strips(self, g: int) -> Iterator[tuple[int, Tensor]]:
@@ -166,8 +167,11 @@ class Moments:
         for g in range(len(self.groups)):
             self._settle(g)
             if self._products[g] is not None:
-                state |= {f"shift.{g}": self._shift[g].cpu(), f"sums.{g}": self._sums[g].cpu(),
-                          f"products.{g}": self._products[g].cpu()}
+                state |= {
+                    f"shift.{g}": self._shift[g].cpu(),
+                    f"sums.{g}": self._sums[g].cpu(),
+                    f"products.{g}": self._products[g].cpu(),
+                }
         return state
 
     def load(self, state: Mapping[str, Tensor]) -> None:

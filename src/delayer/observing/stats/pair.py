@@ -29,12 +29,20 @@ class Pair:
 
     def uncentred(self) -> "Pair":
         """The same moments about zero."""
+
         def about_zero(s: Tensor, a: Tensor, b: Tensor) -> Tensor:
             return s + self.num_rows * torch.outer(a, b)
 
         x, y, zero = self.mean_x, self.mean_y, torch.zeros_like(self.mean_x)
-        return Pair(self.num_rows, zero, zero, about_zero(self.xx, x, x), about_zero(self.xy, x, y),
-                    about_zero(self.yy, y, y), self.rounding)
+        return Pair(
+            self.num_rows,
+            zero,
+            zero,
+            about_zero(self.xx, x, x),
+            about_zero(self.xy, x, y),
+            about_zero(self.yy, y, y),
+            self.rounding,
+        )
 
 
 def squared_error(pair: Pair, weight: Tensor, bias: Tensor) -> float:

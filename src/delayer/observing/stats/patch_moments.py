@@ -70,9 +70,15 @@ class PatchMoments:
 
     def _begin(self, shift_x: Tensor, shift_y: Tensor) -> None:
         zero, wide = torch.zeros_like(shift_x), len(shift_x)
-        self._sums = {"shift_x": shift_x, "shift_y": shift_y, "x": zero, "y": torch.zeros_like(shift_y),
-                      "xx": shift_x.new_zeros(wide, wide), "xy": shift_x.new_zeros(wide, len(shift_y)),
-                      "yy": torch.zeros_like(shift_y)}
+        self._sums = {
+            "shift_x": shift_x,
+            "shift_y": shift_y,
+            "x": zero,
+            "y": torch.zeros_like(shift_y),
+            "xx": shift_x.new_zeros(wide, wide),
+            "xy": shift_x.new_zeros(wide, len(shift_y)),
+            "yy": torch.zeros_like(shift_y),
+        }
 
     def _recentre(self, shift_x: Tensor, shift_y: Tensor) -> None:
         """Say the same about another shift."""

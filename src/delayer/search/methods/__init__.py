@@ -38,8 +38,9 @@ class Method:
 methods: Registry[Method] = Registry("method", "delayer.search.methods")
 
 
-def method(name: str, *, title: str, source: str, metric: str, num_samples: int, operator: str, check: Check
-           ) -> Callable[[Choose], Choose]:
+def method(
+    name: str, *, title: str, source: str, metric: str, num_samples: int, operator: str, check: Check
+) -> Callable[[Choose], Choose]:
     """Register a function as the choice of a published method."""
 
     def add(choose: Choose) -> Choose:

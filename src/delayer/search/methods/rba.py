@@ -17,8 +17,15 @@ def check_rba(chain: Chain, budget: Budget) -> None:
         raise BudgetError(f"Removing {budget} cannot be met: at most {most} blocks can go ({chain!r}).", most=most)
 
 
-@method("rba", title="RBA", source="Cannistraci et al. 2024, arXiv 2410.04941", metric="block_redundancy",
-        num_samples=500, operator="linear", check=check_rba)
+@method(
+    "rba",
+    title="RBA",
+    source="Cannistraci et al. 2024, arXiv 2410.04941",
+    metric="block_redundancy",
+    num_samples=500,
+    operator="linear",
+    check=check_rba,
+)
 def rba_spans(chain: Chain, redundancy: Score, budget: Budget) -> tuple[Edit, ...]:
     """Spans for RBA as published, by Block Redundancy alone: linear maps over the most redundant blocks.
 
@@ -27,7 +34,6 @@ def rba_spans(chain: Chain, redundancy: Score, budget: Budget) -> tuple[Edit, ..
     Source: Cannistraci et al., arXiv 2410.04941.
     """
     check_rba(chain, budget)
-    values = {i: redundancy.values[b.inlet][b.outlet] for i, b in enumerate(chain.blocks)
-              if b.removable and chain.weight(i)}
-    chosen = sorted(values, key=lambda b: values[b], reverse=True)[:int(budget.amount)]
+    values = {i: redundancy.values[b.inlet][b.outlet] for i, b in enumerate(chain.blocks) if b.removable and chain.weight(i)}
+    chosen = sorted(values, key=lambda b: values[b], reverse=True)[: int(budget.amount)]
     return tuple(ReplaceSpan(start=start, stop=stop, operator="linear") for start, stop in joined(chain, chosen))

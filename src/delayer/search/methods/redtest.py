@@ -13,8 +13,9 @@ from delayer.search.methods import joined, method, num_asked
 from delayer.study import Score
 
 
-def kept_layers(similarity: Sequence[float | None], stages: Sequence[Sequence[int]], num: int,
-                fixed: Collection[int] = ()) -> tuple[int, ...]:
+def kept_layers(
+    similarity: Sequence[float | None], stages: Sequence[Sequence[int]], num: int, fixed: Collection[int] = ()
+) -> tuple[int, ...]:
     """The `num` layers that stay: those least like the layer before them, over the whole network, in one shot.
 
     similarity: a_k of each layer, None for one that has none before it and so stays. stages: the layers of each
@@ -27,9 +28,12 @@ def kept_layers(similarity: Sequence[float | None], stages: Sequence[Sequence[in
             stays.add(min(stage, key=lambda k: (similarity[k], k)))
     if len(stays) > num:
         most = len(similarity) - len(stays)
-        raise BudgetError(f"Keeping {num} of {len(similarity)} layers cannot be met: {len(stays)} have to stay, because "
-                          "they change the shape, have no layer before them or are the last of their stage. "
-                          f"Remove at most {most}.", most=most)
+        raise BudgetError(
+            f"Keeping {num} of {len(similarity)} layers cannot be met: {len(stays)} have to stay, because "
+            "they change the shape, have no layer before them or are the last of their stage. "
+            f"Remove at most {most}.",
+            most=most,
+        )
     others = sorted(set(range(len(similarity))) - stays, key=lambda k: (similarity[k], k))
     return tuple(sorted(stays.union(others[: num - len(stays)])))
 
@@ -38,15 +42,26 @@ def check_redtest(chain: Chain, budget: Budget) -> None:
     """Raises BudgetError where there are too few layers."""
     num, found = num_asked(budget, "RedTest"), len(_layers(chain))
     if found < 2:
-        raise BudgetError(f"RedTest needs at least two layers to compare; this network has {found} ({chain!r}). "
-                          "Name its layers with --blocks.")
+        raise BudgetError(
+            f"RedTest needs at least two layers to compare; this network has {found} ({chain!r}). Name its layers with --blocks."
+        )
     if num >= found:
-        raise BudgetError(f"Removing {budget} cannot be met: this network has {found} layers ({chain!r}), "
-                          "and each stage keeps one. Ask for less.", most=found - 1)
+        raise BudgetError(
+            f"Removing {budget} cannot be met: this network has {found} layers ({chain!r}), "
+            "and each stage keeps one. Ask for less.",
+            most=found - 1,
+        )
 
 
-@method("redtest", title="RedTest", source="Lu et al. 2024, arXiv 2411.10507", metric="adjacent_similarity",
-        num_samples=10 * 256, operator="drop", check=check_redtest)
+@method(
+    "redtest",
+    title="RedTest",
+    source="Lu et al. 2024, arXiv 2411.10507",
+    metric="adjacent_similarity",
+    num_samples=10 * 256,
+    operator="drop",
+    check=check_redtest,
+)
 def redtest_spans(chain: Chain, similarity: Score, budget: Budget) -> tuple[Edit, ...]:
     """The layers to drop for RedTest as published; what is left keeps its weights, and wants fine-tuning.
 
@@ -59,8 +74,10 @@ def redtest_spans(chain: Chain, similarity: Score, budget: Budget) -> tuple[Edit
     check_redtest(chain, budget)
     layers, num = _layers(chain), int(budget.amount)
     if similarity.num_samples < 4:
-        raise BudgetError(f"RedTest compares layers on batches of at least 4 samples; the fit split has "
-                          f"{similarity.num_samples}. Give more data (--num-fit).")
+        raise BudgetError(
+            f"RedTest compares layers on batches of at least 4 samples; the fit split has "
+            f"{similarity.num_samples}. Give more data (--num-fit)."
+        )
     units = [_unit(chain, layers, k) for k in range(len(layers))]
     stages = [[k for k, _ in run] for _, run in groupby(enumerate(layers), key=lambda item: item[1].width)]
     values = [similarity.values[layer.block] for layer in layers]

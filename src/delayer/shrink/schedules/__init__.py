@@ -40,8 +40,9 @@ class Schedule:
 schedules: Registry[Schedule] = Registry("schedule", "delayer.shrink.schedules")
 
 
-def schedule(name: str, *, source: str, teacher: bool = False, retries: bool = False, a_round: int = 1,
-             warm: bool = False) -> Callable[[Callable[["Look", int], Chosen]], Callable[["Look", int], Chosen]]:
+def schedule(
+    name: str, *, source: str, teacher: bool = False, retries: bool = False, a_round: int = 1, warm: bool = False
+) -> Callable[[Callable[["Look", int], Chosen]], Callable[["Look", int], Chosen]]:
     """Register a function as a schedule."""
 
     def add(choose: Callable[["Look", int], Chosen]) -> Callable[["Look", int], Chosen]:

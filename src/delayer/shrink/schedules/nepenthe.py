@@ -21,8 +21,7 @@ def nepenthe(look: Look, most: int) -> Chosen:
     values = {site: entropy(look.switches(site.path)) for site in look.sites}
     parameters = dict(look.chain.model.named_parameters())
     layers = {site.weight: (parameters[site.weight], values[site]) for site in look.sites if site.weight}
-    shares = budgets({name: (alive(weight, look.masks.get(name)), h) for name, (weight, h) in layers.items()},
-                     look.options.zeta)
+    shares = budgets({name: (alive(weight, look.masks.get(name)), h) for name, (weight, h) in layers.items()}, look.options.zeta)
     for name, count in shares.items():
         look.masks[name] = pruned(layers[name][0], look.masks.get(name), count)
         with torch.no_grad():
@@ -30,7 +29,8 @@ def nepenthe(look: Look, most: int) -> Chosen:
     order = sorted(look.sites, key=values.get)[:most]
     chosen = [site for site in order if look.options.fill or values[site] <= ZERO]
     return [look.edit(site, "sign") for site in chosen], (
-        f"lowest entropy {values[order[0]]:.3f} bits, {sum(shares.values()):,} weights pruned")
+        f"lowest entropy {values[order[0]]:.3f} bits, {sum(shares.values()):,} weights pruned"
+    )
 
 
 def alive(weight: Tensor, mask: Tensor | None) -> Tensor:

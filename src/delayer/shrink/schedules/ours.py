@@ -36,8 +36,13 @@ def ours(look: Look, most: int) -> Chosen:
     chosen: tuple[Edit, ...] = ()
     while True:
         room = most - sum(size[edit] for edit in chosen)
-        left = [edit for edit in edits if edit not in chosen and size[edit] <= room
-                and not any((edit.spans or other.spans) and block[edit] & block[other] for other in chosen)]
+        left = [
+            edit
+            for edit in edits
+            if edit not in chosen
+            and size[edit] <= room
+            and not any((edit.spans or other.spans) and block[edit] & block[other] for other in chosen)
+        ]
         if not left:
             break
         first = sorted(left, key=lambda edit: (damage(edit) + NOTHING) / worth[edit])[:BEAM]

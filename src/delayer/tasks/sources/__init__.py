@@ -49,9 +49,7 @@ sources: Registry[Source] = Registry("data source", "delayer.tasks.sources")
 def existing(path: str) -> Path:
     """The path. Raises DataError when nothing is there, and for a pipe or a device, which may never end."""
     if not Path(path).exists():
-        raise DataError(
-            f"There is no file or folder {path!r}. Check the path (it is relative to {Path.cwd()})."
-        )
+        raise DataError(f"There is no file or folder {path!r}. Check the path (it is relative to {Path.cwd()}).")
     if not (Path(path).is_file() or Path(path).is_dir()):
         raise DataError(f"{path} is a pipe or a device, which may never end. Give a file or a folder.")
     return Path(path)

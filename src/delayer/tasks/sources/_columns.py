@@ -14,17 +14,13 @@ ARRAY_NAMES = ("x", "pixel_values")
 LABEL_NAMES = ("label", "labels", "y", "class", "fine_label", "target")
 
 
-def pick(
-    columns: Collection[str], asked: str | None, known: Sequence[str], what: str, path: str
-) -> str | None:
+def pick(columns: Collection[str], asked: str | None, known: Sequence[str], what: str, path: str) -> str | None:
     """The column that was asked for, or the first with a known name; None when there is none.
 
     Raises DataError when the column that was asked for is missing.
     """
     if asked is not None and asked not in columns:
-        raise DataError(
-            f"{path} has no column {asked!r}; found {', '.join(columns)}. Pass one of these as --{what}-column."
-        )
+        raise DataError(f"{path} has no column {asked!r}; found {', '.join(columns)}. Pass one of these as --{what}-column.")
     by_name = {str(name).lower(): name for name in reversed(list(columns))}
     return asked or next((by_name[name] for name in known if name in by_name), None)
 
@@ -48,21 +44,22 @@ def unused(columns: Collection[str], used: Collection[str | None], label: str | 
     ]
 
 
-def from_texts(
-    texts: Sequence[str], labels: Sequence[Any] | None, path: str, options: TaskOptions = TaskOptions()
-) -> Samples:
+def from_texts(texts: Sequence[str], labels: Sequence[Any] | None, path: str, options: TaskOptions = TaskOptions()) -> Samples:
     """Samples of texts; labels as `labels_of` reads them. Empty texts are left out."""
     full = [i for i, text in enumerate(texts) if isinstance(text, str) and text.strip()]
-    notes = (
-        [f"{len(texts) - len(full)} empty texts of {path} are left out."] if len(full) < len(texts) else []
-    )
+    notes = [f"{len(texts) - len(full)} empty texts of {path} are left out."] if len(full) < len(texts) else []
     texts = [texts[i] for i in full]
     digest = fingerprint(*texts, *(() if labels is None else map(str, labels)))
     found = None if labels is None else labels_of([labels[i] for i in full], path, options)
     return Samples(
-        "texts", len(texts), texts.__getitem__, digest, found and found.values, found and found.names,
+        "texts",
+        len(texts),
+        texts.__getitem__,
+        digest,
+        found and found.values,
+        found and found.names,
         notes=notes + (found.notes if found else []),
-    )  # fmt: skip
+    )
 
 
 def from_dataset(dataset: Any, path: str, digest: str, options: Any) -> Samples:
@@ -105,13 +102,7 @@ def from_dataset(dataset: Any, path: str, digest: str, options: Any) -> Samples:
         import numpy as np
 
         return Samples(
-            "arrays",
-            len(dataset),
-            lambda i: np.asarray(dataset[i][array], np.float32),
-            digest,
-            numbers,
-            names,
-            notes=notes,
+            "arrays", len(dataset), lambda i: np.asarray(dataset[i][array], np.float32), digest, numbers, names, notes=notes
         )
     raise nothing_to_read(columns, path)
 

@@ -77,9 +77,13 @@ def _is_number(text: str) -> bool:
 def _numbers(texts: Sequence[str], path: str) -> Labels:
     values = [int(text) if WHOLE.fullmatch(text) else float(text) for text in texts]
     if not all(value == int(value) for value in values):
-        return Labels(torch.tensor(values, dtype=torch.float64).float(), notes=[
-            f"The labels of {path} are no whole numbers, so they are targets of regression, from {min(values):.4g} to "
-            f"{max(values):.4g}."])  # fmt: skip
+        return Labels(
+            torch.tensor(values, dtype=torch.float64).float(),
+            notes=[
+                f"The labels of {path} are no whole numbers, so they are targets of regression, from {min(values):.4g} to "
+                f"{max(values):.4g}."
+            ],
+        )
     if max(map(abs, values)) >= 2**53:
         raise DataError(f"Labels of {path} go up to {max(values, key=abs):.3g}, which is no class number. Pass --no-labels.")
     odd = next((text for text in texts if not WHOLE.fullmatch(text)), None)
@@ -91,18 +95,24 @@ def _names(cells: Sequence[Any], texts: Sequence[str], numeric: Sequence[bool], 
     names, notes = sorted(set(texts)), []
     if any(numeric):
         some = [next(text for text, known in zip(texts, numeric, strict=True) if known == wanted) for wanted in (True, False)]
-        notes.append(f"{sum(numeric)} of {len(texts)} labels of {path} are numbers, such as {some[0]}, and others are names, "
-                     f"such as {some[1]}: all are taken for names.")  # fmt: skip
+        notes.append(
+            f"{sum(numeric)} of {len(texts)} labels of {path} are numbers, such as {some[0]}, and others are names, "
+            f"such as {some[1]}: all are taken for names."
+        )
     if doubtful := [name for name in names if name.lower() in NOTHING]:
-        notes.append(f"{path} has a class called {doubtful[0]!r} ({texts.count(doubtful[0])} samples). If that means no label, "
-                     "remove these samples.")  # fmt: skip
+        notes.append(
+            f"{path} has a class called {doubtful[0]!r} ({texts.count(doubtful[0])} samples). If that means no label, "
+            "remove these samples."
+        )
     alike = defaultdict(list)
     for name in names:
         alike[" ".join(name.lower().split())].append(name)
     for variants in alike.values():
         if len(variants) > 1:
-            notes.append(f"Classes {' and '.join(map(repr, variants))} of {path} differ in case or spaces alone; they count as "
-                         f"{len(variants)} classes. Write them alike if they are one.")  # fmt: skip
+            notes.append(
+                f"Classes {' and '.join(map(repr, variants))} of {path} differ in case or spaces alone; they count as "
+                f"{len(variants)} classes. Write them alike if they are one."
+            )
     if num := sum(cell != text for cell, text in zip(cells, texts, strict=True) if isinstance(cell, str)):
         notes.append(f"Spaces around {num} labels of {path} are left out.")
     number_of = {name: number for number, name in enumerate(names)}

@@ -27,17 +27,13 @@ def open_csv(path: str, part: str | None, options: TaskOptions, model: nn.Module
     try:
         lines = [line for line in csv.reader(StringIO(text, newline=""), **style) if line]
     except csv.Error as error:
-        raise DataError(
-            f"{path} is no table of {'tab' if tabs else 'comma'}-separated values ({error})."
-        ) from error
+        raise DataError(f"{path} is no table of {'tab' if tabs else 'comma'}-separated values ({error}).") from error
     if not lines:
         raise DataError(f"{path} is empty. Give one text a line, and its label.")
     header, rows = _header(lines, options)
     for number, row in enumerate(rows, 1 + len(lines) - len(rows)):
         if len(row) != len(header):
-            raise DataError(
-                f"Row {number} of {path} has {len(row)} cells where the first has {len(header)}: {row[:3]}."
-            )
+            raise DataError(f"Row {number} of {path} has {len(row)} cells where the first has {len(header)}: {row[:3]}.")
     columns = {name: [row[k] for row in rows] for k, name in enumerate(header)}
     return _samples(columns, path, options)
 
@@ -53,18 +49,12 @@ def open_jsonl(path: str, part: str | None, options: TaskOptions, model: nn.Modu
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise DataError(
-                f"Line {number} of {path} is not valid JSON ({error}). Write one object a line."
-            ) from error
+            raise DataError(f"Line {number} of {path} is not valid JSON ({error}). Write one object a line.") from error
         if not isinstance(row, dict):
-            raise DataError(
-                f'Line {number} of {path} is no JSON object. Write {{"text": ..., "label": ...}}.'
-            )
+            raise DataError(f'Line {number} of {path} is no JSON object. Write {{"text": ..., "label": ...}}.')
         if rows and rows[0].keys() - row.keys():
             lacking = ", ".join(sorted(rows[0].keys() - row.keys()))
-            raise DataError(
-                f"Line {number} of {path} lacks {lacking}, which the first line has. Add it, or leave it out."
-            )
+            raise DataError(f"Line {number} of {path} lacks {lacking}, which the first line has. Add it, or leave it out.")
         if rows and options.labels and (late := {*LABEL_NAMES, options.label_column} & (row.keys() - rows[0].keys())):
             raise DataError(
                 f"Line {number} of {path} has a {late.pop()}, which the first line lacks. Give one to each line, or pass "

@@ -26,9 +26,7 @@ def hf(path: str, part: str | None, options: TaskOptions, model: nn.Module) -> S
     if isinstance(dataset, DatasetDict):
         name = part or ("train" if "train" in dataset or len(dataset) != 1 else next(iter(dataset)))
         if name not in dataset:
-            raise DataError(
-                f"hf:{path} has no split {name!r}; found {', '.join(dataset)}. Pick one by hf:{path}#SPLIT."
-            )
+            raise DataError(f"hf:{path} has no split {name!r}; found {', '.join(dataset)}. Pick one by hf:{path}#SPLIT.")
         if part is None and len(dataset) > 1:
             notes.append(f"hf:{path} has the splits {', '.join(dataset)}; {name} is used.")
         dataset = dataset[name]
@@ -62,8 +60,10 @@ def _from_hub(path: str) -> Any:
     # "a/b" may be an owner's data set or a configuration of one without owner, such as glue/sst2.
     tries = ([] if path.count("/") > 1 else [[path]]) + ([[name, config]] if slash else [])
     if path.split("/")[0] in readers:
-        raise DataError(f"hf:{path} names a reader of the datasets library, which would take every file below {Path.cwd()}. "
-                        "Give the name of a data set, or hf:FOLDER.")
+        raise DataError(
+            f"hf:{path} names a reader of the datasets library, which would take every file below {Path.cwd()}. "
+            "Give the name of a data set, or hf:FOLDER."
+        )
     reasons = []
     for arguments in tries:
         try:

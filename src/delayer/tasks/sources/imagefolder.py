@@ -25,12 +25,8 @@ def imagefolder(path: str, part: str | None, options: TaskOptions, model: nn.Mod
     no_part(part, path)
     root = existing(path)
     if not root.is_dir():
-        raise DataError(
-            f"imagefolder:{path} is a file. Give the folder that holds the images or the class folders."
-        )
-    folders = sorted(
-        folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith(".")
-    )
+        raise DataError(f"imagefolder:{path} is a file. Give the folder that holds the images or the class folders.")
+    folders = sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     if folders and {folder.name.lower() for folder in folders} <= SPLITS:
         raise DataError(
             f"The folders of {path} ({', '.join(folder.name for folder in folders)}) are splits, not classes. "
@@ -51,9 +47,7 @@ def imagefolder(path: str, part: str | None, options: TaskOptions, model: nn.Mod
         if loose:
             notes.append(f"{len(loose)} images of {path} lie outside its class folders and are left out.")
     if not files:
-        raise DataError(
-            f"{path} holds no images ({', '.join(sorted(EXTENSIONS))}). Give the folder that does."
-        )
+        raise DataError(f"{path} holds no images ({', '.join(sorted(EXTENSIONS))}). Give the folder that does.")
     return Samples(
         "images",
         len(files),
@@ -68,6 +62,7 @@ def imagefolder(path: str, part: str | None, options: TaskOptions, model: nn.Mod
 
 def _images(folder: Path, pattern: str) -> list[Path]:
     return sorted(
-        file for file in folder.glob(pattern)
+        file
+        for file in folder.glob(pattern)
         if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()
-    )  # fmt: skip
+    )

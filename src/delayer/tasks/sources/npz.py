@@ -33,9 +33,7 @@ def npz(path: str, part: str | None, options: TaskOptions, model: nn.Module) -> 
             x = arrays[f"x{suffix}"]
             y = arrays[f"y{suffix}"] if f"y{suffix}" in arrays.files else None
     except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"{path} is no .npz file of plain arrays ({error}). Write it again by numpy.savez."
-        ) from error
+        raise DataError(f"{path} is no .npz file of plain arrays ({error}). Write it again by numpy.savez.") from error
     return from_arrays(x, y if options.labels else None, path, options)
 
 
@@ -44,9 +42,7 @@ def from_arrays(x, y, path: str, options: TaskOptions = TaskOptions()) -> Sample
     import numpy as np
 
     if x.ndim == 0 or x.dtype.kind not in "biuf":
-        raise DataError(
-            f"x of {path} should be an array of numbers, one row a sample; found {x.dtype} {list(x.shape)}."
-        )
+        raise DataError(f"x of {path} should be an array of numbers, one row a sample; found {x.dtype} {list(x.shape)}.")
     found = None
     if y is not None:
         y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
@@ -59,10 +55,7 @@ def from_arrays(x, y, path: str, options: TaskOptions = TaskOptions()) -> Sample
         found = Labels(torch.as_tensor(y.astype(np.int64))) if plain else labels_of(y.tolist(), path, options)
     labels, names, notes = (None, None, []) if found is None else (found.values, found.names, found.notes)
     digest = fingerprint(
-        str(x.dtype),
-        str(x.shape),
-        np.ascontiguousarray(x).data.tobytes(),
-        b"" if labels is None else labels.numpy().tobytes(),
+        str(x.dtype), str(x.shape), np.ascontiguousarray(x).data.tobytes(), b"" if labels is None else labels.numpy().tobytes()
     )
     if x.dtype == np.uint8 and x.ndim in (3, 4):
         if x.ndim == 4 and x.shape[-1] not in (1, 3, 4):
