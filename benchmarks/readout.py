@@ -19,12 +19,12 @@ from pathlib import Path
 from provenance import provenance
 from torch import nn
 
+from delayer.cutting import apply, plan_by_hand
 from delayer.families import chain_of
 from delayer.network.chain import Chain
-from delayer.plan import apply, plan_by_hand
 from delayer.store import load
 from delayer.tasks import Task, TaskOptions, open_task, task_of
-from delayer.tune.readout import ReadoutOptions, linear_readout
+from delayer.tuning.readout import ReadoutOptions, linear_readout
 
 CUTS = {"DeiT-tiny": {1: "4", 2: "3:5"}, "MobileNetV2": {1: "8", 2: "8:10"}}
 """Blocks to cut, by hand: in the middle, and where both families keep their width."""

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 import delayer
+from delayer.cutting import Plan, apply, plan_by_hand
 from delayer.edits import Edit
 from delayer.edits.drop_span import DropSpan
 from delayer.edits.renew_norms import RenewNorms
@@ -26,13 +27,12 @@ from delayer.edits.replace_span import ReplaceSpan
 from delayer.families import chain_of
 from delayer.measure import compare_latency, num_macs, num_params
 from delayer.network.chain import Chain
-from delayer.plan import Plan, apply, plan_by_hand
 from delayer.search.budget import Budget
 from delayer.search.judging import damage_of
 from delayer.search.methods.redtest import redtest_spans
 from delayer.search.repair import resolved
 from delayer.tasks import TaskOptions, evaluate, grade_of, open_task, predictions
-from delayer.tune import TuneOptions, counterparts, tune_
+from delayer.tuning import TuneOptions, counterparts, tune_
 
 HERE = Path(__file__).parent
 REDTEST = (3, 5, 8, *range(10, 18), 19, 20, 21)

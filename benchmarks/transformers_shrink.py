@@ -39,8 +39,8 @@ from delayer.measure import compare_latency, num_macs, num_params  # noqa: E402
 from delayer.measure.timing import latency  # noqa: E402
 from delayer.network.calling import Inputs, call, evaluating  # noqa: E402
 from delayer.progress import Reporter  # noqa: E402
-from delayer.shrink import ShrinkOptions, num_kernels  # noqa: E402
-from delayer.shrink.recipe import recipe  # noqa: E402
+from delayer.shrinking import ShrinkOptions, num_kernels  # noqa: E402
+from delayer.shrinking.recipe import recipe  # noqa: E402
 from delayer.stages.options import LoadOptions  # noqa: E402
 from delayer.stages.shrink import shrink_stage  # noqa: E402
 from delayer.stages.work import Work, open_work  # noqa: E402
@@ -49,7 +49,7 @@ from delayer.store.proof import reload_proof  # noqa: E402
 from delayer.study import Grade, LatencyInfo  # noqa: E402
 from delayer.tasks import Task, grade_of, open_task, predictions, task_of  # noqa: E402
 from delayer.tasks.options import TrainingTaskOptions  # noqa: E402
-from delayer.tune import TuneOptions, tune_  # noqa: E402
+from delayer.tuning import TuneOptions, tune_  # noqa: E402
 
 SCHEDULES = ("tlc", "ours")
 MLP_SPEEDUP = 1.5

@@ -18,8 +18,8 @@ import torch
 import delayer
 from delayer import cli
 from delayer.errors import DelayerError
-from delayer.shrink.loop import _Run
-from delayer.tune.training import Training
+from delayer.shrinking.loop import _Run
+from delayer.tuning.training import Training
 from tests.fuzzing import Outcome, alike, damage_, outcome
 
 NETWORK = "tests.tiny:network"

@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from delayer.cutting import Plan, apply_, plan_by_hand
 from delayer.families import chain_of
 from delayer.network.calling import call, evaluating, output_of
 from delayer.network.chain import Chain
-from delayer.plan import Plan, apply_, plan_by_hand
 
 
 @dataclass(frozen=True)

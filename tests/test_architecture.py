@@ -20,10 +20,10 @@ FLOORS = [
     {"families", "activations", "merging"},
     {"fitting", "metrics"},
     {"edits", "measure"},
-    {"plan"},
+    {"cutting"},
     {"search", "store"},
-    {"tune", "nas"},
-    {"shrink", "report"},
+    {"tuning", "nas"},
+    {"shrinking", "report"},
     {"stages"},
     {"__init__"},
     {"cli"},
@@ -102,9 +102,9 @@ def test_every_part_has_its_floor():
     assert {part_of(name) for name in MODULES} == set(FLOOR)
 
 
-def test_the_root_holds_the_ground_and_the_plan_alone():
+def test_the_root_holds_the_ground_alone():
     files = {path.name for path in SOURCE.iterdir() if path.is_file()}
-    assert files == {"__init__.py", "errors.py", "registry.py", "libraries.py", "progress.py", "plan.py", "py.typed"}
+    assert files == {"__init__.py", "errors.py", "registry.py", "libraries.py", "progress.py", "py.typed"}
 
 
 def test_every_room_says_what_lives_there():

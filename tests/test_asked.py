@@ -12,7 +12,7 @@ from delayer.stages import CheckOptions, PlanOptions, ScanOptions, open_work, pl
 from delayer.stages.asked import check_asked, check_words, operators_of
 from delayer.stages.tune import check_tuning
 from delayer.tasks import TaskOptions
-from delayer.tune import TuneOptions
+from delayer.tuning import TuneOptions
 
 ONE = {"remove": "blocks=1"}
 BY_HAND = {"span": ("2",)}

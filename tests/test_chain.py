@@ -5,6 +5,7 @@ import torch
 from planted import BY_NAME, DECODERS, Stages, answer, cut, normal, sequential
 from torch import nn
 
+from delayer.cutting import plan_by_hand
 from delayer.errors import DelayerError, ModelError, NotFiniteError, SpanError
 from delayer.families import chain_from_facts, chain_of, families
 from delayer.network.calling import call, evaluating
@@ -12,7 +13,6 @@ from delayer.network.chain import Span
 from delayer.observing.one_pass import observe, watching
 from delayer.observing.rows import Rows
 from delayer.observing.stats import Moments
-from delayer.plan import plan_by_hand
 from delayer.tasks.splits import Batch
 
 

@@ -9,13 +9,13 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional as F
 
+from delayer.cutting import apply, plan_by_hand
 from delayer.edits.replace_span import ReplaceSpan
 from delayer.errors import PlanError
 from delayer.families import chain_of
 from delayer.modules.conv_map import ConvMap
 from delayer.network.chain import Chain
 from delayer.observing.stats import Moments
-from delayer.plan import apply, plan_by_hand
 from delayer.tasks import task_of
 
 

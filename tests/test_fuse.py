@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from delayer.activations.counting import observe_sites
 from delayer.activations.sites import sites_
+from delayer.cutting import Plan, apply
 from delayer.edits import edit_from
 from delayer.edits.fuse import Fuse
 from delayer.edits.linearise import Linearise
@@ -26,7 +27,6 @@ from delayer.merging import num_macs
 from delayer.merging.regions import regions
 from delayer.network.chain import Chain
 from delayer.network.hashing import model_hash
-from delayer.plan import Plan, apply
 from delayer.search.fusing import fusions
 from delayer.store import load, save
 from delayer.tasks.splits import Batch

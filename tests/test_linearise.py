@@ -13,13 +13,13 @@ from torch.nn import functional as F
 from delayer.activations.counting import observe_sites
 from delayer.activations.normal import Normal, from_norm
 from delayer.activations.sites import sites_
+from delayer.cutting import Plan, apply, apply_, plan_by_hand
 from delayer.edits import edit_from
 from delayer.edits.linearise import Linearise
 from delayer.errors import PlanError
 from delayer.families import chain_of
 from delayer.modules.linearised import Linearised
 from delayer.network.chain import Chain, Family
-from delayer.plan import Plan, apply, apply_, plan_by_hand
 from delayer.store import load, save
 from delayer.store.proof import reload_proof
 from delayer.tasks.splits import Batch

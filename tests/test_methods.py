@@ -8,10 +8,10 @@ import torch
 from planted import BY_NAME, answer, gap, normal
 from torch import nn
 
+from delayer.cutting import apply, plan_by_hand
 from delayer.errors import BudgetError
 from delayer.families import chain_of
 from delayer.network.chain import Chain
-from delayer.plan import apply, plan_by_hand
 from delayer.search.budget import Budget
 from delayer.search.methods import methods
 from delayer.search.methods.rba import rba_spans

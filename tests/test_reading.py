@@ -10,9 +10,9 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import nn
 
+from delayer.cutting import read_plan
 from delayer.errors import DelayerError, ModelError, NasError, PlanError, StudyError
 from delayer.families import chain_from_facts, chain_of
-from delayer.plan import read_plan
 from delayer.report import render
 from delayer.study import (
     ChainInfo,
@@ -28,7 +28,7 @@ from delayer.study import (
     whole_lines,
     write_atomically,
 )
-from delayer.tune.checkpoint import read_checkpoint, save_checkpoint
+from delayer.tuning.checkpoint import read_checkpoint, save_checkpoint
 from tests import planted_studies
 
 

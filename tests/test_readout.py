@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from delayer.cutting import apply, plan_by_hand
 from delayer.errors import DataError, ModelError, NotFiniteError
 from delayer.families import chain_of
 from delayer.network.hashing import model_hash
-from delayer.plan import apply, plan_by_hand
 from delayer.tasks import task_of
 from delayer.tasks.splits import Batch
-from delayer.tune.readout import ReadoutOptions, head_path, linear_readout
+from delayer.tuning.readout import ReadoutOptions, head_path, linear_readout
 
 LABELS = (3, 4, 8)
 

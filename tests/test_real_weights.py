@@ -8,9 +8,9 @@ import torch
 from planted import answer, normal
 from torch import Tensor
 
+from delayer.cutting import apply, plan_by_hand
 from delayer.families import chain_of
 from delayer.network.chain import Chain
-from delayer.plan import apply, plan_by_hand
 from delayer.store import load, save
 from delayer.store.proof import reload_proof
 from delayer.tasks.splits import Batch

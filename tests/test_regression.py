@@ -13,9 +13,9 @@ from delayer.errors import DataError
 from delayer.stages import CheckOptions, PlanOptions
 from delayer.tasks import TaskOptions, evaluate, predictions, task_of
 from delayer.tasks.splits import Batch
-from delayer.tune import TuneOptions, tune_
-from delayer.tune.distillation import distance
-from delayer.tune.readout import linear_readout
+from delayer.tuning import TuneOptions, tune_
+from delayer.tuning.distillation import distance
+from delayer.tuning.readout import linear_readout
 from tests.tiny import regression
 
 QUICK = dict(plan_options=PlanOptions(remove="blocks=1", effort=3), check_options=CheckOptions(onnx=False, seconds=0.1))

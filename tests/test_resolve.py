@@ -16,6 +16,7 @@ from planted import BY_NAME, CASES, answer, gap
 from torch import nn
 from torch.nn import functional as F
 
+from delayer.cutting import Plan, apply, apply_, plan_by_hand
 from delayer.edits import edit_from
 from delayer.errors import BudgetError, ModelError, PlanError
 from delayer.families import chain_of
@@ -29,7 +30,6 @@ from delayer.network.inside_block import form_of, running
 from delayer.observing.rows import Rows
 from delayer.observing.stats import Moments
 from delayer.observing.stats.patch_moments import PatchMoments
-from delayer.plan import Plan, apply, apply_, plan_by_hand
 from delayer.search import repair
 from delayer.search.judging import damage_of
 from delayer.search.repair import forms_of, resolvable, resolved

@@ -7,9 +7,9 @@ import torch
 from planted import answer
 from test_real_weights import images, in_batches
 
+from delayer.cutting import Plan, apply, plan_by_hand
 from delayer.families import chain_of
 from delayer.network.inside_block import Form
-from delayer.plan import Plan, apply, plan_by_hand
 from delayer.search.repair import forms_of, resolved
 from delayer.store import load, save
 from delayer.store.proof import reload_proof

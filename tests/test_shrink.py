@@ -11,23 +11,23 @@ from torch import nn
 from torch.nn import functional as F
 
 from delayer.activations.sites import sites_
+from delayer.cutting import Plan, apply_
 from delayer.edits.linearise import Linearise
 from delayer.errors import DelayerError, ModelError, StudyError, UnknownName
 from delayer.families import chain_of
 from delayer.merging import folded, in_a_row
 from delayer.metrics.activations.easier import easier
 from delayer.network.hashing import model_hash
-from delayer.plan import Plan, apply_
 from delayer.search.fusing import fusions
-from delayer.shrink import ShrinkOptions, loop, merge_faster_, num_kernels, racing, schedules, shrink_until
-from delayer.shrink.look import Look
-from delayer.shrink.schedules.folding import Sloped
-from delayer.shrink.schedules.nepenthe import budgets, pruned
+from delayer.shrinking import ShrinkOptions, loop, merge_faster_, num_kernels, racing, schedules, shrink_until
+from delayer.shrinking.look import Look
+from delayer.shrinking.schedules.folding import Sloped
+from delayer.shrinking.schedules.nepenthe import budgets, pruned
 from delayer.stages import CompareOptions
 from delayer.store import load, save
 from delayer.store.proof import reload_proof
 from delayer.tasks import evaluate, predictions, task_of
-from delayer.tune import TuneOptions, tune_
+from delayer.tuning import TuneOptions, tune_
 
 
 class Block(nn.Module):

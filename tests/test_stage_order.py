@@ -16,15 +16,15 @@ import torch
 
 import delayer
 from delayer import cli, stages
+from delayer.cutting import read_plan
 from delayer.errors import PlanError
-from delayer.plan import read_plan
 from delayer.progress import Reporter
-from delayer.shrink import ShrinkOptions
+from delayer.shrinking import ShrinkOptions
 from delayer.store import read_artefact
 from delayer.study import Study
 from delayer.study.files import UNFINISHED
 from delayer.study.marks import doubts, read_marks
-from delayer.tune import TuneOptions
+from delayer.tuning import TuneOptions
 
 pytest.importorskip("sklearn")
 ROOT = Path(__file__).parent.parent

@@ -11,6 +11,7 @@ from planted import BY_NAME, CASES, Stages, answer, cut, gap, normal
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from delayer.cutting import apply, apply_, plan_by_hand
 from delayer.errors import (
     DelayerError,
     DelayerWarning,
@@ -24,7 +25,6 @@ from delayer.errors import (
 from delayer.families import chain_of
 from delayer.libraries import library, quiet
 from delayer.network.chain import Chain
-from delayer.plan import apply, apply_, plan_by_hand
 from delayer.store import example_of, load, read_artefact, save
 from delayer.store.proof import reload_proof
 from delayer.store.weights import fill_, read_weights

@@ -8,17 +8,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from delayer.cutting import apply, apply_, plan_by_hand
 from delayer.errors import DataError, ModelError, StudyError
 from delayer.families import chain_of
-from delayer.plan import apply, apply_, plan_by_hand
 from delayer.tasks import evaluate, predictions, task_of
 from delayer.tasks.splits import Batch
-from delayer.tune import TuneOptions, tune_, tuning
-from delayer.tune.augment import augmented
-from delayer.tune.distillation import distance
-from delayer.tune.hidden import comparing
-from delayer.tune.neighbourhood import counterparts, neighbourhood
-from delayer.tune.training import optimizer_for, rate_at
+from delayer.tuning import TuneOptions, tune_, tuning
+from delayer.tuning.augment import augmented
+from delayer.tuning.distillation import distance
+from delayer.tuning.hidden import comparing
+from delayer.tuning.neighbourhood import counterparts, neighbourhood
+from delayer.tuning.training import optimizer_for, rate_at
 
 WIDTH = 24
 QUICK = TuneOptions(epochs=4, learning_rate=3e-3, checkpoint_steps=3)

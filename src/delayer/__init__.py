@@ -4,6 +4,7 @@ Observe once, judge many times, cut from what was seen; then prove what was lost
 smaller network that loads like any other.
 """
 
+from delayer.cutting import Plan, apply, apply_, plan_by_hand, read_plan
 from delayer.errors import DelayerError
 from delayer.families import chain_of
 from delayer.measure import compare_latency, num_macs, num_params
@@ -11,7 +12,6 @@ from delayer.network.chain import Chain, Span
 from delayer.observing.one_pass import observe
 from delayer.observing.rows import Rows
 from delayer.observing.stats import Geometry, Hsic, Moments
-from delayer.plan import Plan, apply, apply_, plan_by_hand, read_plan
 from delayer.search.budget import Budget
 from delayer.search.exact_search import best_spans
 from delayer.search.scan import scan

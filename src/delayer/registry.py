@@ -56,5 +56,8 @@ class Registry(Generic[T]):
     def __len__(self) -> int:
         return len(self._load())
 
+    def values(self) -> list[T]:
+        return [item for _, item in self.items()]
+
     def items(self) -> list[tuple[str, T]]:
         return sorted(self._load().items())

@@ -10,13 +10,13 @@ from delayer.cli.app import DATA, JSON, MODEL, OUT, QUIET, STUDY, TEST, app
 from delayer.cli.opening import opened, opens_networks, reopened
 from delayer.cli.options import with_options
 from delayer.cli.tables import print_record, say_where, show, try_report
-from delayer.plan import read_plan
+from delayer.cutting import read_plan
 from delayer.progress import Reporter
 from delayer.search.scoring import ScoreOptions
 from delayer.stages.asked import check_measures, check_words
 from delayer.stages.tune import check_tuning
 from delayer.tasks import TaskOptions
-from delayer.tune import TuneOptions
+from delayer.tuning import TuneOptions
 
 
 @app.command("run")

@@ -27,7 +27,7 @@ def list_command(
     from delayer.metrics.blocks import metrics
     from delayer.nas.strategies import StrategyOptions, strategies
     from delayer.search.methods import methods
-    from delayer.shrink import schedules
+    from delayer.shrinking import schedules
     from delayer.tasks.sources import sources
 
     numbers = StrategyOptions().model_dump()

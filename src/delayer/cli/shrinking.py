@@ -7,7 +7,7 @@ from delayer.cli.app import DATA, JSON, MODEL, OUT, QUIET, TEST, app
 from delayer.cli.opening import opened, opens_networks
 from delayer.cli.options import with_options
 from delayer.cli.tables import print_record, say_where, try_report
-from delayer.shrink import ShrinkOptions
+from delayer.shrinking import ShrinkOptions
 from delayer.tasks.options import TrainingTaskOptions
 
 

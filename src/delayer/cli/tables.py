@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from delayer import stages
-from delayer.plan import Plan
+from delayer.cutting import Plan
 from delayer.report.shrinking import comparison_table
 from delayer.study import Comparison, OnnxInfo, Results, Scan, Scores
-from delayer.tune import TuneReport
+from delayer.tuning import TuneReport
 
 
 def print_record(record: BaseModel, as_json: bool) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from delayer.cutting import Plan
 from delayer.errors import DataError, ExportError
 from delayer.measure import compare_latency, num_macs, num_params, peak_memory_mib, size_bytes
 from delayer.network.calling import Inputs
 from delayer.network.hashing import model_hash
-from delayer.plan import Plan
 from delayer.stages.artefacts import finish, is_finished, stage_key
 from delayer.stages.options import CheckOptions
 from delayer.stages.standing import check_made_on
@@ -20,7 +20,7 @@ from delayer.store.proof import reload_proof
 from delayer.study import LatencyInfo, Measures, OnnxInfo, Proof, Results
 from delayer.study.marks import MODEL
 from delayer.tasks import evaluate, grade_of, predictions
-from delayer.tune.readout import linear_readout
+from delayer.tuning.readout import linear_readout
 
 
 def check_stage(work: Work, small: nn.Module, plan: Plan, options: CheckOptions = CheckOptions()) -> Results:

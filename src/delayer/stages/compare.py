@@ -10,7 +10,7 @@ from pydantic import Field
 from delayer.errors import DelayerError, StudyError
 from delayer.measure import compare_latency, num_macs, num_params
 from delayer.network.chain import Chain
-from delayer.shrink import ShrinkOptions, merge_faster_, num_kernels, schedules, shrink_until
+from delayer.shrinking import ShrinkOptions, merge_faster_, num_kernels, schedules, shrink_until
 from delayer.stages.artefacts import finish, is_finished, stage_key
 from delayer.stages.shrink import said
 from delayer.stages.work import Work

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from delayer.plan import Plan, read_plan
+from delayer.cutting import Plan, read_plan
 from delayer.stages.artefacts import finish
 from delayer.stages.standing import bring_back_, cut_, cut_lineage, find
 from delayer.stages.work import Work

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from delayer.cutting import edit_modules_
 from delayer.edits import Edit
 from delayer.measure import num_params
 from delayer.network.chain import Chain
 from delayer.observing.stats import Moments
-from delayer.plan import edit_modules_
 from delayer.progress import Tick
 from delayer.search.judging import Cut, Failure, MeasuredCut, Measuring, Verdict, damage_of, ensure_judged, takes
 from delayer.search.planner import measured_record

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
+from delayer.cutting import Plan, apply, plan_by_hand, read_plan
 from delayer.edits import Edit
 from delayer.errors import StudyError
 from delayer.measure import compare_latency, num_params
@@ -11,7 +12,6 @@ from delayer.network.chain import Span
 from delayer.observing.processes import from_first
 from delayer.observing.rows import Rows
 from delayer.observing.stats import Moments
-from delayer.plan import Plan, apply, plan_by_hand, read_plan
 from delayer.search.budget import Budget
 from delayer.search.judging import Measuring, Verdict, attempt, damage_of, drop_of, ensure_judged, takes
 from delayer.search.methods import Method, methods

@@ -5,12 +5,12 @@ from functools import partial
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from delayer.cutting import Plan, apply, fit_edits_
 from delayer.edits import Edit
 from delayer.edits.renew_norms import RenewNorms
 from delayer.errors import ModelError
 from delayer.network.chain import Chain
 from delayer.observing.processes import from_first
-from delayer.plan import Plan, apply, fit_edits_
 from delayer.progress import Tick
 from delayer.search.judging import Cut, Failure, Verdict, attempt, damage_of, ensure_judged
 from delayer.search.repair import forms_of, resolved

@@ -17,7 +17,7 @@ from delayer.stages.tune import tune_stage
 from delayer.stages.work import Work, open_work, write_study
 from delayer.study import Results
 from delayer.tasks import TaskOptions
-from delayer.tune import TuneOptions
+from delayer.tuning import TuneOptions
 
 
 def report_stage(folder: str | Path) -> Path:

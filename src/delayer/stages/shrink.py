@@ -4,10 +4,10 @@ from pathlib import Path
 
 from torch import nn
 
+from delayer.cutting import Plan
 from delayer.edits.fuse import Fuse
 from delayer.network.chain import Chain
-from delayer.plan import Plan
-from delayer.shrink import ShrinkOptions, merge_faster_, shrink_until
+from delayer.shrinking import ShrinkOptions, merge_faster_, shrink_until
 from delayer.stages.artefacts import finish, stage_key
 from delayer.stages.standing import bring_back_, find, put_
 from delayer.stages.work import Work

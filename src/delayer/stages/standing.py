@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
+from delayer.cutting import Plan, apply, read_plan
 from delayer.errors import ModelError, StudyError
-from delayer.plan import Plan, apply, read_plan
 from delayer.stages.artefacts import finish, stage_key
 from delayer.stages.work import Work
 from delayer.store import Made, read_artefact, recover_, save

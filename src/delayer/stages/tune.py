@@ -4,8 +4,8 @@ from pathlib import Path
 
 from torch import nn
 
+from delayer.cutting import Plan, read_plan
 from delayer.errors import BudgetError, StudyError
-from delayer.plan import Plan, read_plan
 from delayer.stages.artefacts import finish, is_finished, stage_key
 from delayer.stages.cut import cut_stage
 from delayer.stages.standing import Lineage, cut_lineage, find, put_, standing
@@ -13,8 +13,8 @@ from delayer.stages.work import Work
 from delayer.store import Made
 from delayer.study import read_record, write_atomically
 from delayer.study.marks import MODEL
-from delayer.tune import TuneOptions, TuneReport, tune_
-from delayer.tune.neighbourhood import counterparts, neighbourhood
+from delayer.tuning import TuneOptions, TuneReport, tune_
+from delayer.tuning.neighbourhood import counterparts, neighbourhood
 
 
 def tune_stage(

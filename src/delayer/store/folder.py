@@ -15,12 +15,12 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from delayer.cutting import Plan, read_plan
 from delayer.errors import DelayerError, DelayerWarning, ModelError, StudyError
 from delayer.libraries import first_line
 from delayer.network.calling import Inputs
 from delayer.network.chain import Chain
 from delayer.network.hashing import check_finite
-from delayer.plan import Plan, read_plan
 from delayer.store.artefact import Artefact, Made, Source
 from delayer.store.companions import copy_companions
 from delayer.store.given import give

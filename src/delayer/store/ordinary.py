@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from delayer.cutting import Plan
 from delayer.errors import ModelError
 from delayer.libraries import first_line, library, quiet
 from delayer.network.calling import Inputs, call, evaluating, output_of, ready, seeded
 from delayer.network.chain import Chain
-from delayer.plan import Plan
 from delayer.store.artefact import Source
 from delayer.store.closed import TIMM_FACTS, check_configuration, check_folder, check_timm, huggingface_class, timm_facts
 from delayer.store.huggingface import from_pretrained

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import nn
 
+from delayer.cutting import Plan, apply_
 from delayer.errors import DelayerError, ModelError
 from delayer.families import chain_from_facts
 from delayer.libraries import first_line, library, quiet
-from delayer.plan import Plan, apply_
 from delayer.store.artefact import Artefact, Source
 from delayer.store.closed import closed_configuration, huggingface_class
 from delayer.store.limits import Shapes, check_counts, check_size, no_larger_than

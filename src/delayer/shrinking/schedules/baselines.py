@@ -2,8 +2,8 @@
 
 import torch
 
-from delayer.shrink.look import Look
-from delayer.shrink.schedules import Chosen, schedule
+from delayer.shrinking.look import Look
+from delayer.shrinking.schedules import Chosen, schedule
 
 
 @schedule("random", source="baseline")

@@ -20,7 +20,7 @@ from delayer.network.chain import Chain
 from delayer.observing.one_pass import device_of
 from delayer.search.judging import damage_of
 from delayer.search.repair import forms_of
-from delayer.shrink.options import ShrinkOptions
+from delayer.shrinking.options import ShrinkOptions
 from delayer.study import Grade
 from delayer.tasks import Task, evaluate, grade_of, predictions
 from delayer.tasks.outputs import Outputs

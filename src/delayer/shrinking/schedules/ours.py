@@ -4,8 +4,8 @@ from functools import cache
 
 from delayer.edits import Edit
 from delayer.search.judging import damage_of
-from delayer.shrink.look import Look
-from delayer.shrink.schedules import Chosen, schedule
+from delayer.shrinking.look import Look
+from delayer.shrinking.schedules import Chosen, schedule
 
 SAMPLES = 256
 """Validation samples for each measurement."""

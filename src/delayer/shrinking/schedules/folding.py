@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from delayer.shrink.look import Look, put_
-from delayer.shrink.schedules import Chosen, schedule
+from delayer.shrinking.look import Look, put_
+from delayer.shrinking.schedules import Chosen, schedule
 
 ARRIVED, PENALTY = 0.9, 0.25
 

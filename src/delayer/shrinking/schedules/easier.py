@@ -1,8 +1,8 @@
 """EASIER: the activation with the lowest state entropy becomes the identity."""
 
 from delayer.metrics.activations.easier import easier as entropy
-from delayer.shrink.look import Look
-from delayer.shrink.schedules import Chosen, schedule
+from delayer.shrinking.look import Look
+from delayer.shrinking.schedules import Chosen, schedule
 
 
 @schedule("easier", source="Quétu et al., ECML PKDD 2024, arXiv 2404.18949")

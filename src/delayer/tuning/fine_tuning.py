@@ -17,10 +17,10 @@ from delayer.network.hashing import model_hash
 from delayer.study import Count, Grade, Index, Record
 from delayer.tasks import Task, evaluate, predictions
 from delayer.tasks.splits import Batch
-from delayer.tune.augment import augmented
-from delayer.tune.distillation import distance
-from delayer.tune.hidden import comparing
-from delayer.tune.training import Moments, Place, Training, TuneEpoch, check_epochs, optimizer_for, rate_at, trained_parameters
+from delayer.tuning.augment import augmented
+from delayer.tuning.distillation import distance
+from delayer.tuning.hidden import comparing
+from delayer.tuning.training import Moments, Place, Training, TuneEpoch, check_epochs, optimizer_for, rate_at, trained_parameters
 
 PRIME = 1_000_003
 """Keeps the random numbers of one seed's steps apart from those of the next seed's."""

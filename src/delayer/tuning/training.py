@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from delayer.errors import ModelError, StudyError
 from delayer.study import Count, Grade, Index, Record
-from delayer.tune.checkpoint import put_back_, read_checkpoint, save_checkpoint
+from delayer.tuning.checkpoint import put_back_, read_checkpoint, save_checkpoint
 
 Moments = dict[str, dict[str, Tensor]]
 """What an optimiser remembers: by a parameter's name, tensors by their kind."""

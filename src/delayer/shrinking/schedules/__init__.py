@@ -11,7 +11,7 @@ from delayer.edits import Edit
 from delayer.registry import Registry
 
 if TYPE_CHECKING:
-    from delayer.shrink.look import Look
+    from delayer.shrinking.look import Look
 
 Chosen = tuple[Sequence[Edit], str]
 """The edits of a round, and what was read, in a few words; a round without an edit that pruned nothing either
@@ -37,7 +37,7 @@ class Schedule:
     warm: bool = False
 
 
-schedules: Registry[Schedule] = Registry("schedule", "delayer.shrink.schedules")
+schedules: Registry[Schedule] = Registry("schedule", "delayer.shrinking.schedules")
 
 
 def schedule(

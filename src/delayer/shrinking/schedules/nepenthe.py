@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from delayer.metrics.activations.nepenthe import nepenthe as entropy
-from delayer.shrink.look import Look
-from delayer.shrink.schedules import Chosen, schedule
+from delayer.shrinking.look import Look
+from delayer.shrinking.schedules import Chosen, schedule
 
 ZERO = 1e-12
 

@@ -3,8 +3,8 @@
 from delayer.activations.counting import normal_of
 from delayer.activations.sites import Site
 from delayer.metrics.activations.tlc import tlc as error_likelihood
-from delayer.shrink.look import Look
-from delayer.shrink.schedules import Chosen, schedule
+from delayer.shrinking.look import Look
+from delayer.shrinking.schedules import Chosen, schedule
 
 
 @schedule("tlc", source="Liao et al., AAAI 2025, arXiv 2412.15077")

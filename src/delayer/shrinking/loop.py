@@ -19,16 +19,16 @@ from delayer.network.chain import Chain
 from delayer.network.hashing import model_hash
 from delayer.observing.one_pass import device_of
 from delayer.search.judging import drop_of
-from delayer.shrink.look import Look
-from delayer.shrink.options import ShrinkOptions
-from delayer.shrink.racing import merge_faster_
-from delayer.shrink.recipe import recipe
-from delayer.shrink.schedules import schedules
+from delayer.shrinking.look import Look
+from delayer.shrinking.options import ShrinkOptions
+from delayer.shrinking.racing import merge_faster_
+from delayer.shrinking.recipe import recipe
+from delayer.shrinking.schedules import schedules
 from delayer.study import Grade, Index, Round, Shrunk, write_atomically
 from delayer.tasks import Task, evaluate, predictions
-from delayer.tune import tune_
-from delayer.tune.checkpoint import put_back_, read_checkpoint, save_checkpoint
-from delayer.tune.training import Moments
+from delayer.tuning import tune_
+from delayer.tuning.checkpoint import put_back_, read_checkpoint, save_checkpoint
+from delayer.tuning.training import Moments
 
 MOST_RETREATS = 2
 """Later rounds begin at a ninth of the rate at least: where training helped nothing, there may have been nothing to gain."""

@@ -3,8 +3,8 @@
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from delayer.shrink.options import ShrinkOptions
-from delayer.tune import TuneOptions
+from delayer.shrinking.options import ShrinkOptions
+from delayer.tuning import TuneOptions
 
 RATES = {"sgd": 0.01, "adamw": 1e-4}
 TAUGHT_RATE, TEMPERATURE, LABELS = 3e-4, 3.0, 0.1

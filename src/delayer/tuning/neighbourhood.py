@@ -4,8 +4,8 @@ from copy import deepcopy
 
 from torch import nn
 
+from delayer.cutting import Plan, edit_modules_
 from delayer.network.chain import Chain
-from delayer.plan import Plan, edit_modules_
 
 
 def neighbourhood(chain: Chain, plan: Plan, *, reach: int = 1) -> set[str]:

@@ -1,0 +1,117 @@
+"""Cutting a network as planned: what the edits read is gathered from data, then their modules are put in place."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from delayer.activations.counting import switches_of
+from delayer.activations.switches import Switches
+from delayer.cutting.plan import Plan, parse_rows
+from delayer.edits import Edit
+from delayer.errors import PlanError
+from delayer.fitting.streams import Streams
+from delayer.network.chain import Chain
+from delayer.observing.one_pass import observe
+from delayer.observing.rows import Rows
+from delayer.observing.stats import Moments
+
+
+def edit_modules_(chain: Chain, edits: Sequence[Edit], stats: Moments | None) -> None:
+    """Put every edit's modules in place; the chain keeps its numbering until it is compacted."""
+    for edit in edits:
+        edit.apply_(chain, stats)
+
+
+def apply_(
+    chain: Chain, plan: Plan, stats: Moments | None = None, *, data: Sequence[Any] | None = None, progress=None
+) -> nn.Module:
+    """Cut a chain's model as planned, in place, and get the model.
+
+    stats: moments of the pairs that the plan needs; None together with no data builds the shapes alone, which is what
+    loading does.
+    data: batches to gather what is missing from: moments for refit="independent", and for refit="sequential" the pass
+    that fits each map on the stream of the network cut so far against the original's targets.
+    The chain's block numbers are void afterwards.
+    """
+    plan.check(chain, weights=stats is not None or data is not None)
+    rows = parse_rows(plan.rows)
+    needs = plan.needs(chain)
+    follows = any(edit.follows for edit in plan.edits)
+    watches = tuple(dict.fromkeys(path for edit in plan.edits for path in edit.watches))
+    if data is not None and (follows or ((needs or watches) and plan.refit == "sequential")):
+        if plan.refit == "independent" and needs and stats is None:
+            stats = Moments(needs, rows, exact=True)
+            observe(chain, data, [stats], seed=plan.seed, progress=progress)
+        fit_edits_(
+            chain,
+            plan.edits,
+            data,
+            rows,
+            seed=plan.seed,
+            moments=stats if plan.refit == "independent" else None,
+            progress=progress,
+        )
+    else:
+        if needs and stats is None and data is not None:
+            stats = Moments(needs, rows, exact=True)
+            observe(chain, data, [stats], seed=plan.seed, progress=progress)
+        found = _Watched(switches_of(chain, watches, data)) if watches and data is not None else None
+        for edit in plan.edits:
+            edit_modules_(chain, [edit], found if edit.watches and found is not None else stats)
+    chain.compact_(plan.gone)
+    # A saved copy is rebuilt by one plan, so a second cut is noted as one that no plan tells.
+    chain.model.delayer_edits = None if hasattr(chain.model, "delayer_edits") else plan.edits
+    return chain.model
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """Statistics of activations, as edits ask for them."""
+
+    found: dict[str, Switches]
+
+    def switches(self, site: str) -> Switches:
+        return self.found[site]
+
+
+def fit_edits_(
+    chain: Chain,
+    edits: Sequence[Edit],
+    data: Sequence[Any],
+    rows: Rows = Rows(),
+    *,
+    seed: int = 0,
+    moments: Moments | None = None,
+    original: Chain | None = None,
+    progress=None,
+) -> None:
+    """Put every edit's modules in place, first block first, each fitted on the stream of the network cut so far.
+
+    moments: of the original's stream, for maps that are to be fitted on it alone.
+    original: the network as it was; a copy is made where none is given.
+    progress: called with (edits done, edits in all).
+    """
+    original = original or Chain(deepcopy(chain.model), chain.family, chain.blocks)
+    streams = Streams(chain, original, data, rows, seed=seed, moments=moments)
+    for done, edit in enumerate(sorted(edits, key=lambda edit: (not edit.spans, edit.spans))):
+        if edit.spans:
+            streams.begin_at(edit.spans[0].start)
+        edit.apply_(chain, streams)
+        if progress:
+            progress(done + 1, len(edits))
+
+
+def apply(
+    chain: Chain, plan: Plan, stats: Moments | None = None, *, data: Sequence[Any] | None = None, progress=None
+) -> nn.Module:
+    """A copy of a chain's model, cut as planned; the original stays as it was. See `apply_`.
+
+    Raises PlanError when the plan has maps to fit and neither stats nor data are given.
+    """
+    if stats is None and data is None and (maps := [edit.label for edit in plan.edits if edit.needs_stats]):
+        raise PlanError(f"The plan fits {', '.join(maps)}, but there is nothing to fit on. Give stats= or data=.")
+    copy = Chain(deepcopy(chain.model), chain.family, chain.blocks)
+    return apply_(copy, plan, stats, data=data, progress=progress)
