@@ -1,7 +1,6 @@
-"""Networks of the benchmarks: the CIFAR ResNets of He et al., which no library defines, MobileNetV2 with its inputs, and a
-small Swin.
+"""Networks of the benchmarks: CIFAR ResNets of He et al., which no library defines, MobileNetV2 with its inputs, a small Swin.
 
-    delayer run benchmarks.networks:cifar_resnet56 --weights cifar_resnet56.safetensors --data npz:cifar10_test.npz …
+delayer run benchmarks.networks:cifar_resnet56 --weights cifar_resnet56.safetensors --data npz:cifar10_test.npz …
 """
 
 import torch

@@ -212,7 +212,7 @@ def timm_mixer() -> nn.Module:
 
 
 class Residual(nn.Module):
-    """x + W₂ relu(W₁ x)"""
+    """x + W₂ relu(W₁ x)."""
 
     def __init__(self, width: int):
         super().__init__()

@@ -60,7 +60,7 @@ def imported(code: str, package: str) -> set[str]:
 
 
 def part_of(module: str) -> str:
-    return (module.split(".") + ["__init__"])[1]
+    return ([*module.split("."), "__init__"])[1]
 
 
 @cache

@@ -1,5 +1,6 @@
 """MSRS: laws of the count, a slow literal twin, any chain, and what it says where there is little to say."""
 
+import itertools
 import json
 import math
 
@@ -236,7 +237,7 @@ def test_a_residual_network_is_measured_at_its_first_convolution_and_behind_each
     assert one.named["score"] == pytest.approx(literal_score(pooled, 0.4, 7), rel=1e-5)
     assert one.rows == "mean" and one.num_samples == 40 and one.shape == "network" and one.named["layers"] == 6
     [adjacent] = score(chain, batches(x, 16), ["adjacent_similarity"])
-    expected = [literal_similarity(a, b) for a, b in zip(pooled, pooled[1:], strict=False)]
+    expected = [literal_similarity(a, b) for a, b in itertools.pairwise(pooled)]
     assert adjacent.values == pytest.approx(expected, rel=1e-5)
 
 

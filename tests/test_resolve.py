@@ -256,8 +256,7 @@ def test_an_uncut_network_stays_as_it_is(chain, data):
 
 
 def test_a_planted_block_takes_over_what_was_removed(chain, data, model):
-    """Block 2 reads what block 1 read (block 1's second convolution adds nothing), and both read the same features, so
-    block 1 can do all that block 2 did."""
+    """Block 2 reads what block 1 read, whose second convolution adds nothing, so block 1 can do all that block 2 did."""
     with torch.no_grad():
         model.blocks[1].conv2.weight.zero_()
         model.blocks[1].bn2.bias.zero_()

@@ -47,7 +47,7 @@ KNOWN = torch.tensor([[-1.0, -1, -1, 1], [-2, -1, 1, 2], [-3, -1, -1, 3], [-4, 1
 
 
 def test_entropy_of_known_shares():
-    """p = (0, ¼, ½, 1) → (0, 0.8113, 1, 0)"""
+    """p = (0, ¼, ½, 1) → (0, 0.8113, 1, 0)."""
     for k, expected in enumerate((0, 0.8112781, 1, 0)):
         for metric in (egp, nepenthe, easier, easier_released):
             assert metric(seen(KNOWN[:, k : k + 1])) == pytest.approx(expected, abs=1e-7)

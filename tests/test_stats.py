@@ -1,5 +1,6 @@
 """Laws that hold for every statistic; a new one adds a row to `CASES` and inherits them."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Barrier, Thread
@@ -196,7 +197,7 @@ def test_merge_equals_concatenation(case, cut):
 @pytest.mark.parametrize("cuts", [(0, 20, NUM), (0, 0, NUM), (0, 17, 17, 40, NUM)])
 def test_pooling_gives_every_process_what_one_would_have_seen(case, cuts):
     """Threads stand for processes; some have seen nothing."""
-    stats = [filled(case, 8, range(a, b)) for a, b in zip(cuts, cuts[1:], strict=False)]
+    stats = [filled(case, 8, range(a, b)) for a, b in itertools.pairwise(cuts)]
     barrier, shared = Barrier(len(stats)), [None] * len(stats)
 
     def process(rank):

@@ -1,5 +1,6 @@
 """Fine-tuning: it recovers what was damaged, touches only what it may, and survives a kill and NaN."""
 
+import itertools
 from copy import deepcopy
 
 import numpy as np
@@ -505,7 +506,7 @@ def test_a_language_model_with_a_damaged_block_recovers():
 def test_the_rate_rises_to_the_peak_and_falls_towards_zero():
     rates = [rate_at(step, 50, peak=2.0, warmup=0.1) for step in range(50)]
     assert rates[:6] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0, 2.0])
-    assert all(a > b for a, b in zip(rates[5:], rates[6:], strict=False)) and 0 < rates[-1] < 0.01
+    assert all(a > b for a, b in itertools.pairwise(rates)) and 0 < rates[-1] < 0.01
     assert rate_at(0, 1, peak=2.0, warmup=0.0) == 2.0
 
 

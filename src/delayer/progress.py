@@ -19,6 +19,7 @@ class Reporter:
         self.bars = not quiet and sys.stderr.isatty()
 
     def line(self, text: str) -> None:
+        """One line on standard error, unless it is quiet."""
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
 

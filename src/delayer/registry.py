@@ -24,6 +24,8 @@ class Registry(Generic[T]):
         self._complete = False
 
     def register(self, name: str) -> Callable[[T], T]:
+        """A decorator that enters an object under that name."""
+
         def add(item: T) -> T:
             if self._items.setdefault(name, item) is not item:
                 raise ValueError(f"Two {self.kind}s are called {name!r}.")
@@ -57,7 +59,10 @@ class Registry(Generic[T]):
         return len(self._load())
 
     def values(self) -> list[T]:
+        """Objects, by name."""
         return [item for _, item in self.items()]
 
     def items(self) -> list[tuple[str, T]]:
+        """Names and objects, by name."""
+        """Names and objects, by name."""
         return sorted(self._load().items())

@@ -65,6 +65,7 @@ class Switches:
 
     @property
     def num_rows(self) -> int:
+        """Inputs of the first channel that were counted."""
         return int(self.counts()[:, 0].sum()) if self._chunks else 0
 
     def counts(self) -> Tensor:
@@ -126,9 +127,11 @@ class Switches:
             self._add(one)
 
     def state(self) -> dict[str, Tensor]:
+        """The counts as tensors, to be saved and loaded again."""
         sums = {} if self._sums is None else {"sums": self._sums}
         return sums | {f"chunk.{k}": counts for k, counts in self._chunks.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
         self._sums = state.get("sums")
         self._chunks = {int(name.partition(".")[2]): value for name, value in state.items() if name.startswith("chunk.")}

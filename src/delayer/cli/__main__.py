@@ -1,3 +1,5 @@
+"""`python -m delayer.cli`."""
+
 from delayer.cli import main
 
 if __name__ == "__main__":

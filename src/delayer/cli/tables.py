@@ -15,6 +15,7 @@ from delayer.tuning import TuneReport
 
 
 def print_record(record: BaseModel, as_json: bool) -> None:
+    """What a stage wrote on standard output: a table, or its record as JSON."""
     if as_json:
         print(record.model_dump_json(indent=1))
     else:
@@ -148,10 +149,12 @@ def _results_table(results: Results) -> Table:
 
 
 def say_where(out: Path) -> None:
+    """Two lines that say where the smaller network and the report lie."""
     Console().print(f"Smaller network: {out / 'model'}\nReport:          {out / 'report.html'}", highlight=False)
 
 
 def try_report(folder: Path, as_json: bool) -> None:
+    """Render the report of a study where the libraries for it are installed; as_json: without saying so."""
     try:
         path = stages.report_stage(folder)
     except ImportError:

@@ -1,5 +1,6 @@
 """A plan: an ordered set of edits for one model, as a JSON file that can be edited and replayed."""
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -48,7 +49,7 @@ class Plan(Record):
     @model_validator(mode="after")
     def _disjoint(self) -> "Plan":
         spans = sorted(span for edit in self.edits for span in edit.spans)
-        for one, two in zip(spans, spans[1:], strict=False):
+        for one, two in itertools.pairwise(spans):
             if one.overlaps(two):
                 raise ValueError(f"spans {one} and {two} overlap; merge them or shorten one")
         return self
@@ -83,6 +84,7 @@ class Plan(Record):
         return not any(edit.reshapes for edit in self.edits)
 
     def save(self, path: str | Path) -> None:
+        """Write it as JSON, which `read_plan` reads."""
         write_atomically(Path(path), self.model_dump_json(indent=1))
 
 

@@ -92,6 +92,7 @@ class Edit(Record):
         raise TypeError(f"{type(self).__name__} changes nothing.")
 
     def info(self) -> EditInfo:
+        """The edit as plain data, for studies and reports."""
         return EditInfo(
             edit=self.edit, label=self.label, spans=tuple((s.start, s.stop) for s in self.spans), operator=self.stands_there
         )

@@ -83,8 +83,11 @@ def _num_alike(model: nn.Module, children: list[str], calls: dict[str, "Calls"])
 
 @dataclass
 class Calls:
-    """How a module ran: how often, and in its first run whether it got a tensor of numbers, kept a shape, got what the member
-    of its list before it gave (`handed`) or nothing but what that one got (`beside`), and the dimensions of its answer."""
+    """How a module ran: how often, and what was seen of its first run.
+
+    Whether it got a tensor of numbers, kept a shape, got what the member of its list before it gave (`handed`) or nothing
+    but what that one got (`beside`), and the dimensions of its answer.
+    """
 
     times: int = 0
     fits: bool = False

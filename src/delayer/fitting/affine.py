@@ -64,6 +64,7 @@ class AffineMap(nn.Module):
         return torch.diag(self.weight) if self.operator == "diagonal" else self.weight
 
     def forward(self, x: Tensor) -> Tensor:
+        """x with its features mapped, on whichever axis they stand [..., in, ...] → [..., out, ...]."""
         moved = self.axis not in (-1, x.ndim - 1)
         if moved and self.operator in ("affine", "linear"):
             kernel = self.weight.reshape(*self.weight.shape, *[1] * (x.ndim - 2))
@@ -78,6 +79,7 @@ class AffineMap(nn.Module):
         return y.movedim(-1, self.axis) if moved else y
 
     def extra_repr(self) -> str:
+        """Widths and operator, for `print(model)`."""
         rank = f", rank={self.u.shape[1]}" if self.operator == "low_rank" else ""
         return f"{self.operator}, width={self.width}{rank}, axis={self.axis}"
 

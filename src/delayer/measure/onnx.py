@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -121,7 +120,7 @@ def _export(model: nn.Module, inputs: Inputs, path: Path, free: tuple[str, ...],
         parts = sorted(Path(folder).iterdir(), reverse=True)  # weights first, then the graph that names them
         size_bytes = sum(part.stat().st_size for part in parts)
         for part in parts:
-            os.replace(part, path.with_name(part.name))
+            part.replace(path.with_name(part.name))
     return OnnxCheck(
         path=str(path),
         size_bytes=size_bytes,

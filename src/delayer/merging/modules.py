@@ -54,6 +54,7 @@ class ConstantChannel(nn.Module):
         self.ones = nn.Parameter(ones.clone())
 
     def forward(self, x: Tensor) -> Tensor:
+        """[batch, in, *place] → [batch, out, *place]."""
         layer = self.layer
         image = torch.ones_like(x[:1, :1])
         return layer(x) + _CALLS[x.ndim - 2](image, self.ones, None, layer.stride, layer.padding, layer.dilation)
@@ -68,6 +69,7 @@ class BiasMap(nn.Module):
         self.map = nn.Parameter(map.clone())
 
     def forward(self, x: Tensor) -> Tensor:
+        """[batch, in, *place] → [batch, out, *place]."""
         y = self.layer(x)
         if not torch.jit.is_tracing() and y.shape[1:] != self.map.shape:
             raise ValueError(
@@ -85,6 +87,7 @@ class BorderStrip(nn.Module):
         self.layer, self.first, self.second = layer, first, second
 
     def forward(self, x: Tensor) -> Tensor:
+        """[batch, in, *place] → [batch, out, *place]."""
         y = self.layer(x)
         first, second = self.first, self.second
         rank, sizes = x.ndim - 2, x.shape[2:]

@@ -38,6 +38,7 @@ class Operator:
 
     @property
     def without_bias(self) -> "Operator":
+        """The same without what it adds."""
         return replace(self, bias=None, ones=None)
 
 
@@ -50,6 +51,7 @@ def diagonal(scale: Tensor, shift: Tensor | None, rank: int) -> Operator:
 
 
 def identity(num: int, rank: int, device: torch.device | str = "cpu") -> Operator:
+    """The operator that changes nothing: num channels, places of so many dimensions (rank)."""
     return diagonal(torch.ones(num, dtype=torch.float64, device=device), None, rank)
 
 

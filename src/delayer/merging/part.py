@@ -32,6 +32,7 @@ class Part(nn.Module):
         self.layers = nn.ModuleList(layer if layer is not None else nn.Identity() for layer in layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[batch, in, *place] → [batch, out, *place], through the steps in their order."""
         values = [x]
         for step, layer in zip(self.steps, self.layers, strict=True):
             given = [values[i] for i in step.inputs]

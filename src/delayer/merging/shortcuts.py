@@ -17,9 +17,11 @@ class Every(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
+        """[batch, channels, *place] → the same with every stride-th place."""
         return x[(slice(None), slice(None), *(slice(None, None, step) for step in self.stride))]
 
     def operator(self, num: int, device: torch.device | str) -> Operator:
+        """What it does to num channels, as a convolution of width 1 with that stride."""
         rank = len(self.stride)
         ones = torch.ones(num, 1, *[1] * rank, dtype=torch.float64, device=device)
         return Operator(ones, None, self.stride, (0,) * rank, (1,) * rank, num)
@@ -33,9 +35,11 @@ class MoreChannels(nn.Module):
         self.before, self.after, self.rank = before, after, rank
 
     def forward(self, x: Tensor) -> Tensor:
+        """[batch, channels, *place] → [batch, before + channels + after, *place]."""
         return F.pad(x, (*[0] * (2 * self.rank), self.before, self.after))
 
     def operator(self, num: int, device: torch.device | str) -> Operator:
+        """What it does to num channels, as a convolution of width 1."""
         eye = torch.eye(num, dtype=torch.float64, device=device)
         weight = F.pad(eye, (0, 0, self.before, self.after)).view(-1, num, *[1] * self.rank)
         return Operator(weight, None, (1,) * self.rank, (0,) * self.rank, (1,) * self.rank)

@@ -21,6 +21,7 @@ class ConvMap(nn.Module):
         self.tail = nn.ReLU() if tail == "relu" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """[batch, in, *place] → [batch, out, *place]."""
         return self.tail(self.conv(x))
 
 

@@ -17,9 +17,11 @@ class Linearised(nn.Module):
         self.register_buffer("shift", torch.zeros(num_features))
 
     def forward(self, z: Tensor) -> Tensor:
+        """z with each channel scaled and shifted; its shape stays."""
         shape = [1] * z.ndim
         shape[self.axis] = -1
         return z * self.scale.view(shape) + self.shift.view(shape)
 
     def extra_repr(self) -> str:
+        """Number of channels and their axis, for `print(model)`."""
         return f"{len(self.scale)}, axis={self.axis}"

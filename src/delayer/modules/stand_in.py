@@ -39,6 +39,7 @@ class StandIn(nn.Module):
         return shells[name] if name in shells else super().__getattr__(name)
 
     def forward(self, *args, **kwargs) -> Any:
+        """What the block answered, with the hidden state mapped, or passed where there is no map."""
         hidden = hidden_in(args, kwargs, self.block.takes)
         if self.layer_idx is not None:
             for cache in (*args, *kwargs.values()):
@@ -78,6 +79,7 @@ class StandIn(nn.Module):
             cache.update(empty, empty, self.layer_idx)
 
     def extra_repr(self) -> str:
+        """Says where nothing stands there, for `print(model)`."""
         return "pass-through" if self.map is None else ""
 
 

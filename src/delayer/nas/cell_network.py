@@ -34,6 +34,7 @@ class Cell(nn.Module):
         self.operations = nn.ModuleDict({f"{s}-{to}": MAKERS[operations[s, to]](width) for s, to in self.edges})
 
     def forward(self, x: Tensor) -> Tensor:
+        """[batch, channels, height, width], the same shape."""
         nodes = [x]
         for node in range(1, self.num_nodes + 1):
             terms = [self.operations[f"{s}-{to}"](nodes[s]) for s, to in self.edges if to == node]
@@ -52,6 +53,7 @@ class Reduction(nn.Module):
         self.shortcut = nn.Sequential(nn.AvgPool2d(2, 2, ceil_mode=True), nn.Conv2d(width, 2 * width, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
+        """[batch, in, height, width] → [batch, out, height / 2, width / 2]."""
         return self.shortcut(x) + self.second(self.first(x))
 
 
@@ -79,4 +81,5 @@ class CellNetwork(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images [batch, channels, height, width] → logits [batch, classes]."""
         return self.head(self.body(self.stem(x)))

@@ -84,22 +84,28 @@ class CellSpace(Space):
         self.width, self.num_cells = width, num_cells
 
     def encode(self, chosen: Mapping[str, str]) -> str:
+        """The cell string of one operation an edge."""
         return cell_string(tuple(chosen[edge] for edge in self.choices))
 
     def decode(self, candidate: str) -> dict[str, str]:
+        """The operation of each edge of a cell string."""
         return dict(zip(self.choices, cell_operations(candidate), strict=True))
 
     def canonical(self, candidate: str) -> str:
+        """The same for all cells that compute the same."""
         return canonical_cell(candidate)
 
     def is_dead(self, candidate: str) -> bool:
+        """Whether no path leads through the cell."""
         return canonical_cell(candidate) == ""
 
     def build(self, candidate: str, *, in_channels: int = 3, num_classes: int = 10) -> nn.Module:
+        """The network that repeats the cell."""
         operations = dict(zip(EDGES, cell_operations(candidate), strict=True))
         return CellNetwork(
             operations, width=self.width, num_cells=self.num_cells, in_channels=in_channels, num_classes=num_classes
         )
 
     def layers(self, model: CellNetwork) -> list[nn.Module]:
+        """The stem and every cell, in order."""
         return [model.stem, *model.body]

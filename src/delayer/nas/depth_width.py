@@ -23,6 +23,7 @@ class Residual(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_width, width, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[batch, in, height, width] → [batch, out, …], smaller where it has a stride."""
         return self.shortcut(x) + self.inner(x)
 
 
@@ -61,9 +62,11 @@ class DepthWidthSpace(Space):
         }
 
     def encode(self, chosen: Mapping[str, int]) -> str:
+        """Depth and width of each stage as a string, such as 1x16-2x32."""
         return "-".join(f"{chosen[f'depth_{s}']}x{chosen[f'width_{s}']}" for s in range(self.num_stages))
 
     def decode(self, candidate: str) -> dict[str, int]:
+        """Depth and width of each stage of a string."""
         stages = candidate.split("-")
         if len(stages) != self.num_stages or not all(re.fullmatch(r"\d+x\d+", stage) for stage in stages):
             raise NasError(
@@ -82,13 +85,16 @@ class DepthWidthSpace(Space):
         return {name: values[0] for name, values in self.choices.items()}
 
     def canonical(self, candidate: str) -> str:
+        """The same spelling for the same network."""
         return self.encode(self.decode(candidate))
 
     def build(self, candidate: str, *, in_channels: int = 3, num_classes: int = 10) -> nn.Module:
+        """The network of those depths and widths."""
         block = self.block if callable(self.block) else named(self.block, *BLOCK)
         return StagedNetwork(self.decode(candidate), self.num_stages, block, in_channels, num_classes)
 
     def layers(self, model: "StagedNetwork") -> list[nn.Module]:
+        """The stem and every block, in order."""
         return [model.stem, *model.body]
 
 
@@ -110,4 +116,5 @@ class StagedNetwork(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images [batch, channels, height, width] → logits [batch, classes]."""
         return self.head(self.body(self.stem(x)))

@@ -18,7 +18,8 @@ class Engine(Protocol):
     running: dict[str, Any]
     """What stands for each worker that has not been seen to end."""
 
-    def start(self, name: str) -> None: ...
+    def start(self, name: str) -> None:
+        """Start a worker of that name."""
 
     def ended(self) -> dict[str, tuple[int, str]]:
         """{name: (exit code, last words)} of workers that ended since it was last asked."""
@@ -36,6 +37,7 @@ class Processes:
         (folder / "workers").mkdir(parents=True, exist_ok=True)
 
     def start(self, name: str) -> None:
+        """Start a worker of that name in a process of its own; what it says goes to a file."""
         command = [sys.executable, "-m", "delayer.nas", str(self.folder), name, str(self.threads), self.own]
         paths = os.pathsep.join(path for path in sys.path if path)
         with open(self._log(name), "w") as log:
@@ -51,6 +53,7 @@ class Processes:
         return self.folder / "workers" / f"{name}.log"
 
     def ended(self) -> dict[str, tuple[int, str]]:
+        """Workers that ended since the last call: exit code and what they said last."""
         codes = {name: process.poll() for name, process in self.running.items()}
         found = {name: (code, last_line(self._log(name).read_text())) for name, code in codes.items() if code is not None}
         for name in found:
@@ -58,6 +61,7 @@ class Processes:
         return found
 
     def close(self) -> None:
+        """End all workers that still run."""
         for process in self.running.values():
             process.kill()
             process.wait()
@@ -80,9 +84,11 @@ class Ray:
         self.work = self.ray.remote(num_cpus=max(threads, 1), max_retries=0)(work)
 
     def start(self, name: str) -> None:
+        """Start a worker of that name as a task of ray's."""
         self.running[name] = self.work.remote(str(self.folder), name, self.own)
 
     def ended(self) -> dict[str, tuple[int, str]]:
+        """Workers that ended since the last call: exit code and what they said last."""
         done, _ = (
             self.ray.wait(list(self.running.values()), num_returns=len(self.running), timeout=0) if self.running else ([], [])
         )
@@ -95,6 +101,7 @@ class Ray:
         return found
 
     def close(self) -> None:
+        """End all workers that still run."""
         for task in self.running.values():
             self.ray.cancel(task, force=True)
         self.ray.shutdown()

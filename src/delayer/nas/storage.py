@@ -117,9 +117,11 @@ class Trials:
         return sorted(waiting, key=lambda trial: trial.user_attrs["slot"])
 
     def num_waiting(self) -> int:
+        """Trials that nobody took yet."""
         return len(self._waiting())
 
     def num_finished(self) -> int:
+        """Trials that have a result."""
         return sum("result" in trial.user_attrs for trial in self._all(self.state.COMPLETE, self.state.FAIL))
 
     def claim(self, worker: str) -> tuple[int, dict[str, Any]] | None:
@@ -132,6 +134,7 @@ class Trials:
         return None
 
     def note(self, trial_id: int, **facts: Any) -> None:
+        """Write facts beside a trial."""
         for name, value in facts.items():
             self.storage.set_trial_user_attr(trial_id, name, value)
 
@@ -182,4 +185,5 @@ class Trials:
             raise NasError(f"{self.path} holds a trial that this version cannot read. Choose another --out.") from error
 
     def running_keys(self) -> set[str]:
+        """Keys of the candidates that workers train now."""
         return {trial.user_attrs["key"] for trial in self._all(self.state.RUNNING) if "key" in trial.user_attrs}

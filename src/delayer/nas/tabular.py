@@ -50,6 +50,7 @@ class TableSpace(CellSpace):
         self.cells, self.known = tuple(cells), frozenset(cells)
 
     def draw(self, rng: Random) -> str:
+        """One of the table's cells."""
         return rng.choice(self.cells)
 
     def mutate(self, candidate: str, rng: Random) -> str:
@@ -59,6 +60,7 @@ class TableSpace(CellSpace):
         ) or self.draw(rng)
 
     def every(self):
+        """All of the table's cells, in its order."""
         return iter(self.cells)
 
 

@@ -51,6 +51,7 @@ class Span:
         return self.stop - self.start
 
     def overlaps(self, other: "Span") -> bool:
+        """Whether both hold a block."""
         return self.start < other.stop and other.start < self.stop
 
 
@@ -193,7 +194,7 @@ class Chain:
 
     @property
     def point_labels(self) -> tuple[str, ...]:
-        """ "in" before a block that reads a point of its own, and the block's number after each block."""
+        """A label a point: "in" before a block that reads a point of its own, and the block's number after each block."""
         labels = [""] * self.num_points
         for i, block in enumerate(self.blocks):
             labels[block.inlet] = labels[block.inlet] or ("in" if i == 0 else f"in {i}")
@@ -201,6 +202,7 @@ class Chain:
         return tuple(labels)
 
     def module(self, index: int) -> nn.Module:
+        """The module of a block."""
         return self.model.get_submodule(self.blocks[index].path)
 
     def weight(self, index: int) -> int:

@@ -39,6 +39,7 @@ class Answer(dict):
         return self.to_tuple()[key] if isinstance(key, int | slice) else super().__getitem__(key)
 
     def to_tuple(self) -> tuple[Any, ...]:
+        """Its values without those that are None, as transformers' own do."""
         return tuple(value for value in self.values() if value is not None)
 
 

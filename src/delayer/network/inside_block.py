@@ -57,6 +57,7 @@ class Run:
     rectified: bool = False
 
     def layer(self, path: str) -> Layer:
+        """The layer of that path. Raises StopIteration where there is none."""
         return next(layer for layer in self.layers if layer.path == path)
 
     def rectifies(self, layer: Layer) -> bool:
@@ -67,8 +68,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Form:
-    """What is left of a run when its numbers are let go of: the paths of a block's linear layers in the order in which they
-    ran, of the one that answers last and of its batch norm ("" where there is none), and the tail."""
+    """What is left of a run when its numbers are let go of.
+
+    The paths of a block's linear layers in the order in which they ran, of the one that answers last and of its batch norm
+    ("" where there is none), and the tail.
+    """
 
     layers: tuple[str, ...]
     last: str
@@ -83,8 +87,7 @@ def form_of(run: Run) -> Form:
 
 
 class _Additions(TorchFunctionMode):
-    """Notes additions that take a layer's answer, with their terms as they were before anything changed in place, and
-    whether a ReLU follows."""
+    """Notes additions that take a layer's answer, and whether a ReLU follows; terms as they were before a change in place."""
 
     def __init__(self, runs: list[Run]):
         super().__init__()

@@ -67,9 +67,9 @@ def positions(hidden: Tensor, axis: int) -> Tensor:
 
 
 def take(hidden: Tensor, rows: Rows, mask: Tensor | None, index: Tensor | None) -> Tensor:
-    """Rows [n, features] of hidden states [batch, positions, features], copied, so that later in-place changes
-    cannot reach them.
+    """Rows [n, features] of hidden states [batch, positions, features].
 
+    They are copied, so that later changes in place cannot reach them.
     mask: [batch, positions], true where a token is real. index: what `chosen` gave, for "each".
     """
     if rows.kind == "each":

@@ -9,6 +9,8 @@ from delayer.study import Candidates, LatencyInfo, Proof, Results, Scores, Study
 
 @dataclass(frozen=True)
 class Card:
+    """One number at the top of the page: before, after, and what it means."""
+
     label: str
     value: str
     before: str = ""
@@ -47,6 +49,7 @@ def cards_of(
 
 
 def result_cards(results: Results) -> list[Card]:
+    """What was lost and won: grade, blocks, parameters, speed, proofs."""
     a, b = results.original, results.cut
     cards = [
         grade_card(results),
@@ -77,6 +80,7 @@ def result_cards(results: Results) -> list[Card]:
 
 
 def grade_card(results: Results) -> Card:
+    """The grade on test data, and how sure it is."""
     a, b = results.original.grade, results.cut.grade
     parts = [difference(a.value, b.value, b.unit)]
     if b.interval:
@@ -86,6 +90,7 @@ def grade_card(results: Results) -> Card:
 
 
 def latency_card(info: LatencyInfo) -> Card:
+    """The speed-up and its 95 % interval; good or bad only where the interval leaves 1 out."""
     low, high = info.speedup_interval
     interval = f"({number(low)} to {number(high)})"
     if low > 1:

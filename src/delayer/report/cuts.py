@@ -66,6 +66,7 @@ def shown(operator: str, rank: int | None = None) -> str:
 
 
 def blocks_text(start: int, stop: int) -> str:
+    """Blocks start .. stop-1 in words."""
     return f"block {start}" if stop == start + 1 else f"blocks {start}–{stop - 1}"
 
 

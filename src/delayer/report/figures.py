@@ -73,6 +73,7 @@ def blocks_figure(score: Score, choice: Choice, limits: tuple[float, float] | No
 
 
 def heat(score: Score, values: Sequence, labels: list[str], limits: tuple[float, float] | None, hover: str) -> Figure:
+    """A heat map of values [rows, columns] on one scale; limits: its ends, 0 to 1 by default."""
     low, high = limits or (0, 1)
     return {
         "type": "heatmap",
@@ -99,6 +100,7 @@ def matrix_layout(x: str, y: str) -> Figure:
 
 
 def plain_layout(x: str, y: str) -> Figure:
+    """Axes with titles, and nothing else."""
     axis = {"automargin": True, "zeroline": False, "ticks": "", "showline": False}
     return {
         "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
@@ -110,6 +112,7 @@ def plain_layout(x: str, y: str) -> Figure:
 
 
 def colour_bar(**more: Any) -> Figure:
+    """The thin bar beside a heat map."""
     return {"thickness": 10, "outlinewidth": 0, "xpad": 4, "len": 0.9, **more}
 
 

@@ -50,6 +50,7 @@ def size(value: float | None) -> str:
 
 
 def milliseconds(value: float | None) -> str:
+    """A number of milliseconds, in seconds where it is long."""
     return scaled(value, ((1e3, "s"), (1, "ms")))
 
 

@@ -24,7 +24,7 @@ def candidate_figures(candidates: Candidates, params: int | None, macs: int | No
     }
 
 
-def candidate_figure(candidates: Candidates, name: str, field: str, original: float | None, format) -> Figure:
+def candidate_figure(candidates: Candidates, name: str, field: str, original: float | None, written) -> Figure:
     """Grade against one cost: every measured set of edits, the best at each cost joined by a line."""
     kept = [m for m in candidates.measured if not missing(getattr(m, field)) and not missing(m.grade)]
 
@@ -35,7 +35,7 @@ def candidate_figure(candidates: Candidates, name: str, field: str, original: fl
             "name": title,
             "x": [getattr(m, field) for m in which],
             "y": [m.grade for m in which],
-            "text": [_hover(m, candidates, format(getattr(m, field))) for m in which],
+            "text": [_hover(m, candidates, written(getattr(m, field))) for m in which],
             "hovertemplate": "%{text}<extra></extra>",
             **style,
         }
@@ -58,7 +58,7 @@ def candidate_figure(candidates: Candidates, name: str, field: str, original: fl
                 "name": "original",
                 "x": [original],
                 "y": [level],
-                "text": [f"<b>original</b><br>{in_unit(level, candidates.grade_unit)} at {format(original)}"],
+                "text": [f"<b>original</b><br>{in_unit(level, candidates.grade_unit)} at {written(original)}"],
                 "hovertemplate": "%{text}<extra></extra>",
                 "marker": {"size": 17, "symbol": "star", "color": _ORIGINAL},
             }
@@ -116,6 +116,7 @@ def _verdict(low: float, high: float) -> str:
 
 
 def setting(info: LatencyInfo) -> str:
+    """Engine and batch size of a measured latency."""
     return f"{info.engine}, batch {info.batch_size}"
 
 

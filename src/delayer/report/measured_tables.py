@@ -7,6 +7,7 @@ from delayer.study import Candidates, Measured, Measures, Results
 
 
 def measures_table(results: Results) -> Table:
+    """Grade, blocks, parameters, multiply-adds and memory: original, cut, change."""
     a, b = results.original, results.cut
     moved = difference(a.grade.value, b.grade.value, a.grade.unit)
     rows = [
@@ -70,6 +71,7 @@ def candidates_table(candidates: Candidates) -> Table:
 
 
 def latency_table(results: Results) -> Table:
+    """A row a setting: medians with quartiles, the paired speed-up and its interval."""
     head = ("setting", "on", "original, median (quartiles)", "cut, median (quartiles)", "speed-up (95 %)", "rounds")
     rows = [
         (
@@ -90,6 +92,7 @@ def _range(ends: tuple[float, float]) -> str:
 
 
 def proofs_table(results: Results) -> Table:
+    """Whether the saved network gives the same answers in a new process, a row a loader."""
     rows = [
         (
             proof.loader,

@@ -125,6 +125,7 @@ def drawings(study: StudyInfo, choice: Choice) -> dict[str, str]:
 
 
 def plots(records: SimpleNamespace, choice: Choice) -> Iterator[tuple[str, Plot]]:
+    """Every figure that the study's records allow, by name."""
     study, scan, candidates, results = records.study, records.scan, records.candidates, records.results
     if records.sites:
         yield "sites", Plot(sites_figures(records.sites), "How much each activation switches")
@@ -145,6 +146,7 @@ def plots(records: SimpleNamespace, choice: Choice) -> Iterator[tuple[str, Plot]
 
 
 def all_tables(records: SimpleNamespace, choice: Choice) -> Iterator[tuple[str, Table]]:
+    """Every table that the study's records allow, by name."""
     scores, scan, candidates, results = records.scores, records.scan, records.candidates, records.results
     if choice.cuts:
         yield "cuts", cuts_table(choice, scan)

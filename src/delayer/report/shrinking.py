@@ -48,6 +48,7 @@ def rounds_figure(shrunk: Shrunk) -> Figure:
 
 
 def rounds_table(shrunk: Shrunk) -> Table:
+    """A row a round: which activations became linear, why, and what it cost."""
     rows = [
         (
             str(one.number),

@@ -13,6 +13,8 @@ MOST_ROWS = 200
 
 @dataclass(frozen=True)
 class Cell:
+    """A text with a tint or a colour."""
+
     text: str
     heat: float | None = None
     """0 to 1, how strongly the cell is tinted."""
@@ -22,6 +24,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
+    """A head and rows of texts; some rows marked as chosen."""
+
     head: tuple[str, ...]
     rows: Sequence[tuple[str | Cell, ...]]
     marked: frozenset[int] = frozenset()
@@ -80,6 +84,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def correlation_table(scores: Scores) -> Table:
+    """How far the metrics agree: rank correlations of each two."""
     keys = list(dict.fromkeys(key for row in scores.correlations for key in row))
     rows = [tuple(v if isinstance(v, str) else number(v) for v in map(row.get, keys)) for row in scores.correlations]
     return Table(tuple(keys), rows)

@@ -30,6 +30,7 @@ class Candidate:
 
     @property
     def takes(self) -> float:
+        """Blocks that it removes."""
         return self.stop - self.start if self.removed is None else self.removed
 
 
@@ -206,8 +207,7 @@ def _sweep(
 
 
 def _undominated(value: Tensor, enough: float, keep: int) -> Tensor:
-    """Indices, best first, of the labels [damage, saved, removed, added, edits; n] that fewer than keep better ones
-    outsave.
+    """Indices, best first, of the labels [damage, saved, removed, added, edits; n] that fewer than keep better ones outsave.
 
     Savings beyond `enough` count as equal: no choice in front can then miss the target. What decides ties adds up, so
     that better labels stay better whatever is put in front of them.

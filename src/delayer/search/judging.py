@@ -44,6 +44,7 @@ class Measuring:
     failed: dict[Cut, Failure] = field(default_factory=dict)
 
     def __call__(self, cut: Cut) -> Verdict:
+        """The grade of a cut, or why it has none; measured once."""
         key = key_of(cut)
         if key not in self.known:
             found = self.known[key] = from_first(attempt(self.grade, cut))
@@ -86,8 +87,11 @@ def ensure_judged(judged: Iterable[tuple[Cut, Verdict]]) -> None:
 
 
 def takes(chain: Chain, cut: Cut, unit: str = "blocks") -> tuple:
-    """Orders cuts that are equally good, the least first: what leaves the network (in blocks for a budget in blocks, else
-    in parameters), what is put in its place, how many edits, where they begin."""
+    """Orders cuts that are equally good, the least first.
+
+    By what leaves the network (in blocks for a budget in blocks, else in parameters), what is put in its place, how many
+    edits, where they begin.
+    """
     gone = [block for edit in cut for span in edit.removed for block in range(span.start, span.stop)]
     return (
         sum(map(chain.weight if unit == "blocks" else partial(_params, chain), gone)),
@@ -107,8 +111,7 @@ def key_of(cut: Iterable[Edit]) -> str:
 
 
 def damage_of(grade: Verdict) -> float:
-    """What the search makes small: the distance from the original's output (`Grade.distance`); infinity for
-    what failed."""
+    """What the search makes small: the distance from the original's output (`Grade.distance`); infinity for what failed."""
     if isinstance(grade, Failure):
         return math.inf
     return grade.distance if grade.distance is not None else 100.0 - (grade.agreement or 0.0)

@@ -93,6 +93,7 @@ class Look:
         return Streams(self.chain, self.original, self.task.batches("fit").first(self._samples), seed=self.seed).span(*args)
 
     def edit(self, site: Site, mode: str) -> Linearise:
+        """The edit that makes an activation linear in that way."""
         return Linearise(site=site.path, mode=mode, num_features=site.num_features, axis=site.axis)
 
     @cached_property

@@ -12,9 +12,10 @@ TAUGHT_RATE, TEMPERATURE, LABELS = 3e-4, 3.0, 0.1
 
 
 def recipe(model: nn.Module, options: ShrinkOptions, epochs: int, *, teacher: bool) -> TuneOptions:
-    """Options of a round. Published schedules learn from labels alone: SGD with momentum for networks with batch norms,
-    whose statistics go on, else AdamW.
+    """Options of a round's training.
 
+    Published schedules learn from labels alone: SGD with momentum for networks with batch norms, whose statistics go on,
+    else AdamW.
     teacher: whether the original's answers are learnt, as in our schedule: AdamW, and batch norms stay as they are, so that
     a short training cannot upset what was fitted. A rate that only does harm is left, see `TuneOptions.retreat`.
     """

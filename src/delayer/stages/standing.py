@@ -51,7 +51,7 @@ def _copy_(folder: Path, to: Path) -> None:
     """A second name for each file of a saved network, which nobody writes into; a copy where the disk has no such thing."""
     _clear_(to)
     shutil.copytree(folder, temporary := _new(to), copy_function=_linked)
-    os.rename(temporary, to)
+    temporary.rename(to)
 
 
 def _clear_(folder: Path) -> None:

@@ -53,18 +53,22 @@ class Work:
 
     @cached_property
     def model_hash(self) -> str:
+        """Hash of the network's weights."""
         return model_hash(self.model)
 
     @cached_property
     def example(self) -> Inputs:
+        """Inputs of a few samples."""
         return example_of(self.task.batches("fit")[0].inputs)
 
     @cached_property
     def macs(self) -> int | None:
+        """Multiply-adds for one sample; None where they cannot be counted."""
         return num_macs(self.model, example_of(self.example, 1))
 
     @cached_property
     def block_macs(self) -> list[int]:
+        """Multiply-adds of each block for one sample."""
         found = macs_by_module(self.model, example_of(self.example, 1))
         return [found.get(block.path, 0) for block in self.chain.blocks]
 
@@ -87,6 +91,7 @@ class Work:
         return load(str(folder)).to(self.device)
 
     def provenance(self) -> Provenance:
+        """Hashes, versions and seed that results travel with."""
         names = ("torch", "timm", "torchvision", "transformers", "onnxruntime", "safetensors")
         versions = {"python": platform.python_version()}
         for name in names:

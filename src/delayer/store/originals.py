@@ -73,6 +73,7 @@ def mark_huggingface(model: nn.Module, name: str) -> nn.Module:
 
 
 def load_timm(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Module:
+    """An architecture of timm's, by its name. Raises UnknownName, with names like it."""
     timm = library("timm", "vision")
     if not name.startswith(("hf-hub:", "local-dir:")) and not timm.is_model(name.split(".")[0]):
         near = get_close_matches(name, timm.list_models(), n=3)

@@ -21,7 +21,7 @@ def share_(path: str | Path) -> None:
     """Give a file the permissions that new files have here; temporary and safetensors files are the owner's alone."""
     mask = os.umask(0)
     os.umask(mask)
-    os.chmod(path, 0o666 & ~mask)
+    Path(path).chmod(0o666 & ~mask)
 
 
 def sync_folder(folder: Path) -> None:
@@ -42,16 +42,16 @@ def write_atomically(path: Path, text: str | bytes) -> None:
     Raises StudyError when the disk is full or the folder cannot be written; the old file then stays as it was.
     """
     data = text.encode() if isinstance(text, str) else text
-    name = None
+    draft = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{UNFINISHED}{path.name}.", delete=False) as file:
-            name = file.name
+            draft = Path(file.name)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        share_(name)
-        os.replace(name, path)
+        share_(draft)
+        draft.replace(path)
         sync_folder(path.parent)
     except OSError as error:
         raise StudyError(
@@ -59,5 +59,5 @@ def write_atomically(path: Path, text: str | bytes) -> None:
             "Free some space or choose another --out folder."
         ) from error
     finally:
-        if name and os.path.exists(name):
-            os.unlink(name)
+        if draft:
+            draft.unlink(missing_ok=True)

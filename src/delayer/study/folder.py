@@ -40,9 +40,11 @@ class Study:
             raise StudyError(f"The study folder {self.folder} is a file. Choose another --out folder.")
 
     def path(self, name: str) -> Path:
+        """Path of a file in the folder."""
         return self.folder / name
 
     def has(self, name: str) -> bool:
+        """Whether the record of that name was written."""
         return self.path(self.FILES[name][0]).exists()
 
     def read(self, name: str) -> Any:
@@ -53,9 +55,11 @@ class Study:
         return read_record(self.path(file), kind)
 
     def read_or_none(self, name: str) -> Any:
+        """The record of that name, or None where it was not written."""
         return self.read(name) if self.has(name) else None
 
     def write(self, name: str, record: BaseModel) -> None:
+        """Write a record under its name, whole or not at all."""
         file, kind, _ = self.FILES[name]
         if not isinstance(record, kind):
             raise TypeError(f"{file} holds a {kind.__name__}, not a {type(record).__name__}.")

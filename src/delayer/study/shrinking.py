@@ -75,10 +75,12 @@ class Shrunk(Record):
 
     @property
     def num_removed(self) -> int:
+        """Activations that are linear now."""
         return self.num_sites - self.rounds[-1].left if self.rounds else 0
 
     @property
     def num_epochs(self) -> int:
+        """Epochs of training, of all rounds together."""
         return sum(one.epochs for one in self.rounds)
 
 

@@ -126,8 +126,10 @@ def _check_range(labels: Tensor, num_classes: int) -> None:
 
 
 def _listed(names: tuple[str, ...], path: Path, num_outputs: int) -> tuple[dict[str, int], tuple[int, ...] | None]:
-    """Outputs by line number, and which ones are named at all, None for all; a line is a name, or a name and more, as in
-    'n01440764 tench'."""
+    """Outputs by line number, and which ones are named at all, None for all.
+
+    A line is a name, or a name and more, as in 'n01440764 tench'.
+    """
     lines = [line.strip() for line in read_text(str(path)).rstrip().splitlines()]
     if len(lines) > num_outputs:
         raise DataError(f"{path} lists {len(lines)} classes, the network has {num_outputs} outputs. Give its own list.")

@@ -43,6 +43,7 @@ class LoaderSplit(Split):
         self.batches, self.limit, self._starts = batches, limit, None
 
     def first(self, num_samples: int) -> "LoaderSplit":
+        """The same with its first samples only."""
         return LoaderSplit(self.name, self.batches, self.kind, min(num_samples, self.limit or num_samples), self.classes)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -55,6 +56,7 @@ class LoaderSplit(Split):
                 return
 
     def read(self, numbers: Iterable[int]) -> Iterator[Batch]:
+        """Those samples in batches, in the order in which the loader gives them."""
         numbers = list(numbers)
         return iter(self) if numbers == list(range(len(self))) else map(self.__getitem__, numbers)
 
@@ -63,6 +65,7 @@ class LoaderSplit(Split):
 
     @property
     def num_samples(self) -> int:
+        """Samples that the loader gives."""
         return self.starts[-1]
 
     @property

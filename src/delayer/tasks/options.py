@@ -9,8 +9,7 @@ Kind = Literal["image-classification", "text-classification", "embedding", "caus
 
 
 class TaskOptions(BaseModel):
-    """How many samples go where, and how they become what a network reads. None means: as the network states
-    it."""
+    """How many samples go where, and how they become what a network reads. None means: as the network states it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 

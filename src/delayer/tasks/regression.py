@@ -10,8 +10,10 @@ NUMBERS = 1024
 
 
 def numbers_of(answer: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers [n, numbers] of answers [n], [n, outputs], [n, places, outputs] or [n, outputs, h, w], and the output that
-    each belongs to [numbers]."""
+    """Numbers [n, numbers] of answers, and the output that each belongs to [numbers].
+
+    Answers are [n], [n, outputs], [n, places, outputs] or [n, outputs, h, w].
+    """
     answer = answer[:, None] if answer.ndim == 1 else answer
     axis = 1 if answer.ndim > 3 else answer.ndim - 1
     num = answer.shape[axis]

@@ -52,6 +52,7 @@ class TextReader:
         return [ids[k : k + length] for k in range(0, len(ids), length)]
 
     def __call__(self, samples: Sequence[Any]) -> dict[str, Tensor]:
+        """Texts, or lists of token numbers, as one padded batch: input_ids [batch, tokens] and what goes with them."""
         if not isinstance(samples[0], str):
             columns = {"input_ids": [self.first + list(ids) for ids in samples]}
         else:

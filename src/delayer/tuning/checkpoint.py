@@ -28,8 +28,10 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], record: BaseModel) -
 
 
 def read_checkpoint(path: Path, kind: type[R]) -> tuple[dict[str, Tensor], R] | None:
-    """What `save_checkpoint` wrote, None if it was never called. Raises StudyError for any other file, also for this one
-    with a single bit changed."""
+    """What `save_checkpoint` wrote, None if it was never called.
+
+    Raises StudyError for any other file, also for this one with a single bit changed.
+    """
     if not os.path.lexists(path):
         return None
     try:

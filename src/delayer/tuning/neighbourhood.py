@@ -24,9 +24,9 @@ def neighbourhood(chain: Chain, plan: Plan, *, reach: int = 1) -> set[str]:
 
 
 def counterparts(chain: Chain, plan: Plan) -> dict[str, str]:
-    """By path in the cut network, of a block or of what stands for some: the original's block behind which the hidden state
-    should be the same. Where blocks are gone right behind it, that is the last of them.
+    """By path in the cut network: the original's block behind which the hidden state should be the same.
 
+    The path is of a block or of what stands for some. Where blocks are gone right behind it, that is the last of them.
     chain: of the ORIGINAL network, as the plan numbers it. Raises SpanError when a span does not fit the chain.
     """
     copy, gone = _cut(chain, plan), plan.gone

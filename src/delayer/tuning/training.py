@@ -60,6 +60,7 @@ class Place(BaseModel):
 
     @property
     def best(self) -> Grade:
+        """The grade of the best epoch; the one before training where none was better."""
         return self.epochs[self.best_epoch - 1].grade if self.best_epoch else self.before
 
 

@@ -26,6 +26,7 @@ def cka_of(hsic: Tensor) -> Tensor:
 
 
 def cka_warnings(stat: Hsic) -> Iterator[str]:
+    """Sentences that say where there are too few samples, or too few in a batch, for this width."""
     sizes, hsic = stat.chunks()
     if not len(sizes):
         yield (

@@ -50,6 +50,7 @@ def layer_hsic(layout: Layout) -> Hsic:
 
 
 def msrs_warnings(stat: Hsic, *, layout: Layout) -> Iterator[str]:
+    """Sentences that say where there are too few samples, or layers that it does not know."""
     sizes, hsic = stat.chunks()
     if not len(sizes):
         yield (

@@ -26,6 +26,7 @@ class Geometry:
         self._sums = {name: torch.zeros(num_points, num_points, dtype=torch.float64) for name in names}
 
     def update(self, rows: Mapping[int, Tensor], ids: Tensor) -> None:
+        """Add rows: each point's [rows, width], and the number of each row."""
         for group in self.groups:
             x = torch.stack([rows[p] for p in group], 1).double()
             products = x @ x.mT
@@ -47,10 +48,12 @@ class Geometry:
             self._sums["count"][at, other] += len(x)
 
     def merge(self, other: "Geometry") -> None:
+        """Add what another one of the same points has seen."""
         for name in self._sums:
             self._sums[name] += other._sums[name]
 
     def pool(self, add_: Callable[[Tensor], None], gather: Callable[[Any], list[Any]]) -> None:
+        """Add up what all processes have seen, in each."""
         for sums in self._sums.values():
             add_(sums)
 
@@ -64,7 +67,9 @@ class Geometry:
     num_rows = property(lambda self: int(self._sums["count"].max()))
 
     def state(self) -> dict[str, Tensor]:
+        """The sums as tensors, to be saved and loaded again."""
         return {name: sums.clone() for name, sums in self._sums.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
         self._sums = {name: state[name].clone() for name in self._sums}

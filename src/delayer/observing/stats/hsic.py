@@ -59,6 +59,7 @@ class Hsic:
         self._widths: tuple[int, ...] = ()
 
     def update(self, rows: Mapping[int | str, Tensor], ids: Tensor) -> None:
+        """Add rows: each point's [rows, width], and the number of each row."""
         self._widths = tuple(rows[p].shape[1] for p in self.points)
         joined = torch.cat([rows[p] for p in self.points], 1)
         for chunk in (ids // self.batch_size).unique().tolist():
@@ -88,9 +89,11 @@ class Hsic:
             self._add(chunk, ids, joined)
 
     def merge(self, other: "Hsic") -> None:
+        """Add what another one of the same points has seen."""
         self._add_seen(*other._seen())
 
     def pool(self, add_: Callable[[Tensor], None], gather: Callable[[Any], list[Any]]) -> None:
+        """Add up what all processes have seen, in each."""
         seen = gather(self._seen())
         self._done, self._waiting = {}, {}
         for one in seen:
@@ -107,9 +110,11 @@ class Hsic:
 
     @property
     def num_rows(self) -> int:
+        """Rows seen, with those that still wait for a whole batch."""
         return self.batch_size * len(self._done) + sum(len(ids) for ids, _ in self._waiting.values())
 
     def state(self) -> dict[str, Tensor]:
+        """What was seen as tensors, to be saved and loaded again."""
         widths, done, waiting = self._seen()
         return {
             "widths": torch.tensor(widths, dtype=torch.long),
@@ -119,6 +124,7 @@ class Hsic:
         }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
         named = [(*name.split("."), value) for name, value in state.items() if "." in name]
         self._widths = tuple(state["widths"].tolist())
         self._done = {int(k): value for kind, k, value in named if kind == "done"}

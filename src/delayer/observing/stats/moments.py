@@ -46,6 +46,7 @@ class Moments:
         return sum(8 * width[group[0]] ** 2 * len(group) * (len(group) + 1) // 2 for group in groups)
 
     def update(self, rows: Mapping[int, Tensor], ids: Tensor) -> None:
+        """Add rows: each point's [rows, width], and the number of each row."""
         dtype = torch.float64 if self.exact else torch.float32
         for g, group in enumerate(self.groups):
             x = torch.cat([rows[p].to(dtype) for p in group], 1)
@@ -122,6 +123,7 @@ class Moments:
                 self._count[g] += other._count[g]
 
     def pool(self, add_: Callable[[Tensor], None], gather: Callable[[Any], list[Any]]) -> None:
+        """Add up what all processes have seen, in each."""
         for g in range(len(self.groups)):
             self._settle(g)
             own = self._shift[g]
@@ -160,9 +162,11 @@ class Moments:
 
     @property
     def num_rows(self) -> int:
+        """Rows seen, at the point that saw most."""
         return int(self._count.max()) if len(self._count) else 0
 
     def state(self) -> dict[str, Tensor]:
+        """The sums as tensors, to be saved and loaded again."""
         state = {"count": self._count.clone()}
         for g in range(len(self.groups)):
             self._settle(g)
@@ -175,6 +179,8 @@ class Moments:
         return state
 
     def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+
         def read(name: str) -> list[Tensor | None]:
             found = (state.get(f"{name}.{g}") for g in range(len(self.groups)))
             return [None if t is None else t.clone() for t in found]

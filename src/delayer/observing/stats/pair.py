@@ -25,6 +25,7 @@ class Pair:
 
     @property
     def width(self) -> int:
+        """Features at the first point."""
         return len(self.mean_x)
 
     def uncentred(self) -> "Pair":

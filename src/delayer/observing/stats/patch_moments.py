@@ -115,8 +115,10 @@ class PatchMoments:
         return tuple(t.cpu() for t in (mean_x, mean_y, xx, xy, yy))
 
     def state(self) -> dict[str, Tensor]:
+        """The sums as tensors, to be saved and loaded again."""
         return {"num_rows": torch.tensor(self.num_rows), **{name: t.cpu().clone() for name, t in self._sums.items()}}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
         self.num_rows = int(state["num_rows"])
         self._sums = {name: t.clone() for name, t in state.items() if name != "num_rows"}

@@ -18,6 +18,7 @@ class Sloped(nn.Module):
         self.slope = nn.Parameter(torch.zeros((), device=like.device, dtype=like.dtype))
 
     def forward(self, z: Tensor) -> Tensor:
+        """The activation mixed with the identity; its shape stays."""
         z = z.clone() if getattr(self.activation, "inplace", False) else z
         return self.slope * z + (1 - self.slope) * self.activation(z.clone())
 

@@ -53,13 +53,12 @@ def _from_disk(path: str) -> Any:
 
 
 def _from_hub(path: str) -> Any:
-    from datasets import load_dataset
-    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as readers
+    from datasets import load_dataset, packaged_modules
 
     name, slash, config = path.rpartition("/")
     # "a/b" may be an owner's data set or a configuration of one without owner, such as glue/sst2.
     tries = ([] if path.count("/") > 1 else [[path]]) + ([[name, config]] if slash else [])
-    if path.split("/")[0] in readers:
+    if path.split("/")[0] in packaged_modules._PACKAGED_DATASETS_MODULES:
         raise DataError(
             f"hf:{path} names a reader of the datasets library, which would take every file below {Path.cwd()}. "
             "Give the name of a data set, or hf:FOLDER."

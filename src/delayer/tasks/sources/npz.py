@@ -14,8 +14,7 @@ from delayer.tasks.sources._labels import Labels, labels_of
 
 @sources.register("npz")
 def npz(path: str, part: str | None, options: TaskOptions, model: nn.Module) -> Samples:
-    """Images from uint8 arrays [n, h, w, 3], [n, h, w] or [n, 3, h, w]; other arrays go to the network as
-    they are.
+    """Images from uint8 arrays [n, h, w, 3], [n, h, w] or [n, 3, h, w]; other arrays go to the network as they are.
 
     Raises DataError naming the arrays found, NotFiniteError naming the first bad sample.
     """

@@ -10,8 +10,7 @@ from delayer.tasks.sources._columns import from_dataset
 
 @sources.register("parquet")
 def parquet(path: str, part: str | None, options: TaskOptions, model: nn.Module) -> Samples:
-    """Rows read from disk when they are touched (by the datasets library, which keeps an Arrow copy in its
-    cache).
+    """Rows read from disk when they are touched (by the datasets library, which keeps an Arrow copy in its cache).
 
     Columns are recognised as for `hf:`; class names and image columns that the file's metadata states are
     known. Raises DataError when there is no parquet file, or one that cannot be read.

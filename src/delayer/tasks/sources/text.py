@@ -14,8 +14,9 @@ from delayer.tasks.tokenising import TextReader
 
 @sources.register("text")
 def text(path: str, part: str | None, options: TaskOptions, model: nn.Module) -> Samples:
-    """A text a list entry. A .txt is cut into consecutive pieces of `max_length` tokens for a network that
-    writes text, and into lines for one that does not.
+    """A text a list entry, or a part of a .txt.
+
+    That is cut into consecutive pieces of `max_length` tokens for a network that writes text, and into lines for another.
 
     Raises DataError when the .json file holds anything but a list of texts.
     """
