@@ -12,6 +12,7 @@ DelayerError
 ├── StudyError          a study folder that is corrupted, in use, or lacks a stage
 ├── ExportError         a network that cannot be exported
 ├── NasError            an architecture search that cannot be understood, or that found nothing
+├── PlugInError         a plug-in that cannot be imported, or whose name is taken
 ├── MemoryLimitError    work that does not fit into memory
 └── ProcessError        another of several processes that ended, or answers no more
 
@@ -73,6 +74,10 @@ class ExportError(DelayerError):
 
 class NasError(DelayerError):
     """An architecture search that cannot be understood, or that found nothing."""
+
+
+class PlugInError(DelayerError):
+    """A plug-in that cannot be imported, or whose name is taken."""
 
 
 class MemoryLimitError(DelayerError):

@@ -5,10 +5,15 @@ import pkgutil
 
 from delayer.cli.app import app
 from delayer.cli.entry import main
+from delayer.cli.importing import imports_first
 
 for _module in pkgutil.iter_modules(__path__):
     if _module.name == "__main__":
         continue
     importlib.import_module(f"{__name__}.{_module.name}")
+
+for _command in app.registered_commands:
+    assert _command.callback is not None
+    _command.callback = imports_first(_command.callback)
 
 __all__ = ["app", "main"]

@@ -31,6 +31,16 @@ def list_command(
     from delayer.tasks.sources import sources
 
     numbers = StrategyOptions().model_dump()
+    tables = {
+        "metrics": metrics,
+        "site-metrics": site_metrics,
+        "methods": methods,
+        "edits": edits,
+        "families": families,
+        "sources": sources,
+        "schedules": schedules,
+        "strategies": strategies,
+    }
     known: dict[str, list[tuple[str, str]]] = {
         "metrics": [(name, f"{m.title}. {m.source}") for name, m in metrics.items()],
         "site-metrics": [(name, f"{m.title}. {m.source}") for name, m in site_metrics.items()],
@@ -46,9 +56,10 @@ def list_command(
         raise DelayerError(f"There is no list of {what!r}. Ask for {', '.join(known)}.")
     for kind, rows in known.items():
         if what in ("", kind):
-            table = Table("name", "what", title=kind, title_justify="left")
+            outside = {name: origin.whose for name, _ in rows if kind in tables and (origin := tables[kind].origin(name))}
+            table = Table("name", "what", *(["package"] if outside else []), title=kind, title_justify="left")
             for name, text in rows:
-                table.add_row(name, text)
+                table.add_row(name, text, *([outside.get(name, "delayer")] if outside else []))
             Console().print(table)
 
 

@@ -1,8 +1,6 @@
 """The work that a command is about: opened anew, or from a study folder, and what the user allows files to name."""
 
 import inspect
-import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +9,8 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from delayer import stages
-from delayer.errors import DelayerError, DelayerWarning, StudyError
+from delayer.cli.importing import warnings_in_sentences
+from delayer.errors import DelayerError, StudyError
 from delayer.progress import Reporter
 from delayer.store import allowing
 from delayer.store.given import give, given, given_names, is_name, remember
@@ -38,9 +37,7 @@ def opens_networks(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*, factory: list[str] | None, trust: bool, allow_changed: bool, **arguments: Any) -> Any:
         for name in factory or ():
             give(name)
-        with allowing(trust=trust, allow_changed=allow_changed), warnings.catch_warnings():
-            warnings.simplefilter("default", DelayerWarning)
-            warnings.showwarning = _in_a_sentence(warnings.showwarning)
+        with allowing(trust=trust, allow_changed=allow_changed), warnings_in_sentences():
             return command(**arguments)
 
     own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in inspect.signature(command).parameters.values()]
@@ -53,18 +50,6 @@ def opens_networks(command: Callable[..., Any]) -> Callable[..., Any]:
     wrapped.__annotations__ = {p.name: p.annotation for p in (*own, *more)}
     wrapped.__doc__, wrapped.__name__ = command.__doc__, command.__name__
     return wrapped
-
-
-def _in_a_sentence(otherwise: Callable[..., None]) -> Callable[..., None]:
-    """Shows a warning of ours as one sentence on standard error, and others as before."""
-
-    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        if issubclass(category, DelayerWarning):
-            print(f"delayer: {message}", file=sys.stderr)
-        else:
-            otherwise(message, category, *place, **more)
-
-    return show
 
 
 def opened(

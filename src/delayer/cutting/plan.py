@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +13,10 @@ from delayer.errors import PlanError
 from delayer.network.chain import Chain
 from delayer.network.hashing import model_hash
 from delayer.observing.rows import Rows
-from delayer.study import Record, Seed, read_record, write_atomically
+from delayer.study import Naming, Seed, read_record, write_atomically
 
 
-class Plan(Record):
+class Plan(Naming):
     """What is cut from which network, and what the cut was fitted on."""
 
     format: Literal[1] = 1
@@ -32,6 +33,9 @@ class Plan(Record):
     rows: str = "each"
     """The rows that maps are fitted on."""
     seed: Seed = 0
+
+    def _words(self) -> Iterator[tuple[str, str]]:
+        yield from (("edit", edit.edit) for edit in self.edits)
 
     @field_validator("edits", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""`python -m delayer.nas FOLDER NAME THREADS`: one worker, as an engine starts it."""
+"""`python -m delayer.nas FOLDER NAME THREADS FUNCTION [MODULE …]`: one worker, as an engine starts it."""
 
 from delayer.nas.worker import main
 

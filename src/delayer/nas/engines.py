@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from delayer.libraries import first_line, library
 from delayer.nas.worker import work
+from delayer.registry import imports
 
 
 class Engine(Protocol):
@@ -38,7 +39,7 @@ class Processes:
 
     def start(self, name: str) -> None:
         """Start a worker of that name in a process of its own; what it says goes to a file."""
-        command = [sys.executable, "-m", "delayer.nas", str(self.folder), name, str(self.threads), self.own]
+        command = [sys.executable, "-m", "delayer.nas", str(self.folder), name, str(self.threads), self.own, *imports()]
         paths = os.pathsep.join(path for path in sys.path if path)
         with open(self._log(name), "w") as log:
             self.running[name] = subprocess.Popen(
@@ -85,7 +86,7 @@ class Ray:
 
     def start(self, name: str) -> None:
         """Start a worker of that name as a task of ray's."""
-        self.running[name] = self.work.remote(str(self.folder), name, self.own)
+        self.running[name] = self.work.remote(str(self.folder), name, self.own, imports())
 
     def ended(self) -> dict[str, tuple[int, str]]:
         """Workers that ended since the last call: exit code and what they said last."""

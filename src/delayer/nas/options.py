@@ -1,5 +1,6 @@
 """What a search on real data may be told; the line under each field is its command-line help."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
@@ -8,7 +9,7 @@ from delayer.nas.cells import CellSpace
 from delayer.nas.depth_width import BLOCK, RESIDUAL, DepthWidthSpace, residual_block
 from delayer.nas.space import Space, known, named
 from delayer.nas.strategies import StrategyOptions
-from delayer.study import Record
+from delayer.study import Naming, Record
 from delayer.tasks import TaskOptions
 
 SPACE = ("search space", "factory(), or choose cells or depth_width")
@@ -113,7 +114,7 @@ class SearchOptions(Record):
     """Samples a batch when candidates are timed."""
 
 
-class Setup(Record):
+class Setup(Naming):
     """search.json: all that decides what a search finds, besides how long it goes on."""
 
     data: str
@@ -125,3 +126,6 @@ class Setup(Record):
     strategy_options: StrategyOptions
     seed: int
     device: str
+
+    def _words(self) -> Iterator[tuple[str, str]]:
+        yield "search strategy", self.strategy

@@ -83,7 +83,7 @@ def _keep_setup(folder: Path, setup: Setup) -> None:
     if not path.exists():
         write_atomically(path, setup.model_dump_json(indent=1))
         return
-    before, now = read_record(path, Setup, NasError).model_dump(), setup.model_dump()
+    before, now = (one.model_dump(exclude={"plugins"}) for one in (read_record(path, Setup, NasError), setup))
     flat = [
         {
             f"{part}.{name}": value

@@ -21,6 +21,7 @@ from delayer.nas.proxy import PRIME, assess
 from delayer.nas.space import Seen
 from delayer.nas.storage import Trials, at_work
 from delayer.nas.strategies import strategies
+from delayer.registry.outside import import_again
 from delayer.store.given import give
 from delayer.store.weights import distinct_weights
 from delayer.study import NasTrial, read_record, write_atomically
@@ -38,11 +39,13 @@ def seen_of(results: Sequence[NasTrial]) -> list[Seen]:
     ]
 
 
-def work(folder: str, name: str, own: str = "") -> int:
+def work(folder: str, name: str, own: str = "", imports: Sequence[str] = ()) -> int:
     """Work on the search in a folder until no slot waits. Gives 0, or EXHAUSTED.
 
-    own: the function that the user named for the search's blocks or space; what the folder names is not imported.
+    own: the function that the user named for the search's blocks or space, and imports: the modules of plug-ins, both from
+    whoever started the search; what the folder names is not imported.
     """
+    import_again(imports)
     if own:
         give(own)
     setup = read_record(Path(folder) / "search.json", Setup)
@@ -94,7 +97,7 @@ def weights_path(folder: str | Path, slot: int) -> Path:
 
 def main() -> None:
     """Work as the command line says; ends at once when whoever started it is gone."""
-    folder, name, threads, own = sys.argv[1:]
+    folder, name, threads, own, *imports = sys.argv[1:]
     parent = os.getppid()
 
     def watch() -> None:
@@ -105,6 +108,6 @@ def main() -> None:
     threading.Thread(target=watch, daemon=True).start()
     torch.set_num_threads(int(threads))
     try:
-        sys.exit(work(folder, name, own))
+        sys.exit(work(folder, name, own, imports))
     except DelayerError as error:
         sys.exit(f"delayer: {error}")

@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from delayer.network.calling import Inputs, call, evaluating, output_of, seeded
+from delayer.registry import imports
+from delayer.registry.outside import import_again
 from delayer.store.given import give, given_names, remember
 from delayer.store.integrity import RECORD, verified
 from delayer.study import Proof
@@ -57,6 +59,7 @@ def reload_proof(
                 "ordinary" if ordinary else "delayer",
                 json.dumps(_named_in(Path(folder))),
                 factory or "",
+                *imports(),
             ],
             capture_output=True,
             text=True,
@@ -90,10 +93,11 @@ def _named_in(folder: Path) -> dict[str, str]:
     return {name: spelling for name, spelling in given_names().items() if json.dumps(name) in text}
 
 
-def _main(folder: str, probe: str, kind: str, names: str, factory: str) -> None:
+def _main(folder: str, probe: str, kind: str, names: str, factory: str, *modules: str) -> None:
     from delayer.store.folder import load
     from delayer.store.ordinary import load_ordinary
 
+    import_again(modules)
     for name, spelling in json.loads(names).items():
         remember(name, give(spelling))
     model = load(folder, factory=factory or None) if kind == "delayer" else load_ordinary(Path(folder), verified(folder).source)

@@ -10,6 +10,7 @@ from delayer.study.folder import Study
 from delayer.study.grade import Grade
 from delayer.study.nas import NasResults, NasTable, NasTrial, Replay
 from delayer.study.network import Asked, BlockInfo, ChainInfo, Provenance, StudyInfo
+from delayer.study.plugins import Naming, PlugIn
 from delayer.study.reading import as_lines, checksum, parsed, read_bytes, read_json, shortened, whole_lines
 from delayer.study.record import Count, Index, Measurement, Record, Seed, Size, first_fault, read_record, record_in
 from delayer.study.results import LatencyInfo, Measures, OnnxInfo, Proof, Results
@@ -33,10 +34,12 @@ __all__ = [
     "Measurement",
     "Measures",
     "MergeInfo",
+    "Naming",
     "NasResults",
     "NasTable",
     "NasTrial",
     "OnnxInfo",
+    "PlugIn",
     "Proof",
     "Provenance",
     "Record",

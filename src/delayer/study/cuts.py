@@ -1,7 +1,10 @@
 """candidates.json: cuts that were measured."""
 
+from collections.abc import Iterator
+
 from pydantic import field_validator
 
+from delayer.study.plugins import Naming
 from delayer.study.record import Count, Index, Measurement, Record
 
 
@@ -46,7 +49,7 @@ class Measured(Record):
     """Why it could not be judged; then it has no grade."""
 
 
-class Candidates(Record):
+class Candidates(Naming):
     """candidates.json: what was measured before the plan was chosen, best first."""
 
     grade_name: str
@@ -54,3 +57,6 @@ class Candidates(Record):
     higher_is_better: bool
     original_grade: Measurement
     measured: tuple[Measured, ...]
+
+    def _words(self) -> Iterator[tuple[str, str]]:
+        yield from (("edit", edit.edit) for one in self.measured for edit in one.edits)

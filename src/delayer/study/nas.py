@@ -1,10 +1,12 @@
 """The frozen records of an architecture search, and the file that holds them: nas.json, or nas_table.json."""
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from delayer.study.grade import Grade
+from delayer.study.plugins import Naming
 from delayer.study.record import Count, Index, Record, Sealed, Seed
 
 
@@ -44,7 +46,7 @@ class NasTrial(Record):
         return self
 
 
-class NasResults(Sealed):
+class NasResults(Sealed, Naming):
     """nas.json: a whole search."""
 
     format: Literal[1] = 1
@@ -63,6 +65,9 @@ class NasResults(Sealed):
     versions: dict[str, str]
     num_failed: Index
     notes: tuple[str, ...] = ()
+
+    def _words(self) -> Iterator[tuple[str, str]]:
+        yield "search strategy", self.strategy
 
     @model_validator(mode="after")
     def _agrees(self) -> "NasResults":
@@ -90,7 +95,7 @@ class Replay(Record):
     behind_interval: tuple[float, float]
 
 
-class NasTable(Sealed):
+class NasTable(Sealed, Naming):
     """nas_table.json: strategies replayed on a table."""
 
     format: Literal[1] = 1
@@ -107,3 +112,6 @@ class NasTable(Sealed):
     """Winners and losers, in sentences."""
     seconds: float
     seed: Seed
+
+    def _words(self) -> Iterator[tuple[str, str]]:
+        yield from (("search strategy", one.strategy) for one in self.replays)

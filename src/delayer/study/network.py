@@ -1,10 +1,12 @@
 """study.json: the original network, what was asked, and where numbers come from."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from delayer.study.plugins import Naming, words_in
 from delayer.study.record import Count, Index, Record, Sealed, Seed
 
 
@@ -69,7 +71,7 @@ class Asked(Record):
     """Every option as given or by default, such as remove, method, seed, device."""
 
 
-class StudyInfo(Sealed):
+class StudyInfo(Sealed, Naming):
     """study.json: what was asked, of which network, and where the numbers come from."""
 
     format: Literal[1] = 1
@@ -78,3 +80,8 @@ class StudyInfo(Sealed):
     params: Count
     macs: Count | None
     provenance: Provenance
+
+    def _words(self) -> Iterator[tuple[str, str]]:
+        yield "family", self.chain.family
+        yield from (("data source", name.partition(":")[0]) for name in self.asked.data)
+        yield from (("", word) for word in words_in(self.asked.options))

@@ -1,9 +1,11 @@
 """scores.json and scan.json: what metrics say, and what each span would cost."""
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from delayer.study.plugins import Naming
 from delayer.study.record import Count, Index, Measurement, Record, Seed
 
 
@@ -80,7 +82,7 @@ class Correlation(Record):
     spearman: float | None = None
 
 
-class Scores(Record):
+class Scores(Naming):
     """scores.json: all metrics on all data sets."""
 
     scores: tuple[Score, ...]
@@ -91,6 +93,9 @@ class Scores(Record):
     """Scores of whole networks, this one's and those it was compared with, the most redundant first."""
     correlations: tuple[dict[str, Any], ...] = ()
     """Between the similarity matrices of two data sets: metric, first, second, pearson, spearman."""
+
+    def _words(self) -> Iterator[tuple[str, str]]:
+        yield from (("metric", one.name) for one in (*self.scores, *self.networks))
 
     @field_validator("ranking")
     @classmethod

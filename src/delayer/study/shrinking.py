@@ -1,9 +1,12 @@
 """shrink.json and compare.json: activations made linear, round by round, and schedules side by side."""
 
+from collections.abc import Iterator
+
 from pydantic import model_validator
 
 from delayer.study.cuts import EditInfo
 from delayer.study.grade import Grade
+from delayer.study.plugins import Naming
 from delayer.study.record import Count, Index, Measurement, Record, Seed
 
 
@@ -49,7 +52,7 @@ class MergeInfo(Record):
     note: str = ""
 
 
-class Shrunk(Record):
+class Shrunk(Naming):
     """shrink.json: how activations were made linear, round by round."""
 
     schedule: str
@@ -64,6 +67,10 @@ class Shrunk(Record):
     note: str
     """Why it stopped, in one sentence."""
     merges: tuple[MergeInfo, ...] = ()
+
+    def _words(self) -> Iterator[tuple[str, str]]:
+        yield "schedule", self.schedule
+        yield from (("edit", one.edit) for one in self.edits)
 
     @model_validator(mode="after")
     def _agrees(self) -> "Shrunk":
@@ -106,7 +113,7 @@ class Compared(Record):
     """Original over this, paired, after the last round."""
 
 
-class Comparison(Record):
+class Comparison(Naming):
     """compare.json: schedules under one protocol."""
 
     original: Grade
@@ -115,3 +122,6 @@ class Comparison(Record):
     params: Count
     macs: Count | None
     rows: tuple[Compared, ...]
+
+    def _words(self) -> Iterator[tuple[str, str]]:
+        yield from (("schedule", row.schedule) for row in self.rows)

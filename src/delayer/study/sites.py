@@ -1,9 +1,11 @@
 """sites.json: activations and how much they switch."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import field_validator, model_validator
 
+from delayer.study.plugins import Naming
 from delayer.study.record import Count, Index, Measurement, Record, Size
 
 
@@ -44,7 +46,7 @@ class RankedSite(Record):
     mean_rank: float | None
 
 
-class Sites(Record):
+class Sites(Naming):
     """sites.json: every activation in the order of execution, and how much it switches."""
 
     sites: tuple[SiteInfo, ...]
@@ -57,6 +59,9 @@ class Sites(Record):
     """Samples a chunk, of entropies that are means over batches."""
     data: str
     notes: tuple[str, ...] = ()
+
+    def _words(self) -> Iterator[tuple[str, str]]:
+        yield from (("site metric", one.name) for one in self.metrics)
 
     @field_validator("ranking")
     @classmethod

@@ -45,7 +45,7 @@ def site_metric(
 
     def add(value: Callable[..., float]) -> Callable[..., float]:
         name = value.__name__
-        site_metrics.register(name)(SiteMetric(name, title, unit, source, reads, fewest, value))
+        site_metrics.register(name, value)(SiteMetric(name, title, unit, source, reads, fewest, value))
         return value
 
     return add

@@ -99,7 +99,7 @@ def metric(
 
     def add(values: Callable) -> Callable:
         name = values.__name__
-        metrics.register(name)(Metric(name, title, shape, redundant, unit, source, stat, values, fewest, warnings))
+        metrics.register(name, values)(Metric(name, title, shape, redundant, unit, source, stat, values, fewest, warnings))
         return values
 
     return add

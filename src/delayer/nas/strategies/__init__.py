@@ -63,7 +63,7 @@ def strategy(*, rule: str, source: str, pick: Pick = most_accurate) -> Callable[
     """Register a function under its own name as a strategy."""
 
     def add(ask: Ask) -> Ask:
-        strategies.register(ask.__name__)(Strategy(ask.__name__, rule, source, ask, pick))
+        strategies.register(ask.__name__, ask)(Strategy(ask.__name__, rule, source, ask, pick))
         return ask
 
     return add

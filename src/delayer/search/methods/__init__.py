@@ -44,7 +44,7 @@ def method(
     """Register a function as the choice of a published method."""
 
     def add(choose: Choose) -> Choose:
-        methods.register(name)(Method(name, title, source, metric, num_samples, operator, choose, check))
+        methods.register(name, choose)(Method(name, title, source, metric, num_samples, operator, choose, check))
         return choose
 
     return add

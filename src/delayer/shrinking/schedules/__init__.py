@@ -46,7 +46,7 @@ def schedule(
     """Register a function as a schedule."""
 
     def add(choose: Callable[["Look", int], Chosen]) -> Callable[["Look", int], Chosen]:
-        schedules.register(name)(Schedule(name, source, choose, teacher, retries, a_round, warm))
+        schedules.register(name, choose)(Schedule(name, source, choose, teacher, retries, a_round, warm))
         return choose
 
     return add
