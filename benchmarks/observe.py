@@ -30,7 +30,8 @@ import torch
 from provenance import provenance
 
 from delayer.families import chain_of
-from delayer.fitting.affine import RIDGES, Fits, solve
+from delayer.fitting.affine import RIDGES, Fits
+from delayer.fitting.operators.affine import Affine
 from delayer.network.calling import call, evaluating
 from delayer.network.chain import Chain
 from delayer.observing.one_pass import observe
@@ -146,7 +147,7 @@ def price_of_a_quarter(chain: Chain, fit: Split, heldout: Split, seed: int) -> d
             pair = fitted.pair(*ends)
             fits = Fits(pair)
             ridge = fits.best_ridge(pair, judge.pair(*ends), RIDGES)
-            weight, bias, _ = solve(pair, "affine", ridge=ridge, fits=fits)
+            weight, bias, _ = Affine(ridge=ridge).solve(pair, fits)
             residuals.append(relative_residual(held.pair(*ends), weight, bias))
         more[str(span)] = residuals[0] / residuals[1] - 1
     worst = max(more, key=more.get)

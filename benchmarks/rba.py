@@ -19,7 +19,7 @@ from provenance import provenance
 from torch import Tensor
 
 from delayer.families import chain_of
-from delayer.fitting.affine import solve
+from delayer.fitting.operators.linear import Linear
 from delayer.network.chain import Chain, Span
 from delayer.observing.one_pass import observe, rows_of
 from delayer.observing.rows import Rows
@@ -57,7 +57,7 @@ def main() -> None:
         begin = time.perf_counter()
         expected = torch.linalg.lstsq(x, y).solution
         between = time.perf_counter()
-        found = solve(moments.pair(before, after), "linear")[0].T
+        found = Linear().solve(moments.pair(before, after)).weight.T
         end = time.perf_counter()
         values = torch.linalg.svdvals(x)
         difference = float((found - expected).norm() / expected.norm())

@@ -37,14 +37,13 @@ from delayer.edits.fuse import Fuse  # noqa: E402
 from delayer.libraries import quiet  # noqa: E402
 from delayer.measure import compare_latency, num_macs, num_params  # noqa: E402
 from delayer.measure.timing import latency  # noqa: E402
-from delayer.network.calling import Inputs, call, evaluating  # noqa: E402
+from delayer.network.calling import Inputs, call, evaluating, example_of  # noqa: E402
 from delayer.progress import Reporter  # noqa: E402
 from delayer.shrinking import ShrinkOptions, num_kernels  # noqa: E402
 from delayer.shrinking.recipe import recipe  # noqa: E402
 from delayer.stages.options import LoadOptions  # noqa: E402
 from delayer.stages.shrink import shrink_stage  # noqa: E402
 from delayer.stages.work import Work, open_work  # noqa: E402
-from delayer.store import example_of  # noqa: E402
 from delayer.store.proof import reload_proof  # noqa: E402
 from delayer.study import Grade, LatencyInfo  # noqa: E402
 from delayer.tasks import Task, grade_of, open_task, predictions, task_of  # noqa: E402

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from delayer.errors import ModelError
+from delayer.errors import ModelError, PlanError, UnknownName
 from delayer.families import chain_of
-from delayer.fitting.affine import RIDGES, AffineMap, Fits, fit, num_params, solve
+from delayer.fitting.affine import RIDGES, Fits
+from delayer.fitting.operators import Operator, fit, operator_of, operators
 from delayer.network.chain import Span
 from delayer.observing.one_pass import observe, rows_of
 from delayer.observing.rows import Rows
@@ -16,6 +17,18 @@ from delayer.observing.stats import Moments
 from delayer.observing.stats.pair import Pair, relative_residual, squared_error
 
 D = 10
+
+
+def made(name: str, rank: int | None = None, ridge: float | None = None) -> Operator:
+    """An operator with those of the options that it takes."""
+    given = {"rank": rank, "ridge": ridge}
+    return operator_of(name, {key: value for key, value in given.items() if key in operators[name].model_fields})
+
+
+def solve(pair, name, *, ridge=None, rank=None, fits=None):
+    return made(name, rank, ridge).solve(pair, fits)
+
+
 KINDS = [("affine", None), ("diagonal", None), ("low_rank", 1), ("low_rank", 4), ("low_rank", D - 1)]
 
 
@@ -59,15 +72,11 @@ def test_no_map_of_its_kind_is_better(operator, rank):
     """The gradient of the ridge objective vanishes along every change that the kind allows."""
     x, y = rows(300, 1)
     pair, ridge = pair_of(x, y), 0.1
-    a = AffineMap(operator, D, rank=rank).double()
+    a = made(operator, rank).module(D).double()
     weight, bias, factors = solve(pair, operator, ridge=ridge, rank=rank)
     with torch.no_grad():
-        if operator == "low_rank":
-            a.u.copy_(factors[0])
-            a.v.copy_(factors[1])
-        else:
-            a.weight.copy_(weight)
-        a.bias.copy_(bias)
+        for name, parameter in a.named_parameters():
+            parameter.copy_(bias if name == "bias" else (factors or {"weight": weight})[name])
     penalty = ridge * torch.trace(pair.xx) / D
     loss = (a(x) - y).square().sum() + penalty * (a.matrix - torch.eye(D)).square().sum()
     loss.backward()
@@ -96,8 +105,9 @@ def test_a_planted_affine_span_is_found_exactly():
 def test_a_planted_low_rank_update_is_found_exactly_at_its_rank(rank):
     x, _ = rows(60, 3)
     update = torch.randn(D, rank, dtype=torch.float64) @ torch.randn(rank, D, dtype=torch.float64)
-    weight, bias, (u, v) = solve(pair_of(x, x + x @ update.T + 1), "low_rank", rank=rank)
+    weight, bias, factors = solve(pair_of(x, x + x @ update.T + 1), "low_rank", rank=rank)
     torch.testing.assert_close(weight, torch.eye(D, dtype=torch.float64) + update, rtol=1e-6, atol=1e-6)
+    u, v = factors["u"], factors["v"]
     torch.testing.assert_close(u @ v, update, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(u.norm(dim=0), v.norm(dim=1))
 
@@ -189,26 +199,30 @@ def test_a_target_that_never_changes():
 @pytest.mark.parametrize("shape", [(4, D), (2, 5, D), (2, D, 7), (2, D, 3, 4), (2, 3, 4, D)], ids=str)
 def test_a_map_is_its_matrix_on_every_shape(operator, rank, shape):
     axis = shape.index(D) if len(shape) > 2 and shape[1] == D else -1
-    map_ = fit(pair_of(*rows(100, 0)), operator, ridge=0.01, rank=rank, axis=axis)
+    map_ = fit(pair_of(*rows(100, 0)), made(operator, rank, 0.01), axis=axis)
     x = torch.randn(shape)
     bias = torch.zeros(D) if map_.bias is None else map_.bias
     expected = (x.movedim(axis, -1) @ map_.matrix.T + bias).movedim(-1, axis)
     torch.testing.assert_close(map_(x), expected, rtol=1e-4, atol=1e-4)
-    assert sum(p.numel() for p in map_.parameters()) == num_params(operator, D, rank)
+    assert sum(p.numel() for p in map_.parameters()) == made(operator, rank).num_params(D)
 
 
 def test_a_new_map_is_the_identity():
     x = torch.randn(3, D)
     for operator, rank in KINDS:
-        torch.testing.assert_close(AffineMap(operator, D, rank=rank)(x), x)
+        torch.testing.assert_close(made(operator, rank).module(D)(x), x)
 
 
 def test_wrong_maps_are_refused():
-    with pytest.raises(ValueError, match="Operator 'cubic' is unknown; use one of linear, affine, diagonal, low_rank"):
-        AffineMap("cubic", 4)
-    for rank in (None, 0, 4):
-        with pytest.raises(ValueError, match="needs a rank between 1 and 3"):
-            AffineMap("low_rank", 4, rank=rank)
+    with pytest.raises(UnknownName, match="There is no operator 'cubic'.*Known: affine, conv, diagonal, drop, linear, low_rank"):
+        operator_of("cubic")
+    with pytest.raises(PlanError, match="rank 4 was asked for where the width is 4. Use a rank between 1 and 3"):
+        operator_of("low_rank", {"rank": 4}).module(4)
+    for wrong in ({}, {"rank": 0}, {"rank": "3"}, {"rank": 2, "ridge": -1.0}):
+        with pytest.raises(PlanError, match="The operator low_rank was given options that do not do: (rank|ridge): "):
+            operator_of("low_rank", wrong)
+    with pytest.raises(PlanError, match=r"The operator affine has no option rank \(rank=3 was given\); it takes ridge"):
+        operator_of("affine", {"rank": 3})
 
 
 @pytest.mark.data
@@ -250,13 +264,13 @@ REFUSED = {
 def test_a_map_of_features_that_tell_nothing_is_refused_in_one_sentence(case, operator):
     change, said = REFUSED[case]
     with pytest.raises(ModelError, match=f"No {operator} map can be fitted here: {said}.*Drop this span, or choose another."):
-        fit(pair_of(*change(*rows(50, 0))), operator, rank=3)
+        fit(pair_of(*change(*rows(50, 0))), made(operator, 3))
 
 
 @pytest.mark.parametrize("scale", [1e-10, 1.0, 1e10])
 def test_small_and_large_features_are_fitted_alike(scale):
     x, y = rows(200, 0)
-    one, other = fit(pair_of(x, y), "affine"), fit(pair_of(scale * x, scale * y), "affine")
+    one, other = (fit(pair_of(k * x, k * y), made("affine")) for k in (1.0, scale))
     torch.testing.assert_close(other.weight, one.weight, rtol=1e-4, atol=1e-5)
 
 

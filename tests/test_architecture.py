@@ -183,4 +183,15 @@ def test_public_names_exist_and_are_documented():
 
 def test_no_public_name_is_a_module_s():
     """Or one name of the package would stand for two things, by what was imported first."""
-    assert not [name for name in delayer.__all__ if not name.startswith("_") and find_spec(f"delayer.{name}")]
+    names = [name for name in delayer.__all__ if not name.startswith("_") and find_spec(f"delayer.{name}")]
+    assert {name: getattr(delayer, name) for name in names} == {name: sys.modules[f"delayer.{name}"] for name in names}
+
+
+def test_the_public_face_is_what_it_says_and_nothing_else():
+    assert dir(delayer) == sorted(set(delayer.__all__))
+    verbs = (
+        "load save chain_of open_task task_of observe score sites scan plan apply tune shrink merge check evaluate "
+        "compare_latency export_onnx run"
+    )
+    assert {*verbs.split(), "edits", "operators", "metrics", "stats", "methods"} <= set(delayer.__all__)
+    assert all(callable(getattr(delayer, name)) for name in verbs.split())

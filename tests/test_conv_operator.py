@@ -110,7 +110,7 @@ def test_a_convolution_is_refused_where_it_cannot_stand(data):
     plan = plan_by_hand(chain, ["1:3"], operator="conv")
     with pytest.raises(PlanError, match='Span 1:3 ends in relu, but its plan says identity. Write "tail": "relu"'):
         apply(chain, plan, data=data)
-    with pytest.raises(PlanError, match="moments of points are not enough. Give data= instead"):
+    with pytest.raises(PlanError, match="moments of the original are not enough. Give data= instead"):
         apply(chain, plan, Moments([]))
     with pytest.raises(PlanError, match="nothing to fit on"):
         apply(chain, plan)
@@ -118,7 +118,10 @@ def test_a_convolution_is_refused_where_it_cannot_stand(data):
     tokens = case.chain()
     with pytest.raises(PlanError, match="features lie on axis -1.*Use the operator affine"):
         apply(tokens, plan_by_hand(tokens, ["1"], operator="conv"), data=task_of([case.inputs()]).batches("fit"))
-    for wrong in ({"operator": "conv", "kernel": 4}, {"operator": "conv"}, {"operator": "affine", "kernel": 3}):
-        with pytest.raises(ValidationError, match="conv takes a kernel of 1, 3 or 5"):
-            ReplaceSpan(start=1, stop=2, **wrong)
+    with pytest.raises(
+        ValidationError, match="operator conv was given options that do not do: kernel: Input should be 1, 3 or 5"
+    ):
+        ReplaceSpan(start=1, stop=2, operator="conv", kernel=4)
+    with pytest.raises(ValidationError, match="operator affine has no option kernel .kernel=3 was given.; it takes ridge"):
+        ReplaceSpan(start=1, stop=2, operator="affine", kernel=3)
     assert isinstance(chain.model, Pictures)

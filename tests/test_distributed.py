@@ -59,7 +59,7 @@ heldout = observe(chain, batches[5:], [Moments([points], Rows("each", 0.5))])[0]
 alone = observe(chain, batches[:1], [Moments([points])])[0]  # one of two processes has nothing to watch
 pair = observe_pair((chain, 0), (chain, 5), batches, Rows())
 table = scan(chain, stats[0], heldout)
-best = best_spans([Candidate(r.start, r.stop, f"{r.operator}:{r.rank}:{r.ridge}", r.residual, r.stop - r.start)
+best = best_spans([Candidate(r.start, r.stop, f"{r.title}:{r.options}", r.residual, r.stop - r.start)
                    for r in table.spans], 2, num_blocks=5)[0]
 counts, refused = [s.num_rows for s in (*stats, heldout, alone, pair)], ""
 try:

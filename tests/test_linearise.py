@@ -18,6 +18,7 @@ from delayer.edits import edit_from
 from delayer.edits.linearise import Linearise
 from delayer.errors import PlanError
 from delayer.families import chain_of
+from delayer.fitting.evidence import Evidence
 from delayer.modules.linearised import Linearised
 from delayer.network.chain import Chain, Family
 from delayer.store import load, save
@@ -40,16 +41,6 @@ class Planted(nn.Module):
         x = self.function(self.a(x))
         x = self.function(self.b(x))
         return self.d(self.function(self.c(x)))
-
-
-class Pointing:
-    """Statistics of one site, as edits ask for them."""
-
-    def __init__(self, found):
-        self.found = found
-
-    def switches(self, site):
-        return self.found[site]
 
 
 def planted(function=F.relu) -> Chain:
@@ -108,7 +99,7 @@ def test_a_unit_that_is_mostly_off_becomes_exactly_zero_its_bias_included():
     z = torch.cat(list(_inputs(chain, "relu_2")))
     off = (z < 0).sum(0) > (z > 0).sum(0)
     assert 0 < off.sum() < 6 and ((z > 0).any(0) & (z < 0).any(0)).any()
-    edit("relu_2", "sign").apply_(chain, Pointing(stats))
+    edit("relu_2", "sign").apply_(chain, Evidence(activations=stats.__getitem__))
     y = chain.model.relu_2(z + 1e9)
     assert (y[:, off] == 0).all() and torch.equal(y[:, ~off], (z + 1e9)[:, ~off])
 
@@ -129,7 +120,7 @@ def test_sign_from_norm_parameters_needs_no_data():
     (site,) = sites_(chain, X)
     normal = from_norm(model[1])
     assert site.norm == "1" and isinstance(normal, Normal)
-    edit(site.path, "sign").apply_(chain, Pointing({site.path: normal}))
+    edit(site.path, "sign").apply_(chain, Evidence(activations={site.path: normal}.__getitem__))
     assert model[2].scale.tolist() == [1, 0, 1, 0, 0, 1] and (model[2].shift == 0).all()
 
 

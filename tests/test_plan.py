@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from delayer import Moments, Plan, Rows, Span, apply, chain_of, observe, plan_by_hand, read_plan
+from delayer import Plan, Rows, Span, apply, chain_of, observe, plan_by_hand, read_plan
 from delayer.edits import edits
 from delayer.errors import PlanError, SpanError
+from delayer.observing.stats import Moments
 from delayer.tasks.splits import Batch
 
 
@@ -162,9 +163,9 @@ def test_vit_large_saves_the_published_share():
         model = timm.create_model("vit_large_patch16_224", num_classes=0)
     total = sum(p.numel() for p in model.parameters())
     blocks = sum(p.numel() for block in model.blocks[18:24] for p in block.parameters())
-    from delayer.fitting.affine import num_params
+    from delayer.fitting.operators.linear import Linear
 
-    assert round(100 * (blocks - num_params("linear", 1024)) / total, 2) == 24.57
+    assert round(100 * (blocks - Linear().num_params(1024)) / total, 2) == 24.57
 
 
 def test_stats_given_equal_stats_gathered():

@@ -168,7 +168,10 @@ EDITS = {
     "empty span": ({"edit": "drop_span", "start": 4, "stop": 4}, "4:4 is empty"),
     "text": ({"edit": "drop_span", "start": "1", "stop": 2}, "start"),
     "rank": ({"edit": "replace_span", "start": 1, "stop": 2, "operator": "low_rank", "rank": 10**12}, "rank"),
-    "rank of none": ({"edit": "replace_span", "start": 1, "stop": 2, "operator": "affine", "rank": 3}, "the others take none"),
+    "rank of none": (
+        {"edit": "replace_span", "start": 1, "stop": 2, "operator": "affine", "rank": 3},
+        "operator affine has no option rank",
+    ),
     "ridge": ({"edit": "replace_span", "start": 1, "stop": 2, "ridge": float("nan")}, "ridge"),
     "sweeps": ({"edit": "resolve_block", "block": 1, "sweeps": 10**9}, "sweeps"),
     "features": ({"edit": "linearise", "site": "a", "num_features": 10**15}, "num_features"),

@@ -150,7 +150,7 @@ def test_an_edit_is_known_by_its_label_and_rank(tmp_path):
         ("C", "affine", True),
         ("D", "linearise", False),
     ]
-    assert cuts[1].damage.rank == 32 and errors_of(read.scan)["low rank"][12, 14].rank == 64
+    assert cuts[1].damage.options["rank"] == 32 and errors_of(read.scan)["low rank"][12, 14].options["rank"] == 64
     assert choice_of(read.scan, read.candidates, None).cuts == cuts  # the chosen candidate, before any result
     assert choice_of(read.scan, None, None).cuts == ()
 

@@ -18,9 +18,10 @@ from torch.nn import functional as F
 
 from delayer.cutting import Plan, apply, apply_, plan_by_hand
 from delayer.edits import edit_from
-from delayer.errors import BudgetError, ModelError, PlanError
+from delayer.errors import ModelError, PlanError
 from delayer.families import chain_of
 from delayer.fitting.batch_norm import fold, takes_bias, unfold_
+from delayer.fitting.evidence import Evidence
 from delayer.fitting.prefix import Prefix
 from delayer.fitting.ridge import RIDGES, best_ridge, layer_error, solve_layer
 from delayer.fitting.streams import Streams
@@ -32,9 +33,9 @@ from delayer.observing.stats import Moments
 from delayer.observing.stats.patch_moments import PatchMoments
 from delayer.search import repair
 from delayer.search.judging import damage_of
+from delayer.search.measuring import measuring
+from delayer.search.options import PlanOptions
 from delayer.search.repair import forms_of, resolvable, resolved
-from delayer.stages.measuring import measuring
-from delayer.stages.options import PlanOptions
 from delayer.stages.plan import plan_stage
 from delayer.stages.work import open_work
 from delayer.store import load, save
@@ -317,10 +318,10 @@ def test_solving_again_towards_the_same_target_changes_nothing(chain, data):
     edits = resolved(chain, plan.edits, data[0], ridge=0.0)
     copy = Chain(deepcopy(chain.model), chain.family, chain.blocks)
     for edit in edits:
-        edit.apply_(copy, Streams(copy, chain, data))
+        edit.apply_(copy, Evidence(streams=Streams(copy, chain, data)))
     once = answer(copy.model, data[0].inputs)
     for edit in edits[1:]:
-        edit.apply_(copy, Streams(copy, chain, data))
+        edit.apply_(copy, Evidence(streams=Streams(copy, chain, data)))
     assert gap(answer(copy.model, data[0].inputs), once) < 1e-8
 
 
@@ -517,9 +518,9 @@ def test_what_cannot_be_resolved_says_why(chain, data):
     for edit, message in cases:
         with pytest.raises(PlanError, match=message):
             apply(chain, with_edits(chain, edit), data=data)
-    with pytest.raises(PlanError, match="resolve_block 1 is solved on the stream.*Give data= instead"):
+    with pytest.raises(PlanError, match="resolve_block 1 is fitted on the stream.*Give data= instead"):
         apply(chain, with_edits(chain, {"edit": "resolve_block", "block": 1}), Moments([]))
-    with pytest.raises(PlanError, match="renew_norms runs the network on data"):
+    with pytest.raises(PlanError, match="renew_norms is fitted on the stream.*Give data= instead"):
         apply(chain, with_edits(chain, {"edit": "renew_norms"}), Moments([]))
 
 
@@ -568,13 +569,11 @@ def test_a_search_judges_cuts_after_their_repair(work):
 
 
 def test_what_a_stage_refuses(work):
-    with pytest.raises(BudgetError, match="There is no repair 'magic'. Use none, resolve, norms or best"):
-        plan_stage(work, PlanOptions(span=("2",), repair="magic"))
-    with pytest.raises(BudgetError, match="A convolution 4 wide was asked for. Use --kernel 1, 3 or 5"):
-        plan_stage(work, PlanOptions(span=("2",), operator="conv", kernel=4))
+    with pytest.raises(PlanError, match="conv was given options that do not do: kernel: Input should be 1, 3 or 5"):
+        plan_stage(work, PlanOptions(span=("2",), operator="conv", operator_options={"kernel": 4}))
     with pytest.raises(PlanError, match="norms found no batch norm"):
         plan_stage(work, PlanOptions(span=("2",), operator="drop", repair="norms"))
-    with pytest.raises(PlanError, match="passes no pictures .its features lie on axis -1"):
+    with pytest.raises(PlanError, match="features lie on axis -1: its blocks do not pass pictures"):
         plan_stage(work, PlanOptions(span=("2",), operator="conv"))
 
 

@@ -4,7 +4,11 @@ import pytest
 import torch
 
 from delayer.activations.switches import Switches
-from delayer.fitting.affine import solve
+from delayer.fitting.operators.affine import Affine
+from delayer.fitting.operators.diagonal import Diagonal
+from delayer.fitting.operators.drop import Drop
+from delayer.fitting.operators.linear import Linear
+from delayer.fitting.operators.low_rank import LowRank
 from delayer.metrics.blocks import Layout, metrics
 from delayer.observing.rows import Rows
 from delayer.observing.stats import Moments
@@ -29,8 +33,8 @@ def residuals(scale: float) -> list[float]:
         stat.update({0: x[part : part + 100] * scale, 1: y[part : part + 100] * scale}, torch.arange(part, part + 100))
     pair = stat.pair(0, 1)
     return [
-        relative_residual(pair, *solve(pair, operator, ridge=1e-3, rank=2)[:2])
-        for operator in ("drop", "diagonal", "linear", "affine", "low_rank")
+        relative_residual(pair, *one.solve(pair)[:2])
+        for one in (Drop(), Diagonal(ridge=1e-3), Linear(), Affine(ridge=1e-3), LowRank(rank=2, ridge=1e-3))
     ]
 
 
@@ -87,5 +91,5 @@ def test_a_target_that_never_changes_is_met_or_missed_and_never_undefined():
         stat = Moments([(0, 1)])
         stat.update({0: x, 1: target}, torch.arange(700))
         pair = stat.pair(0, 1)
-        assert relative_residual(pair, *solve(pair, "affine")[:2]) == wanted
-        assert relative_residual(pair, *solve(pair, "drop")[:2]) == float("inf")
+        assert relative_residual(pair, *Affine().solve(pair)[:2]) == wanted
+        assert relative_residual(pair, *Drop().solve(pair)[:2]) == float("inf")

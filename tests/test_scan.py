@@ -6,11 +6,14 @@ from planted import Residual
 from torch import nn
 
 from delayer.families import chain_of
-from delayer.fitting.affine import RIDGES, AffineMap, fit, num_macs_a_row
+from delayer.fitting.affine import RIDGES
+from delayer.fitting.operators import fit, operator_of
+from delayer.fitting.operators.affine import Affine
+from delayer.fitting.operators.low_rank import LowRank
 from delayer.network.chain import Chain, Span
 from delayer.observing.one_pass import observe
 from delayer.observing.stats import Moments
-from delayer.search.scan import moment_groups, ranks_for, scan
+from delayer.search.scan import moment_groups, scan
 from delayer.tasks.splits import Batch
 
 WIDTH = 12
@@ -49,7 +52,7 @@ def moments(chain: Chain, num: int, seed: int, groups=None) -> Moments:
 
 def found(table, span: str, operator: str, rank: int | None = None):
     rows = [r for r in table.spans if f"{r.start}:{r.stop}" == span and r.operator == operator]
-    return next(r for r in rows if rank in (None, r.rank))
+    return next(r for r in rows if rank in (None, r.options.get("rank")))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +62,7 @@ def table(chain):
 
 def test_judges_every_operator_on_every_span(table):
     kinds = [("drop", None), ("diagonal", None), ("low_rank", 2), ("low_rank", 4), ("affine", None)]
-    assert [(r.start, r.stop, r.operator, r.rank) for r in table.spans] == [
+    assert [(r.start, r.stop, r.operator, r.options.get("rank")) for r in table.spans] == [
         (i, j, *kind) for i in range(5) for j in range(i + 1, 6) for kind in kinds
     ]
     assert (table.rows, table.num_rows_fit, table.num_rows_heldout) == ("each", 180, 120)
@@ -86,7 +89,7 @@ def test_a_residual_is_what_running_the_map_on_held_out_samples_gives(chain, tab
                 guess = x
             else:
                 pair = moments(chain, 60, 1).pair(*chain.ends(span))
-                guess = fit(pair, operator, ridge=row.ridge, rank=row.rank)(x)
+                guess = fit(pair, operator_of(row.operator, row.options))(x)
         x, y, guess = (t.flatten(0, 1).double() for t in (x, y, guess))
         actual = float((guess - y).square().sum() / (y - y.mean(0)).square().sum())
         assert row.residual == pytest.approx(actual, rel=1e-3, abs=1e-9)
@@ -97,7 +100,7 @@ def test_the_residual_on_fit_is_what_the_map_leaves_of_the_samples_that_it_was_f
         row = found(table, str(span), "affine")
         start, stop = chain.ends(span)
         x, y = (_stream(chain, rows(60, 1), point).flatten(0, 1).double() for point in (span.start, span.stop))
-        guess = fit(moments(chain, 60, 1).pair(start, stop), "affine", ridge=row.ridge)(x.float()).detach().double()
+        guess = fit(moments(chain, 60, 1).pair(start, stop), Affine(**row.options))(x.float()).detach().double()
         actual = float((guess - y).square().sum() / (y - y.mean(0)).square().sum())
         assert row.residual_fit == pytest.approx(actual, rel=1e-3, abs=1e-9)
         assert row.residual_fit < row.residual or row.residual < 1e-9
@@ -119,7 +122,7 @@ def test_the_ridge_is_chosen_on_held_out_rows(chain):
         pair = (many if row in light.spans else few).pair(*chain.ends(Span(row.start, row.stop)))
         errors = []
         for ridge in RIDGES:
-            map_ = fit(pair, "affine", ridge=ridge)
+            map_ = fit(pair, Affine(ridge=ridge))
             x, y = rows(200, 2), None
             with torch.no_grad():
                 for i in range(row.start):
@@ -129,7 +132,7 @@ def test_the_ridge_is_chosen_on_held_out_rows(chain):
                     y = chain.module(i)(y)
                 errors.append(float((map_(x) - y).square().sum() / (y - y.mean((0, 1))).square().sum()))
         assert row.residual == pytest.approx(min(errors), rel=1e-3, abs=1e-9)
-    assert sum(r.ridge for r in heavy.spans) > sum(r.ridge for r in light.spans)
+    assert sum(r.options.get("ridge") for r in heavy.spans) > sum(r.options.get("ridge") for r in light.spans)
 
 
 def test_a_map_fitted_to_its_own_rows_is_at_least_as_good_as_dropping(table):
@@ -143,18 +146,23 @@ def test_savings_are_what_goes_less_what_comes(chain, table):
     block = sum(p.numel() for p in chain.module(0).parameters())
     for operator, rank in (("drop", None), ("diagonal", None), ("low_rank", 4), ("affine", None)):
         row = found(table, "1:4", operator, rank)
-        new = 0 if operator == "drop" else sum(p.numel() for p in AffineMap(operator, WIDTH, rank=rank).parameters())
+        one = operator_of(operator, {"rank": rank})
+        new = 0 if operator == "drop" else sum(p.numel() for p in one.module(WIDTH).parameters())
         assert (row.blocks_saved, row.params_saved) == (3, 3 * block - new)
-        assert row.macs_saved == 3000 - 3 * num_macs_a_row(operator, WIDTH, rank)
+        assert row.macs_saved == 3000 - 3 * one.num_macs(WIDTH)
     operators = ("drop", "diagonal", "low_rank", "affine", "linear")
-    assert [num_macs_a_row(operator, 12, 4) for operator in operators] == [0, 12, 96, 144, 144]
+    settings = [operator_of(name, {"rank": 4} if name == "low_rank" else {}) for name in operators]
+    assert [one.num_macs(12) for one in settings] == [0, 12, 96, 144, 144]
     assert scan(chain, moments(chain, 9, 1), moments(chain, 9, 2), operators=["drop"]).spans[0].macs_saved is None
 
 
 def test_only_what_was_asked_for_and_watched_is_judged(chain):
     fitted, held = moments(chain, 60, 1, [(1, 3), (0, 5)]), moments(chain, 40, 2, [(1, 3), (0, 5)])
     table = scan(chain, fitted, held, operators=["linear"])
-    assert [(r.start, r.stop, r.operator, r.ridge) for r in table.spans] == [(0, 5, "linear", None), (1, 3, "linear", None)]
+    assert [(r.start, r.stop, r.operator, r.options.get("ridge")) for r in table.spans] == [
+        (0, 5, "linear", None),
+        (1, 3, "linear", None),
+    ]
     fitted, held = moments(chain, 60, 1), moments(chain, 40, 2)
     table = scan(chain, fitted, held, spans=[Span(4, 5), Span(1, 3)], operators=["affine"])
     whole = scan(chain, fitted, held, operators=["affine"])
@@ -162,7 +170,7 @@ def test_only_what_was_asked_for_and_watched_is_judged(chain):
 
 
 def test_ranks_are_a_sixth_and_a_third_of_the_width():
-    assert [ranks_for(d) for d in (768, 192, 4, 2, 1)] == [(128, 256), (32, 64), (1,), (1,), ()]
+    assert [tuple(one.rank for one in LowRank.settings(d)) for d in (768, 192, 4, 2, 1)] == [(128, 256), (32, 64), (1,), (1,), ()]
 
 
 def test_all_pairs_where_they_fit_into_memory(chain):

@@ -168,7 +168,6 @@ def test_the_original_network_stays_as_it_was(name, tmp_path):
 
     work = Work(
         name=name,
-        model=chain.model,
         chain=chain,
         task=Task,
         study=Study(tmp_path),

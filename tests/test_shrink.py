@@ -19,7 +19,7 @@ from delayer.merging import folded, in_a_row
 from delayer.metrics.activations.easier import easier
 from delayer.network.hashing import model_hash
 from delayer.search.fusing import fusions
-from delayer.shrinking import ShrinkOptions, loop, merge_faster_, num_kernels, racing, schedules, shrink_until
+from delayer.shrinking import ShrinkOptions, loop, merge_faster_, num_kernels, racing, schedules, shrink
 from delayer.shrinking.look import Look
 from delayer.shrinking.schedules.folding import Sloped
 from delayer.shrinking.schedules.nepenthe import budgets, pruned
@@ -70,7 +70,7 @@ def chain_and_task(digits):
 def shrunk(digits, folder=None, *, on_round=None, progress=None, seed=0, **options):
     chain, task = chain_and_task(digits)
     asked = ShrinkOptions(**({"tolerance": 100, "remove": 3, "learning_rate": 0.01} | options))
-    return shrink_until(
+    return shrink(
         chain, task, asked, example=task.batches("fit")[0].inputs, folder=folder, on_round=on_round, progress=progress, seed=seed
     )
 
@@ -124,7 +124,7 @@ def test_a_loss_that_is_not_finite_rolls_the_round_back(digits):
 def test_the_teacher_stays_as_it_was(digits):
     chain, task = chain_and_task(digits)
     before = deepcopy(chain.model)
-    shrink_until(chain, task, ShrinkOptions(remove=1, tolerance=100), example=task.batches("fit")[0].inputs)
+    shrink(chain, task, ShrinkOptions(remove=1, tolerance=100), example=task.batches("fit")[0].inputs)
     assert same(chain.model, before)
 
 
@@ -172,7 +172,7 @@ def test_a_network_without_activations_is_refused(digits):
     _, task = digits
     x = task.batches("fit")[0].inputs
     with pytest.raises(ModelError, match="runs no activation"):
-        shrink_until(chain_of(model, x), task, example=x)
+        shrink(chain_of(model, x), task, example=x)
 
 
 def looking(digits, **options) -> Look:
@@ -393,7 +393,7 @@ def test_ours_takes_the_layer_with_the_activation(pictures):
     """The block that is one convolution goes first, whole, and costs nothing; its last activation stays."""
     model, task = pictures
     x = task.batches("fit")[0].inputs
-    small, edits, done = shrink_until(in_images(model, x), task, ShrinkOptions(remove=1, epochs=0, tolerance=100), example=x)
+    small, edits, done = shrink(in_images(model, x), task, ShrinkOptions(remove=1, epochs=0, tolerance=100), example=x)
     [edit] = edits
     assert (edit.edit, edit.start, edit.stop, edit.tail) == ("replace_span", 1, 2, "relu")
     assert done.num_sites == 6 and done.num_removed == 1 and done.rounds[0].sites == ("2.relu",)
@@ -406,7 +406,7 @@ def test_a_replaced_block_goes_on_after_a_kill_saves_and_reloads(pictures, tmp_p
     x = task.batches("fit")[0].inputs
 
     def run(folder=None, on_round=None):
-        return shrink_until(
+        return shrink(
             in_images(model, x),
             task,
             ShrinkOptions(remove=6, a_round=1, epochs=1, tolerance=100),
@@ -475,7 +475,7 @@ def test_it_stops_at_a_speed_up(pictures):
     x = task.batches("fit")[0].inputs
 
     def run(speedup):
-        return shrink_until(
+        return shrink(
             in_images(model, x), task, ShrinkOptions(remove=2, a_round=1, epochs=0, tolerance=100, speedup=speedup), example=x
         )[2]
 
@@ -530,7 +530,7 @@ def test_a_transformer_goes_the_whole_road(name, tmp_path):
         batches.append((x, answer(chain.model, x).argmax(-1)))
     task = task_of(batches[:2], batches[2:3], batches[3:], model=chain.model)
     inputs = task.batches("test")[0].inputs
-    small, edits, done = shrink_until(chain, task, ShrinkOptions(schedule="ours", tolerance=100, remove=2), example=inputs)
+    small, edits, done = shrink(chain, task, ShrinkOptions(schedule="ours", tolerance=100, remove=2), example=inputs)
     linear = answer(small.model.eval(), inputs)
     gone = {edit.site for edit in edits}
     merged = [edit for edit in fusions(small, inputs)[0] if gone & {f"{edit.path}.{layer}" for layer in edit.layers}]
@@ -555,7 +555,7 @@ def test_later_rounds_begin_at_the_rate_that_was_left(digits, monkeypatch):
         return tune_(small, task, teacher, options, **more)
 
     monkeypatch.setattr(loop, "tune_", tune)
-    shrink_until(
+    shrink(
         chain_of(model, x),
         task,
         ShrinkOptions(schedule="ours", tolerance=1e9, remove=2, a_round=1, epochs=3, learning_rate=1.0),

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from delayer.errors import DataError
-from delayer.fitting.affine import AffineMap
+from delayer.modules.feature_maps import DiagonalMap
 from delayer.modules.stand_in import StandIn
 from delayer.network.chain import AGAIN
 from delayer.network.chain import Block as Facts
@@ -108,7 +108,7 @@ def test_it_hands_on_what_the_block_handed_on():
 
 
 def test_its_map_is_applied_and_trained():
-    stand_in = StandIn(Block(), facts(1), AffineMap("diagonal", 4))
+    stand_in = StandIn(Block(), facts(1), DiagonalMap(4))
     stand_in.map.weight.data.fill_(2)
     x = torch.randn(2, 5, 4)
     assert torch.equal(stand_in(x)[0], 2 * x) and "pass-through" not in repr(stand_in)

@@ -24,8 +24,9 @@ from delayer.errors import (
 )
 from delayer.families import chain_of
 from delayer.libraries import library, quiet
+from delayer.network.calling import example_of
 from delayer.network.chain import Chain
-from delayer.store import example_of, load, read_artefact, save
+from delayer.store import load, read_artefact, save
 from delayer.store.proof import reload_proof
 from delayer.store.weights import fill_, read_weights
 

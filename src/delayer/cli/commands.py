@@ -12,8 +12,8 @@ from delayer.cli.options import with_options
 from delayer.cli.tables import print_record, say_where, show, try_report
 from delayer.cutting import read_plan
 from delayer.progress import Reporter
+from delayer.search.asked import check_words
 from delayer.search.scoring import ScoreOptions
-from delayer.stages.asked import check_measures, check_words
 from delayer.stages.tune import check_tuning
 from delayer.tasks import TaskOptions
 from delayer.tuning import TuneOptions
@@ -40,7 +40,7 @@ def run_command(
     check,
 ) -> None:
     """Everything: score, scan, plan, cut, check, report. The result is STUDY/model, STUDY/report.html, results.json."""
-    check_words(plan, scan, check)
+    check_words(plan, scan)
     work = opened(model, data, out, load, task, test, quiet, scan=scan, plan=plan, check=check)
     results = stages.run_all(work, scan, plan, check, tune_epochs=tune_epochs, on_stage=None if json_ or quiet else show)
     if json_:
@@ -176,7 +176,6 @@ def export_command(study: STUDY, json_: JSON = False, quiet: QUIET = False) -> N
 @with_options(check=stages.CheckOptions)
 def check_command(study: STUDY, json_: JSON = False, quiet: QUIET = False, *, check) -> None:
     """What was lost and won: test grade, parameters, multiply-adds, memory, latency, reload proof, ONNX."""
-    check_measures(check)
     work = reopened(study, Reporter(quiet=quiet))
     with work.study.lock():
         small, plan, _ = stages.standing(work)

@@ -22,7 +22,7 @@ def list_command(
     """What delayer knows: metrics of blocks and of activations, published methods, edits, families, data sources, operators."""
     from delayer.edits import edits
     from delayer.families import families
-    from delayer.fitting.affine import OPERATORS
+    from delayer.fitting.operators import operators
     from delayer.metrics.activations import site_metrics
     from delayer.metrics.blocks import metrics
     from delayer.nas.strategies import StrategyOptions, strategies
@@ -50,7 +50,7 @@ def list_command(
         "sources": [(name, _first_line(s.__doc__)) for name, s in sources.items()],
         "schedules": [(name, f"{s.source}.") for name, s in schedules.items()],
         "strategies": [(name, f"{s.rule.format(**numbers)}. {s.source}") for name, s in strategies.items()],
-        "operators": [(name, "") for name in ("drop", *OPERATORS)],
+        "operators": [(name, f"{_first_line(o.__doc__)} Source: {o.source}.") for name, o in operators.items()],
     }
     if what and what not in known:
         raise DelayerError(f"There is no list of {what!r}. Ask for {', '.join(known)}.")

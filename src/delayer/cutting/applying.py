@@ -1,32 +1,33 @@
 """Cutting a network as planned: what the edits read is gathered from data, then their modules are put in place."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from delayer.activations.counting import switches_of
-from delayer.activations.switches import Switches
 from delayer.cutting.plan import Plan, parse_rows
 from delayer.edits import Edit
 from delayer.errors import PlanError
+from delayer.fitting.evidence import Evidence
 from delayer.fitting.streams import Streams
 from delayer.network.chain import Chain
 from delayer.observing.one_pass import observe
 from delayer.observing.rows import Rows
 from delayer.observing.stats import Moments
 
+Progress = Callable[[int, int], None]
 
-def edit_modules_(chain: Chain, edits: Sequence[Edit], stats: Moments | None) -> None:
+
+def edit_modules_(chain: Chain, edits: Sequence[Edit], evidence: Evidence | None) -> None:
     """Put every edit's modules in place; the chain keeps its numbering until it is compacted."""
     for edit in edits:
-        edit.apply_(chain, stats)
+        edit.apply_(chain, evidence)
 
 
 def apply_(
-    chain: Chain, plan: Plan, stats: Moments | None = None, *, data: Sequence[Any] | None = None, progress=None
+    chain: Chain, plan: Plan, stats: Moments | None = None, *, data: Sequence[Any] | None = None, progress: Progress | None = None
 ) -> nn.Module:
     """Cut a chain's model as planned, in place, and get the model.
 
@@ -37,44 +38,22 @@ def apply_(
     The chain's block numbers are void afterwards.
     """
     plan.check(chain, weights=stats is not None or data is not None)
-    rows = parse_rows(plan.rows)
-    needs = plan.needs(chain)
-    follows = any(edit.follows for edit in plan.edits)
     watches = tuple(dict.fromkeys(path for edit in plan.edits for path in edit.watches))
-    if data is not None and (follows or ((needs or watches) and plan.refit == "sequential")):
-        if plan.refit == "independent" and needs and stats is None:
-            stats = Moments(needs, rows, exact=True)
-            observe(chain, data, [stats], seed=plan.seed, progress=progress)
-        fit_edits_(
-            chain,
-            plan.edits,
-            data,
-            rows,
-            seed=plan.seed,
-            moments=stats if plan.refit == "independent" else None,
-            progress=progress,
-        )
+    needs, rows, independent = plan.needs(chain), parse_rows(plan.rows), plan.refit == "independent"
+    if independent and needs and stats is None and data is not None:
+        stats = Moments(needs, rows, exact=True)
+        observe(chain, data, [stats], seed=plan.seed, progress=progress)
+    follows = any(edit.follows for edit in plan.edits) or (not independent and bool(needs or watches))
+    if follows and data is not None:
+        moments = stats if independent else None
+        fit_edits_(chain, plan.edits, data, rows, seed=plan.seed, moments=moments, progress=progress)
     else:
-        if needs and stats is None and data is not None:
-            stats = Moments(needs, rows, exact=True)
-            observe(chain, data, [stats], seed=plan.seed, progress=progress)
-        found = _Watched(switches_of(chain, watches, data)) if watches and data is not None else None
-        for edit in plan.edits:
-            edit_modules_(chain, [edit], found if edit.watches and found is not None else stats)
+        counted = switches_of(chain, watches, data).__getitem__ if watches and data is not None else None
+        edit_modules_(chain, plan.edits, None if stats is None and data is None else Evidence(stats, activations=counted))
     chain.compact_(plan.gone)
     # A saved copy is rebuilt by one plan, so a second cut is noted as one that no plan tells.
     chain.model.delayer_edits = None if hasattr(chain.model, "delayer_edits") else plan.edits
     return chain.model
-
-
-@dataclass(frozen=True)
-class _Watched:
-    """Statistics of activations, as edits ask for them."""
-
-    found: dict[str, Switches]
-
-    def switches(self, site: str) -> Switches:
-        return self.found[site]
 
 
 def fit_edits_(
@@ -86,7 +65,7 @@ def fit_edits_(
     seed: int = 0,
     moments: Moments | None = None,
     original: Chain | None = None,
-    progress=None,
+    progress: Progress | None = None,
 ) -> None:
     """Put every edit's modules in place, first block first, each fitted on the stream of the network cut so far.
 
@@ -99,13 +78,13 @@ def fit_edits_(
     for done, edit in enumerate(sorted(edits, key=lambda edit: (not edit.spans, edit.spans))):
         if edit.spans:
             streams.begin_at(edit.spans[0].start)
-        edit.apply_(chain, streams)
+        edit.apply_(chain, Evidence(streams=streams))
         if progress:
             progress(done + 1, len(edits))
 
 
 def apply(
-    chain: Chain, plan: Plan, stats: Moments | None = None, *, data: Sequence[Any] | None = None, progress=None
+    chain: Chain, plan: Plan, stats: Moments | None = None, *, data: Sequence[Any] | None = None, progress: Progress | None = None
 ) -> nn.Module:
     """A copy of a chain's model, cut as planned; the original stays as it was. See `apply_`.
 

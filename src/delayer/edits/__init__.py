@@ -11,8 +11,8 @@ from pydantic import model_validator
 
 from delayer.activations.sites import Site
 from delayer.errors import UnknownName
+from delayer.fitting.evidence import Evidence
 from delayer.network.chain import Chain, Span
-from delayer.observing.stats import Moments
 from delayer.registry import Registry
 from delayer.study import EditInfo, Index, Record, shortened
 
@@ -23,7 +23,7 @@ class Edit(Record):
     edit: str
     """The edit's name."""
     needs_stats: ClassVar[bool] = False
-    """Whether `apply_` fits something, so that it needs moments (or, without them, builds shapes only)."""
+    """Whether `apply_` fits something, so that it needs evidence (or, without it, builds shapes only)."""
 
     follows: ClassVar[bool] = False
     """Whether it can only be fitted on the stream of the network cut so far, so that edits are made in order."""
@@ -87,8 +87,8 @@ class Edit(Record):
         """Paths of the activations whose statistics it reads."""
         return ()
 
-    def apply_(self, chain: Chain, stats: Moments | None = None) -> None:
-        """Change the chain; with no statistics build the shapes alone, for weights to be loaded into."""
+    def apply_(self, chain: Chain, evidence: Evidence | None = None) -> None:
+        """Change the chain; with no evidence build the shapes alone, for weights to be loaded into."""
         raise TypeError(f"{type(self).__name__} changes nothing.")
 
     def info(self) -> EditInfo:

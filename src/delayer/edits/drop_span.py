@@ -3,9 +3,9 @@
 from typing import Literal
 
 from delayer.edits import SpanEdit, edit
+from delayer.fitting.evidence import Evidence
 from delayer.modules.stand_in import StandIn
 from delayer.network.chain import Chain, Span
-from delayer.observing.stats import Moments
 
 
 @edit("drop_span")
@@ -30,7 +30,7 @@ class DropSpan(SpanEdit):
     def gone(self) -> set[int]:
         return set(range(self.start, self.stop))
 
-    def apply_(self, chain: Chain, stats: Moments | None = None) -> None:
+    def apply_(self, chain: Chain, evidence: Evidence | None = None) -> None:
         chain.check(Span(self.start, self.stop))
         for index in range(self.start, self.stop):
             chain.replace_(index, StandIn(chain.module(index), chain.blocks[index]))

@@ -9,6 +9,7 @@ from torch import nn
 
 from delayer.edits import Edit, edit
 from delayer.errors import PlanError
+from delayer.fitting.evidence import Evidence
 from delayer.merging import Part, merge
 from delayer.merging.regions import Region, regions
 from delayer.merging.surgery import check_rewritable, put_
@@ -80,7 +81,7 @@ class Fuse(Edit):
         """Both forms, while the chain stays as it is. Raises PlanError with the reason where the merge is refused."""
         return self._forms(chain, self._region(chain))
 
-    def apply_(self, chain: Chain, stats=None) -> Forms:
+    def apply_(self, chain: Chain, evidence: Evidence | None = None) -> Forms:
         """Put the one layer in place, and get both forms with the proof. Raises PlanError as `forms` does."""
         region = self._region(chain)
         forms = self._forms(chain, region)

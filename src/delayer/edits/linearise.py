@@ -13,6 +13,7 @@ from delayer.activations.sites import Site
 from delayer.activations.switches import Switches
 from delayer.edits import Edit, edit
 from delayer.errors import ModelError, PlanError
+from delayer.fitting.evidence import Evidence
 from delayer.modules.linearised import Linearised
 from delayer.network.chain import Chain
 
@@ -57,11 +58,8 @@ class Linearise(Edit):
     def silenced(self, sites: Sequence[Site]) -> tuple[str, ...]:
         return (self.site,)
 
-    def apply_(self, chain: Chain, stats=None) -> None:
-        """Change the chain. stats: anything whose `switches(site)` gives the site's statistics.
-
-        With `Normal` ones, such as a norm's parameters, "sign" needs no data.
-        """
+    def apply_(self, chain: Chain, evidence: Evidence | None = None) -> None:
+        """Change the chain. Where the evidence knows a norm's parameters, "sign" needs no data."""
         parent, _, name = self.site.rpartition(".")
         try:
             owner = chain.model.get_submodule(parent)
@@ -74,7 +72,7 @@ class Linearise(Edit):
                 raise
         if name not in owner._modules:
             raise PlanError(f"{parent or 'The network'} has no activation {name}. `delayer sites` lists those that it has.")
-        switches = stats.switches(self.site) if stats is not None and self.needs_stats else None
+        switches = evidence.switches(self.site) if evidence is not None and self.needs_stats else None
         weights = next(owner.parameters(), next(chain.model.parameters(), None))
         owner._modules[name] = self.module(switches, weights).train(owner.training)
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from delayer.edits import Edit, edit
 from delayer.errors import PlanError
+from delayer.fitting.evidence import Evidence
 from delayer.network.chain import Chain
 
 
@@ -31,7 +32,7 @@ class MovePadding(Edit):
     def stands_there(self) -> str:
         return "move_padding"
 
-    def apply_(self, chain: Chain, stats=None) -> None:
+    def apply_(self, chain: Chain, evidence: Evidence | None = None) -> None:
         """Raises PlanError unless both are convolutions that pad with zeros, by numbers."""
         one, two = (self._convolution(chain, path) for path in (self.first, self.second))
         if len(one.padding) != len(two.padding) or one.out_channels != two.in_channels:

@@ -6,6 +6,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from delayer.edits import Edit, edit
 from delayer.errors import PlanError
+from delayer.fitting.evidence import Evidence
 from delayer.network.chain import Chain
 
 
@@ -30,22 +31,21 @@ class RenewNorms(Edit):
     def stands_there(self) -> str:
         return ""
 
-    def apply_(self, chain: Chain, stats=None) -> None:
-        if stats is None:  # its shapes are the old ones
+    def apply_(self, chain: Chain, evidence: Evidence | None = None) -> None:
+        if evidence is None:  # its shapes are the old ones
             return
         norms = [m for m in chain.model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
         if not norms:
             raise PlanError(
                 f"renew_norms found no batch norm with statistics in {type(chain.model).__name__}. Take it out of the plan."
             )
-        if not hasattr(stats, "run_all"):
-            raise PlanError("renew_norms runs the network on data; moments are not enough. Give data= instead of stats=.")
+        streams = evidence.streams("renew_norms")
         habits = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # the plain average over batches
         try:
-            stats.run_all(norms)
+            streams.run_all(norms)
         finally:
             for norm, momentum in zip(norms, habits, strict=True):
                 norm.momentum = momentum

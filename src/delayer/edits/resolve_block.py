@@ -7,6 +7,7 @@ from pydantic import Field
 from delayer.edits import Edit, edit
 from delayer.errors import PlanError
 from delayer.fitting.batch_norm import folded, takes_bias, unfold_, whole
+from delayer.fitting.evidence import Evidence
 from delayer.fitting.ridge import best_ridge, solve_layer
 from delayer.network.chain import Chain, Span
 from delayer.network.inside_block import Run
@@ -67,24 +68,20 @@ class ResolveBlock(Edit):
                 f"a block can stand for itself and for those behind it. Use a target from {self.block} on."
             )
 
-    def apply_(self, chain: Chain, stats=None) -> None:
+    def apply_(self, chain: Chain, evidence: Evidence | None = None) -> None:
         self.check(chain)
-        if stats is None:  # its shapes are the old ones
+        if evidence is None:  # its shapes are the old ones
             return
-        if not hasattr(stats, "last_layer"):
-            raise PlanError(
-                f"resolve_block {self.block} is solved on the stream of the network cut so far; moments of the original "
-                "are not enough. Give data= instead of stats=."
-            )
+        streams = evidence.streams(f"resolve_block {self.block}")
         if self.layers == "all":
-            for path in stats.inner_paths(self.block):
+            for path in streams.inner_paths(self.block):
                 if whole(chain.module(self.block).get_submodule(path)):
                     ridge = self.ridge
                     for sweep in range(self.sweeps):
-                        ridge = self._solve_(chain, *stats.inner_layer(self.block, path, hidden_free=sweep > 0), path, ridge)
+                        ridge = self._solve_(chain, *streams.inner_layer(self.block, path, hidden_free=sweep > 0), path, ridge)
         target, ridge = self.block if self.target is None else self.target, self.ridge
         for sweep in range(self.sweeps):
-            fit, heldout, run = stats.last_layer(self.block, target, hidden_free=sweep > 0)
+            fit, heldout, run = streams.last_layer(self.block, target, hidden_free=sweep > 0)
             ridge = self._solve_(chain, fit, heldout, run, "", ridge)
             if run.tail == "identity":
                 break

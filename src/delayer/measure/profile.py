@@ -1,12 +1,15 @@
 """Milliseconds of each block, and what a span's replacement would save of them."""
 
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
-from delayer.fitting.affine import AffineMap
+from delayer.errors import PlanError
+from delayer.fitting.operators import Operator
 from delayer.network.calling import Inputs, call, first_tensor, hidden_in, ready
 from delayer.network.chain import Chain
 from delayer.study import SpanDamage
@@ -14,17 +17,17 @@ from delayer.study import SpanDamage
 
 @dataclass(frozen=True)
 class Profile:
-    """Milliseconds of each block, of the whole network, and of each map by (block, operator, rank).
+    """Milliseconds of each block, of the whole network, and of each operator's map by (block, the operator's title).
 
     The least of several rounds each: other work on the machine can only add, and adds more to what takes longer.
     """
 
     block_ms: tuple[float, ...]
     total_ms: float
-    map_ms: dict[tuple[int, str, int | None], float]
+    map_ms: dict[tuple[int, str], float]
 
 
-def profile_blocks(chain: Chain, inputs: Inputs, *, rounds: int = 25, operators: tuple = ()) -> Profile:
+def profile_blocks(chain: Chain, inputs: Inputs, *, rounds: int = 25, operators: Iterable[Operator] = ()) -> Profile:
     """Time every block inside the running network, and every kind of map on the same hidden states.
 
     inputs: one batch, of the size that the latency budget is about.
@@ -68,12 +71,12 @@ def profile_blocks(chain: Chain, inputs: Inputs, *, rounds: int = 25, operators:
         maps = {}
         for segment in chain.segments:
             x = hidden[segment.start]
-            for operator, rank in operators:
-                if rank is None or rank < segment.width:
-                    made = AffineMap(operator, segment.width, rank=rank, axis=chain.axis).to(x.device)
+            for operator in operators:
+                with suppress(PlanError):  # it has no place where features are so few
+                    made = operator.module(segment.width, chain.axis).to(x.device)
                     cost = min(_milliseconds(partial(made, x), wait) for _ in range(rounds))
                     for block in range(segment.start, segment.stop):
-                        maps[block, operator, rank] = cost
+                        maps[block, operator.title] = cost
     return Profile(tuple(min(mine) for mine in times), min(totals), maps)
 
 
@@ -88,4 +91,4 @@ def _milliseconds(work, wait) -> float:
 def saved_ms(profile: Profile, row: SpanDamage) -> float:
     """What a row of the scan saves, in milliseconds."""
     blocks = sum(profile.block_ms[b] for b in range(row.start, row.stop))
-    return blocks - profile.map_ms.get((row.start, row.operator, row.rank), 0.0)
+    return blocks - profile.map_ms.get((row.start, row.title), 0.0)

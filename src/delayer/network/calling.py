@@ -174,3 +174,10 @@ def ready(model: Callable, inputs: Inputs, device: torch.device | str | None = N
     finally:
         if weights and there != home:
             model.to(home)
+
+
+def example_of(inputs: Inputs, size: int = 2) -> Inputs:
+    """The first samples of a batch of inputs."""
+    if isinstance(inputs, Tensor):
+        return inputs[:size]
+    return {name: value[:size] for name, value in inputs.items()}

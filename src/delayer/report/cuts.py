@@ -60,9 +60,9 @@ def errors_of(scan: Scan | None) -> dict[str, dict[tuple[int, int], SpanDamage]]
     return found
 
 
-def shown(operator: str, rank: int | None = None) -> str:
+def shown(operator: str) -> str:
     """An operator's name for people."""
-    return operator.replace("_", " ") + (f" {rank}" if rank else "")
+    return operator.replace("_", " ")
 
 
 def blocks_text(start: int, stop: int) -> str:
@@ -75,8 +75,8 @@ def _cut(letter: str, edit: EditInfo, scan: Scan | None) -> Cut:
     removes = bool(edit.operator) or edit.edit.endswith("_span")
     name = shown(edit.operator or edit.edit.removesuffix("_span"))
     on_it = [d for d in scan.spans if (d.start, d.stop) in edit.spans] if scan and removes else []
-    named = [d for d in on_it if shown(d.operator, d.rank) in edit.label]
-    damage = max(named, key=lambda d: len(shown(d.operator, d.rank)), default=None)
+    named = [d for d in on_it if d.title in edit.label]
+    damage = max(named, key=lambda d: len(d.title), default=None)
     return Cut(letter, edit, shown(damage.operator) if damage else name, removes, damage)
 
 

@@ -2,7 +2,7 @@
 
 from math import log10
 
-from delayer.report.cuts import Choice, blocks_text, errors_of, shown
+from delayer.report.cuts import Choice, blocks_text, errors_of
 from delayer.report.figures import NEUTRAL, Figure, colour_bar, matrix_layout, plain_layout, rings, rounded
 from delayer.report.formats import count, error, number
 from delayer.study import Scan, SpanDamage
@@ -111,7 +111,7 @@ def _percent(tick: float) -> str:
 
 
 def _hover(damage: SpanDamage) -> str:
-    what = f"{blocks_text(damage.start, damage.stop)}, {shown(damage.operator, damage.rank)}"
-    ridge = "" if damage.ridge is None else f", ridge {number(damage.ridge, 2)}"
-    fit = f"{error(damage.residual_fit)} on the fitted rows{ridge}"
+    what = f"{blocks_text(damage.start, damage.stop)}, {damage.title}"
+    options = "".join(f", {name} {number(value, 2)}" for name, value in damage.options.items() if isinstance(value, float))
+    fit = f"{error(damage.residual_fit)} on the fitted rows{options}"
     return f"<b>{what}: {error(damage.residual)}</b><br>{fit}<br>saves {count(damage.params_saved)} parameters"

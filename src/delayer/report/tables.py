@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from delayer.report.cuts import Choice, blocks_text, errors_of, shown
+from delayer.report.cuts import Choice, blocks_text, errors_of
 from delayer.report.formats import MISSING, count, error, missing, number
 from delayer.study import Scan, Scores, SpanDamage
 
@@ -103,8 +103,8 @@ def spans_table(scan: Scan, choice: Choice) -> Table:
         damage, name = best[span]
         each = (error(mine[span].residual) if span in mine else error(None) for mine in errors.values())
         saved = str(damage.blocks_saved), count(damage.params_saved), count(damage.macs_saved)
-        winner = Cell(shown(damage.operator, damage.rank), swatch=choice.colours[name])
-        rows.append((f"{span[0]}:{span[1]}", winner, *each, number(damage.ridge, 2), *saved))
+        winner = Cell(damage.title, swatch=choice.colours[name])
+        rows.append((f"{span[0]}:{span[1]}", winner, *each, number(damage.options.get("ridge"), 2), *saved))
     chosen = {(start, stop) for _, start, stop in choice.spans}
     marked = frozenset(i for i, span in enumerate(order[:MOST_ROWS]) if span in chosen)
     head = ("span", "best operator", *errors, "its ridge", "blocks saved", "parameters saved", "multiply-adds saved")

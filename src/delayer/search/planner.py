@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
+from delayer.cutting.by_hand import edit_with
 from delayer.edits import Edit
-from delayer.edits.drop_span import DropSpan
-from delayer.edits.replace_span import ReplaceSpan
 from delayer.errors import BudgetError
-from delayer.network.chain import Chain
+from delayer.fitting.operators import Operator, operator_of
+from delayer.network.chain import Chain, Span
 from delayer.search.budget import Budget
 from delayer.search.exact_search import Candidate, best_spans
 from delayer.search.judging import Cut, Failure, MeasuredCut, Measuring, Verdict, damage_of, drop_of, ensure_judged, takes
@@ -25,11 +25,14 @@ KEEP = 6
 """How many of the best predicted sets the real network judges first."""
 
 
+def operator_in(row: SpanDamage) -> Operator:
+    """The operator of a row of the scan, with its options."""
+    return operator_of(row.operator, row.options)
+
+
 def edit_of(damage: SpanDamage) -> Edit:
     """The edit that a row of the scan stands for."""
-    if damage.operator == "drop":
-        return DropSpan(start=damage.start, stop=damage.stop)
-    return ReplaceSpan(start=damage.start, stop=damage.stop, operator=damage.operator, ridge=damage.ridge, rank=damage.rank)
+    return edit_with(operator_in(damage), Span(damage.start, damage.stop))
 
 
 def predicted_damage(scan: Scan, singles: Mapping[tuple[int, str], float]) -> list[float]:
@@ -161,15 +164,7 @@ def _searched(
         if saved > 0 and math.isfinite(damage):
             added = edit_of(row).num_params(chain)
             removed = row.blocks_saved if budget.unit == "blocks" else row.params_saved + added
-            candidate = Candidate(
-                row.start,
-                row.stop,
-                f"{row.operator}:{row.rank}" if row.rank else row.operator,
-                damage,
-                saved,
-                float(removed),
-                float(added),
-            )
+            candidate = Candidate(row.start, row.stop, row.title or row.operator, damage, saved, float(removed), float(added))
             rows[candidate] = scan.spans[number]
     target = budget.target(lambda: totals[budget.unit])
     try:

@@ -1,19 +1,43 @@
 """All site metrics from one pass, and a ranking of the activations by how little they switch."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 from delayer.activations.counting import normal_of, observe_sites
-from delayer.activations.sites import Site
+from delayer.activations.sites import Site, sites_
 from delayer.activations.switches import STATES, Switches
 from delayer.metrics.activations import SiteMetric, site_metrics
+from delayer.network.calling import example_of
 from delayer.network.chain import Chain
+from delayer.observing.one_pass import device_of
 from delayer.study import SiteInfo, SiteMetricInfo, Sites
 
 RELEASED = (
     "EASIER's released code counts in training mode, in the last epoch of fine-tuning; easier_released is the same "
     "formula in evaluation mode here."
 )
+
+
+def sites(
+    chain: Chain,
+    batches: Sequence[Any],
+    *,
+    data_free: bool = False,
+    batch_size: int = 128,
+    data: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> Sites:
+    """Every activation of a network and what every site metric says of it, from one pass over data.
+
+    data_free: read norm parameters alone; the first batch is still used to find the activations.
+    batch_size: samples a batch, for entropies that are means over batches.
+    Raises what `observe_sites` raises.
+    """
+    copy = Chain(deepcopy(chain.model), chain.family, chain.blocks)  # whose forward passes are traced anew
+    found = sites_(copy, example_of(batches[0].to(device_of(chain.model)).inputs))
+    read = None if data_free else batches
+    return score_sites(copy, found, read, batch_size=batch_size, data=data, progress=progress)
 
 
 def score_sites(

@@ -13,6 +13,8 @@ from delayer.activations.switches import Switches
 from delayer.edits import Edit
 from delayer.edits.linearise import Linearise
 from delayer.edits.replace_span import ReplaceSpan
+from delayer.fitting.evidence import Evidence
+from delayer.fitting.operators.conv import Conv
 from delayer.fitting.streams import Streams
 from delayer.measure import macs_by_module
 from delayer.network.calling import call, with_batch
@@ -84,13 +86,12 @@ class Look:
                 t.copy_(buffers[name])
         return stats
 
-    def switches(self, site: str) -> Switches:
-        """Those of one site, as edits ask for them."""
-        return self.stats[site]
-
-    def span(self, *args) -> tuple:
-        """What a convolution in a block's place is fitted on: this network's stream against the original's."""
-        return Streams(self.chain, self.original, self.task.batches("fit").first(self._samples), seed=self.seed).span(*args)
+    @property
+    def evidence(self) -> Evidence:
+        """What edits are fitted on: the switches of this round, and this network's stream beside the original's."""
+        few = self.task.batches("fit").first(self._samples)
+        streams = Streams(self.chain, self.original, few, seed=self.seed)
+        return Evidence(activations=lambda site: self.stats[site], streams=streams)
 
     def edit(self, site: Site, mode: str) -> Linearise:
         """The edit that makes an activation linear in that way."""
@@ -112,7 +113,7 @@ class Look:
                 tail = forms[block].tail
                 if block in self.touched or tail is None or segment.width > WIDEST:
                     continue
-                edit = ReplaceSpan(start=block, stop=block + 1, operator="conv", kernel=KERNEL, tail=tail)
+                edit = ReplaceSpan(start=block, stop=block + 1, operator=Conv(kernel=KERNEL, tail=tail))
                 if edit.silenced(self.sites) and edit.num_macs(self.chain) < macs.get(self.chain.blocks[block].path, 0):
                     found.append(edit)
         return found
@@ -122,7 +123,7 @@ class Look:
         if edit not in self._made:
             path = edit.place(self.chain)
             before = self.chain.model.get_submodule(path)
-            edit.apply_(self.chain, self)
+            edit.apply_(self.chain, self.evidence)
             self._made[edit] = path, self.chain.model.get_submodule(path)
             put_(self.chain.model, path, before)
         return self._made[edit]
@@ -131,7 +132,7 @@ class Look:
         """Make edits for good, one after another, each fitted on the network as it is by then."""
         self._samples = FINAL_SAMPLES
         for edit in edits:
-            edit.apply_(self.chain, self)
+            edit.apply_(self.chain, self.evidence)
 
     @contextmanager
     def edited(self, edits: Sequence[Edit]) -> Iterator[None]:

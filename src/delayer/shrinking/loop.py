@@ -59,7 +59,7 @@ class _Place(BaseModel):
         return [edit_from(item) for item in value]
 
 
-def shrink_until(
+def shrink(
     chain: Chain,
     task: Task,
     options: ShrinkOptions | None = None,

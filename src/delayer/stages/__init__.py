@@ -4,10 +4,11 @@ A stage that stands finished in the folder for the same network, data and option
 run goes on where it stood.
 """
 
+from delayer.search.options import PlanOptions, ScanOptions
 from delayer.stages.check import check_stage, export_stage
 from delayer.stages.compare import CompareOptions, compare_stage
 from delayer.stages.cut import cut_stage
-from delayer.stages.options import CheckOptions, LoadOptions, PlanOptions, ScanOptions
+from delayer.stages.options import CheckOptions, LoadOptions
 from delayer.stages.plan import plan_stage
 from delayer.stages.run import report_stage, run, run_all
 from delayer.stages.scan import scan_stage

@@ -7,16 +7,16 @@ import torch
 from torch import nn
 
 from delayer.cutting import Plan
-from delayer.errors import DataError, ExportError
+from delayer.errors import ExportError
 from delayer.measure import compare_latency, num_macs, num_params, peak_memory_mib, size_bytes
-from delayer.network.calling import Inputs
+from delayer.network.calling import Inputs, example_of
 from delayer.network.hashing import model_hash
 from delayer.stages.artefacts import finish, is_finished, stage_key
 from delayer.stages.options import CheckOptions
 from delayer.stages.standing import check_made_on
 from delayer.stages.work import Work
-from delayer.store import example_of, read_artefact
-from delayer.store.proof import reload_proof
+from delayer.store import read_artefact
+from delayer.store.proof import check
 from delayer.study import LatencyInfo, Measures, OnnxInfo, Proof, Results
 from delayer.study.marks import MODEL
 from delayer.tasks import evaluate, grade_of, predictions
@@ -28,8 +28,6 @@ def check_stage(work: Work, small: nn.Module, plan: Plan, options: CheckOptions 
     key = stage_key(work, "check", plan.model_dump(mode="json"), options, work.task_options, model_hash(small))
     if is_finished(work, "check", key):
         return work.study.read("results")
-    if options.readout not in ("head", "linear"):
-        raise DataError(f"There is no read-out {options.readout!r}. Use head (the network's own) or linear (a new one).")
     check_made_on(work, plan)
     folder, warnings = work.study.path("model"), list(work.warnings)
     measures = {}
@@ -58,9 +56,7 @@ def check_stage(work: Work, small: nn.Module, plan: Plan, options: CheckOptions 
             work.model, small, work.example, options.batch_sizes, seconds=options.seconds, device=work.device, seed=work.seed
         )
     with work.reporter.step("Reloading in a fresh process"):
-        proofs = [reload_proof(small.cpu(), folder, _to_cpu(work.example))]
-        if (saved := read_artefact(folder)).ordinary:
-            proofs.append(reload_proof(small, folder, _to_cpu(work.example), ordinary=True))
+        proofs = check(small.cpu(), folder, _to_cpu(work.example))
         small.to(work.device)
     onnx, more = _onnx(work, small, options, warnings)
     results = Results(
@@ -69,10 +65,10 @@ def check_stage(work: Work, small: nn.Module, plan: Plan, options: CheckOptions 
         cut=measures["cut"],
         edits=tuple(e.info() for e in plan.edits),
         latency=(*times, *more),
-        proofs=tuple(proofs),
+        proofs=proofs,
         onnx=onnx,
         warnings=tuple(dict.fromkeys(warnings)),
-        notes=(*work.notes, *saved.notes),
+        notes=(*work.notes, *read_artefact(folder).notes),
         provenance=work.provenance(),
     )
     work.study.write("results", results)

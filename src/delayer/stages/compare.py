@@ -9,12 +9,12 @@ from pydantic import Field
 
 from delayer.errors import DelayerError, StudyError
 from delayer.measure import compare_latency, num_macs, num_params
+from delayer.network.calling import example_of
 from delayer.network.chain import Chain
-from delayer.shrinking import ShrinkOptions, merge_faster_, num_kernels, schedules, shrink_until
+from delayer.shrinking import ShrinkOptions, merge_faster_, num_kernels, schedules, shrink
 from delayer.stages.artefacts import finish, is_finished, stage_key
 from delayer.stages.shrink import said
 from delayer.stages.work import Work
-from delayer.store import example_of
 from delayer.study import Compared, Comparison, Grade, Record, Round, as_lines, whole_lines, write_atomically
 from delayer.tasks import grade_of, predictions
 from delayer.tasks.outputs import Outputs
@@ -134,7 +134,7 @@ def curve(
             see(rows[-1], outputs)
         write_atomically(file, as_lines(row.model_dump(mode="json") for row in rows))
 
-    small, _, shrunk = shrink_until(
+    small, _, shrunk = shrink(
         work.chain,
         work.task,
         asked,

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from delayer.progress import Reporter
-from delayer.stages.asked import check_asked, check_words
+from delayer.search.asked import check_asked, check_words
+from delayer.search.options import PlanOptions, ScanOptions
+from delayer.search.scan import announce_scan
 from delayer.stages.check import check_stage
 from delayer.stages.cut import cut_stage
-from delayer.stages.options import CheckOptions, LoadOptions, PlanOptions, ScanOptions
+from delayer.stages.options import CheckOptions, LoadOptions
 from delayer.stages.plan import plan_stage
 from delayer.stages.scan import scan_stage
 from delayer.stages.score import score_stage
@@ -48,7 +50,7 @@ def run(
     on_stage: called with each stage's name and record.
     """
     data = (data,) if isinstance(data, str) else tuple(data)
-    check_words(plan_options, scan_options, check_options)
+    check_words(plan_options, scan_options)
     options = {
         **load_options.model_dump(mode="json"),
         **task_options.model_dump(mode="json"),
@@ -77,8 +79,11 @@ def run_all(
     check_asked(work, plan_options, scan_options)
     with work.study.lock():
         write_study(work)
+        searches = plan_options.method == "ours" and not plan_options.span
+        if searches:  # so that one pass over the fit split does for score and scan
+            announce_scan(work, scan_options)
         told("score", score_stage(work))
-        if plan_options.method == "ours" and not plan_options.span:
+        if searches:
             told("scan", scan_stage(work, scan_options))
         plan = plan_stage(work, plan_options, scan_options)
         told("plan", plan)

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from delayer.metrics.blocks import metrics
-from delayer.search.scoring import ScoreOptions, correlate, rank_blocks, score
+from delayer.observing.one_pass import observe
+from delayer.search.scoring import ScoreOptions, correlate, rank_blocks, read_scores, score, stats_for
 from delayer.stages.artefacts import finish, is_finished, stage_key
 from delayer.stages.work import Work
 from delayer.study import Score, Scores
@@ -24,11 +25,14 @@ def score_stage(work: Work, options: ScoreOptions | None = None, *, others: Sequ
     names = _names([work, *others])
     found = []
     for number, spec in enumerate(work.data):
-        task = work.task if number == 0 else open_task(spec, work.model, work.task_options)
-        with work.reporter.step(f"Scoring on {spec}") as tick:
-            found += score(
-                work.chain, task.batches("fit"), options=options, seed=work.seed, data=spec, model=names[0], progress=tick
-            )
+        stats, readers = stats_for(work.chain, None, options)
+        if number == 0:  # in the same pass as what later stages will ask of the fit split
+            work.observe(f"Scoring on {spec}", "fit", stats)
+        else:
+            task = open_task(spec, work.model, work.task_options)
+            with work.reporter.step(f"Scoring on {spec}") as tick:
+                observe(work.chain, task.batches("fit"), stats, seed=work.seed, progress=tick)
+        found += read_scores(work.chain, readers, seed=work.seed, data=spec, model=names[0], options=options)
     whole = [metrics[name].name for name in metrics if metrics[name].shape == "network"]
     networks = [one for one in found if one.shape == "network"]
     for name, other in zip(names[1:], others, strict=True):

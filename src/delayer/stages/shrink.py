@@ -6,12 +6,13 @@ from torch import nn
 
 from delayer.cutting import Plan
 from delayer.edits.fuse import Fuse
+from delayer.network.calling import example_of
 from delayer.network.chain import Chain
-from delayer.shrinking import ShrinkOptions, merge_faster_, shrink_until
+from delayer.shrinking import ShrinkOptions, merge_faster_, shrink
 from delayer.stages.artefacts import finish, stage_key
 from delayer.stages.standing import bring_back_, find, put_
 from delayer.stages.work import Work
-from delayer.store import Made, example_of
+from delayer.store import Made
 from delayer.study import MergeInfo, Record, Round, read_record, write_atomically
 from delayer.study.marks import MODEL, file_hash, read_marks
 
@@ -32,7 +33,7 @@ def shrink_stage(work: Work, options: ShrinkOptions = ShrinkOptions()) -> tuple[
 
     state = work.study.path(".shrink") / key
     with work.reporter.step("Making activations linear") as tick:
-        small, edits, shrunk = shrink_until(
+        small, edits, shrunk = shrink(
             work.chain,
             work.task,
             options,

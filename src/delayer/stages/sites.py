@@ -1,12 +1,8 @@
 """Stage: how much each activation switches."""
 
-from copy import deepcopy
-
 from pydantic import Field
 
-from delayer.activations.sites import sites_
-from delayer.network.chain import Chain
-from delayer.search.scoring_sites import score_sites
+from delayer.search.scoring_sites import sites
 from delayer.stages.artefacts import finish, is_finished, stage_key
 from delayer.stages.work import Work
 from delayer.study import Record, Sites
@@ -26,11 +22,15 @@ def sites_stage(work: Work, options: SitesOptions = SitesOptions()) -> Sites:
     key = stage_key(work, "sites", options, work.task_options)
     if is_finished(work, "sites", key):
         return work.study.read("sites")
-    chain = Chain(deepcopy(work.model), work.chain.family, work.chain.blocks)  # whose forward passes are traced anew
     with work.reporter.step(f"Watching activations on {work.data[0]}") as tick:
-        sites = sites_(chain, work.example)
-        batches = None if options.data_free else work.task.batches("fit")
-        found = score_sites(chain, sites, batches, batch_size=options.chunk, data=work.data[0], progress=tick)
+        found = sites(
+            work.chain,
+            work.task.batches("fit"),
+            data_free=options.data_free,
+            batch_size=options.chunk,
+            data=work.data[0],
+            progress=tick,
+        )
     work.study.write("sites", found)
     finish(work, "sites", key, ["sites.json"])
     return found

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from delayer.cutting import Plan, apply, read_plan
+from delayer.cutting import Plan, read_plan
 from delayer.errors import ModelError, StudyError
 from delayer.stages.artefacts import finish, stage_key
 from delayer.stages.work import Work
@@ -30,7 +30,8 @@ def cut_lineage(work: Work, plan: Plan) -> Lineage:
 def cut_(work: Work, plan: Plan) -> nn.Module:
     """Cut as planned into model/."""
     with work.reporter.step("Cutting") as tick:
-        small = apply(work.chain, plan, data=work.task.batches("fit"), progress=tick)
+        small = work.applied(plan, tick)
+    work.keep(None)
     put_(work, small, plan, cut_lineage(work, plan))
     return small
 

@@ -5,7 +5,6 @@ import importlib.metadata
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,71 +13,54 @@ from torch import nn
 
 from delayer.errors import DelayerError
 from delayer.families import chain_of
-from delayer.measure import macs_by_module, num_macs, num_params
-from delayer.network.calling import Inputs
-from delayer.network.chain import Chain
-from delayer.network.hashing import model_hash
-from delayer.observing.one_pass import observe
+from delayer.measure import num_params
+from delayer.network.calling import example_of
 from delayer.observing.processes import own_folder
-from delayer.observing.rows import Rows
-from delayer.observing.stats import Moments
 from delayer.progress import Reporter
+from delayer.search.options import ScanOptions
+from delayer.search.subject import Remember, Subject
+from delayer.stages.journal import Journal
 from delayer.stages.options import LoadOptions
-from delayer.store import example_of, load
-from delayer.study import Asked, BlockInfo, ChainInfo, Provenance, Study, StudyInfo
+from delayer.store import load
+from delayer.study import Asked, BlockInfo, ChainInfo, Grade, Provenance, Scan, Score, Study, StudyInfo
 from delayer.study.version import __version__
-from delayer.tasks import TaskOptions, open_task, predictions
+from delayer.tasks import TaskOptions, open_task
 
 
-@dataclass
-class Work:
-    """A network, its data and its study folder, opened."""
+@dataclass(kw_only=True)
+class Work(Subject):
+    """A network and its data, with its study folder: what stages found out stands in the folder, and is not done again."""
 
-    name: str
-    model: nn.Module
-    chain: Chain
-    task: Any
     study: Study
     data: tuple[str, ...]
-    device: torch.device
-    seed: int
-    reporter: Reporter
     options: dict[str, Any]
     task_options: TaskOptions
-    warnings: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
     """Stages that this process did itself, or has said to be there already."""
-    _moments: dict[tuple, Moments] = field(default_factory=dict)
 
-    @cached_property
-    def model_hash(self) -> str:
-        """Hash of the network's weights."""
-        return model_hash(self.model)
+    def scored(self, name: str) -> Score:
+        """What one metric says on the first data set, as the stage `score` wrote it."""
+        from delayer.stages.score import score_stage
 
-    @cached_property
-    def example(self) -> Inputs:
-        """Inputs of a few samples."""
-        return example_of(self.task.batches("fit")[0].inputs)
+        return next(one for one in score_stage(self).scores if one.name == name)
 
-    @cached_property
-    def macs(self) -> int | None:
-        """Multiply-adds for one sample; None where they cannot be counted."""
-        return num_macs(self.model, example_of(self.example, 1))
+    def scanned(self, options: ScanOptions) -> Scan:
+        """The held-out error of every operator on every span, as the stage `scan` wrote it."""
+        from delayer.stages.scan import scan_stage
 
-    @cached_property
-    def block_macs(self) -> list[int]:
-        """Multiply-adds of each block for one sample."""
-        found = macs_by_module(self.model, example_of(self.example, 1))
-        return [found.get(block.path, 0) for block in self.chain.blocks]
+        return scan_stage(self, options)
 
-    @cached_property
-    def reference(self) -> Any:
-        """The original's answers on validation data."""
-        with self.reporter.step("Original network on validation data") as tick:
-            found = predictions(self.model, self.task.batches("validation"), device=self.device, progress=tick)
-        self.warnings += found.notes
-        return found
+    def memory(self, *decides: Any) -> tuple[dict[str, Grade], Remember]:
+        """The grades in the search's journal, and what adds one, so that a killed search goes on where it stood."""
+        from delayer.stages.artefacts import stage_key
+
+        key = stage_key(self, "measure", *decides, self.task_options)
+        journal = Journal(self.study.path(".measured.jsonl"), key)
+        known = journal.read()
+        if journal.damage and journal.damage not in self.warnings:
+            self.warnings.append(journal.damage)
+            self.reporter.line(journal.damage)
+        return known, journal.append
 
     def say_finished(self, stage: str) -> None:
         """Say once that a stage stands finished in the folder."""
@@ -112,16 +94,6 @@ class Work:
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
 
-    def moments(self, split: str, groups: Sequence[tuple[int, ...]], rows: Rows, *, exact: bool = False) -> Moments:
-        """Moments of a split, gathered once."""
-        key = (split, tuple(groups), rows, exact)
-        if key not in self._moments:
-            stat = Moments(groups, rows, exact=exact)
-            with self.reporter.step(f"Watching {split} data") as tick:
-                observe(self.chain, self.task.batches(split), [stat], seed=self.seed, progress=tick)
-            self._moments[key] = stat
-        return self._moments[key]
-
 
 def open_work(
     model: str,
@@ -151,7 +123,6 @@ def open_work(
     reporter.line(f"{model}: {chain!r}")
     work = Work(
         name=model,
-        model=network,
         chain=chain,
         task=task,
         study=Study(own_folder(Path(out))),

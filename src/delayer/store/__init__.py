@@ -4,7 +4,7 @@ No pickle anywhere, and nothing is imported or called because a file says so: se
 """
 
 from delayer.store.artefact import Artefact, Made, Source
-from delayer.store.folder import example_of, load, recover_, save
+from delayer.store.folder import load, recover_, save
 from delayer.store.integrity import digest_of, read_artefact
 from delayer.store.ordinary import load_ordinary
 from delayer.store.originals import source_of
@@ -17,7 +17,6 @@ __all__ = [
     "Source",
     "allowing",
     "digest_of",
-    "example_of",
     "load",
     "load_ordinary",
     "read_artefact",

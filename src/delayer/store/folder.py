@@ -86,13 +86,6 @@ def load(
     return model.eval()
 
 
-def example_of(inputs: Inputs, size: int = 2) -> Inputs:
-    """The first samples of a batch of inputs."""
-    if isinstance(inputs, Tensor):
-        return inputs[:size]
-    return {name: value[:size] for name, value in inputs.items()}
-
-
 def save(
     model: nn.Module,
     plan: Plan,

@@ -15,10 +15,23 @@ from delayer.network.calling import Inputs, call, evaluating, output_of, seeded
 from delayer.registry import imports
 from delayer.registry.outside import import_again
 from delayer.store.given import give, given_names, remember
-from delayer.store.integrity import RECORD, verified
+from delayer.store.integrity import RECORD, read_artefact, verified
 from delayer.study import Proof
 
 TOLERANCE = 1e-5
+
+
+def check(model: nn.Module, folder: str | Path, inputs: Inputs, *, factory: str | None = None) -> tuple[Proof, ...]:
+    """Whether a saved network opens, in a fresh process, as the one that is in memory.
+
+    By delayer.load and, where the folder says that it is an ordinary checkpoint, by its library's own loader.
+
+    See `reload_proof`.
+    """
+    proofs = [reload_proof(model, folder, inputs, factory=factory)]
+    if read_artefact(Path(folder)).ordinary:
+        proofs.append(reload_proof(model, folder, inputs, ordinary=True, factory=factory))
+    return tuple(proofs)
 
 
 def reload_proof(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from delayer.study.plugins import Naming
 from delayer.study.record import Count, Index, Measurement, Record, Seed
@@ -125,8 +125,10 @@ class SpanDamage(Record):
     start: Index
     stop: Index
     operator: str
-    ridge: float | None = Field(ge=0)
-    rank: Index | None = None
+    options: dict[str, int | float | str] = {}
+    """The operator's options."""
+    title: str = ""
+    """The operator for people, with the options that tell it from others of its kind."""
     residual: Measurement
     """Relative residual on held-out rows: squared error over the centred energy of the target."""
     residual_fit: Measurement
@@ -134,6 +136,16 @@ class SpanDamage(Record):
     params_saved: int
     macs_saved: int | None
     blocks_saved: Index
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, data: Any) -> Any:
+        """Which knew a ridge and a rank only."""
+        if not isinstance(data, dict) or not data.keys() & {"ridge", "rank"}:
+            return data
+        options = {name: data[name] for name in ("ridge", "rank") if data.get(name) is not None}
+        title = f"{data.get('operator')} {options.get('rank', '')}".replace("_", " ").strip()
+        return {key: value for key, value in data.items() if key not in ("ridge", "rank")} | {"options": options, "title": title}
 
     @model_validator(mode="after")
     def _is_a_span(self) -> "SpanDamage":

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
+from copy import deepcopy
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -98,6 +99,14 @@ class TuneReport(Record):
     def _agrees(self) -> "TuneReport":
         check_epochs(self.epochs, self.best_epoch)
         return self
+
+
+def tune(
+    model: nn.Module, task: Task, teacher: nn.Module | None = None, options: TuneOptions | None = None, **more: Any
+) -> tuple[nn.Module, TuneReport]:
+    """A fine-tuned copy of a network, and what happened; see `tune_`, which takes the same and works in place."""
+    copy = deepcopy(model)
+    return copy, tune_(copy, task, teacher, options, **more)
 
 
 def tune_(

@@ -3,6 +3,7 @@
 from delayer.edits import Edit
 from delayer.edits.replace_span import ReplaceSpan
 from delayer.errors import BudgetError
+from delayer.fitting.operators.linear import Linear
 from delayer.network.chain import Chain
 from delayer.search.budget import Budget
 from delayer.search.methods import joined, method, num_asked
@@ -36,4 +37,4 @@ def rba_spans(chain: Chain, redundancy: Score, budget: Budget) -> tuple[Edit, ..
     check_rba(chain, budget)
     values = {i: redundancy.values[b.inlet][b.outlet] for i, b in enumerate(chain.blocks) if b.removable and chain.weight(i)}
     chosen = sorted(values, key=lambda b: values[b], reverse=True)[: int(budget.amount)]
-    return tuple(ReplaceSpan(start=start, stop=stop, operator="linear") for start, stop in joined(chain, chosen))
+    return tuple(ReplaceSpan(start=start, stop=stop, operator=Linear()) for start, stop in joined(chain, chosen))

@@ -1,74 +1,68 @@
-"""Cuts judged by the real network on validation data, remembered in the study folder, and what they cost."""
+"""Cuts judged by the real network on validation data, and what they cost."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
 
 from delayer.cutting import edit_modules_
 from delayer.edits import Edit
+from delayer.fitting.evidence import Evidence
 from delayer.measure import num_params
 from delayer.network.chain import Chain
 from delayer.observing.stats import Moments
 from delayer.progress import Tick
 from delayer.search.judging import Cut, Failure, MeasuredCut, Measuring, Verdict, damage_of, ensure_judged, takes
+from delayer.search.options import PlanOptions
 from delayer.search.planner import measured_record
+from delayer.search.repairing import graded_after_repair
+from delayer.search.subject import Subject
 from delayer.search.ties import best_first, best_of
-from delayer.stages.artefacts import stage_key
-from delayer.stages.journal import Journal
-from delayer.stages.options import PlanOptions
-from delayer.stages.repair import graded_after_repair
-from delayer.stages.work import Work
 from delayer.study import Candidates, Grade
-from delayer.study.version import __version__
 from delayer.tasks import evaluate, grade_of
 
 NUM_FINALISTS = 3
 
 
 def measuring(
-    work: Work, moments: Moments, options: PlanOptions, key: Sequence, *, tick: Tick | None = None, expected: int = 0
+    subject: Subject, moments: Moments, options: PlanOptions, key: Sequence, *, tick: Tick | None = None, expected: int = 0
 ) -> Measuring:
     """Grades cuts on validation data, after a quick repair where one was asked for.
 
-    What was measured is kept in the folder, so that a killed search goes on.
+    What the subject remembers is not measured again.
 
     key: what else decides the grades. tick, expected: progress, in cuts measured of about so many.
     """
     quick = [options.repair_samples] if options.repair in ("resolve", "best") else []
-    blocks = [block.path for block in work.chain.blocks]
-    name = stage_key(work, "measure", __version__, blocks, options.samples, *quick, *key, work.task_options)
-    journal = Journal(work.study.path(".measured.jsonl"), name)
-    known: dict[str, Verdict] = dict(journal.read())
-    if journal.damage and journal.damage not in work.warnings:
-        work.warnings.append(journal.damage)
-        work.reporter.line(journal.damage)
-
-    reference = work.reference  # of the network as it is: inside `grade` it is cut
+    blocks = [block.path for block in subject.chain.blocks]
+    known, remember = subject.memory(blocks, options.samples, *quick, *key)
+    verdicts: dict[str, Verdict] = dict(known)
+    reference = subject.reference  # of the network as it is: inside `grade` it is cut
 
     def grade(cut: Cut) -> Grade:
-        if quick and (found := graded_after_repair(work, cut, options)):
+        if quick and (found := graded_after_repair(subject, cut, options)):
             return found
-        with work.chain.restored():
-            edit_modules_(work.chain, cut, moments)
+        with subject.chain.restored():
+            edit_modules_(subject.chain, cut, Evidence(moments))
             return evaluate(
-                work.model,
-                work.task,
+                subject.model,
+                subject.task,
                 "validation",
                 reference=reference,
-                device=work.device,
+                device=subject.device,
                 limit=options.samples,
-                seed=work.seed,
+                seed=subject.seed,
             )
 
-    def remember(cut: str, found: Grade) -> None:
-        journal.append(cut, found)
+    def measured(cut: str, found: Grade) -> None:
+        if remember:
+            remember(cut, found)
         if tick:
-            tick(min(len(known), expected), expected)
+            tick(min(len(verdicts), expected), expected)
 
-    return Measuring(grade, known, remember)
+    return Measuring(grade, verdicts, measured)
 
 
 def best_of_finalists(
-    work: Work,
+    subject: Subject,
     measured: Sequence[MeasuredCut],
     measure: Measuring,
     moments: Moments,
@@ -81,21 +75,21 @@ def best_of_finalists(
 
     key: as for `measuring`. Raises ModelError where none of them can be judged on all of validation.
     """
-    order = partial(takes, work.chain, unit=unit)
+    order = partial(takes, subject.chain, unit=unit)
     judged = [cut for cut, _, found in measured if not isinstance(found, Failure)]
     finalists = best_first(judged, lambda cut: damage_of(measure(cut)), order)[:NUM_FINALISTS]
-    if options.samples >= work.task.batches("validation").num_samples or len(finalists) < 2:
+    if options.samples >= subject.task.batches("validation").num_samples or len(finalists) < 2:
         return finalists[0]
-    everything = options.model_copy(update={"samples": work.task.batches("validation").num_samples})
-    with work.reporter.step("Finalists on all of validation") as tick:
-        judge = measuring(work, moments, everything, ["finalists", *key], tick=tick, expected=len(finalists))
+    everything = options.model_copy(update={"samples": subject.task.batches("validation").num_samples})
+    with subject.reporter.step("Finalists on all of validation") as tick:
+        judge = measuring(subject, moments, everything, ["finalists", *key], tick=tick, expected=len(finalists))
         ensure_judged((cut, judge(cut)) for cut in finalists)
         return best_of(finalists, lambda cut: damage_of(judge(cut)), order)
 
 
-def original_grade(work: Work) -> Grade:
+def original_grade(subject: Subject) -> Grade:
     """The original's own grade on validation data."""
-    return grade_of(work.reference, work.reference, seed=work.seed)
+    return grade_of(subject.reference, subject.reference, seed=subject.seed)
 
 
 def cut_params(chain: Chain, cut: Sequence[Edit], total: int) -> int:
@@ -106,23 +100,25 @@ def cut_params(chain: Chain, cut: Sequence[Edit], total: int) -> int:
     return total
 
 
-def cut_macs(work: Work, cut: Sequence[Edit]) -> int | None:
+def cut_macs(subject: Subject, cut: Sequence[Edit]) -> int | None:
     """Multiply-adds for one sample after a cut."""
-    total = work.macs
+    total = subject.macs
     for edit in cut:
-        total -= sum(work.block_macs[b] for span in edit.removed for b in range(span.start, span.stop))
-        total += edit.num_macs(work.chain)
+        total -= sum(subject.block_macs[b] for span in edit.removed for b in range(span.start, span.stop))
+        total += edit.num_macs(subject.chain)
     return total
 
 
-def write_candidates(work: Work, cut: tuple[Edit, ...], measured: Sequence[MeasuredCut], failed: Mapping[Cut, Failure]) -> None:
-    """candidates.json: the cuts that were measured, best first; those that failed last, with their reasons.
+def candidates_of(
+    subject: Subject, cut: tuple[Edit, ...], measured: Sequence[MeasuredCut], failed: Mapping[Cut, Failure]
+) -> Candidates:
+    """The cuts that were measured, best first; those that failed last, with their reasons.
 
     failed: all that failed on the way, also before sets were measured.
     """
     measured = [*measured, *((edits, 0.0, found) for edits, found in failed.items())]
-    original = original_grade(work)
-    total, seen, rows = num_params(work.model), set(), []
+    original = original_grade(subject)
+    total, seen, rows = num_params(subject.model), set(), []
     for edits, predicted, grade in measured:
         names = tuple(e.label for e in edits)
         if names not in seen:
@@ -132,24 +128,21 @@ def write_candidates(work: Work, cut: tuple[Edit, ...], measured: Sequence[Measu
                     edits,
                     predicted,
                     grade,
-                    params=cut_params(work.chain, edits, total),
-                    macs=cut_macs(work, edits),
+                    params=cut_params(subject.chain, edits, total),
+                    macs=cut_macs(subject, edits),
                     chosen=set(edits) == set(cut),
                 )
             )
     rows.sort(key=lambda r: (bool(r.failed), r.kl if r.kl is not None else r.error or 0.0))
     if broken := [row for row in rows if row.failed]:
-        work.notes.append(
+        subject.notes.append(
             f"{len(broken)} of {len(rows)} cuts could not be judged and count as infinitely bad; the first, "
             f"{'; '.join(edit.label for edit in broken[0].edits)}, failed with {broken[0].failed}."
         )
-    work.study.write(
-        "candidates",
-        Candidates(
-            grade_name=original.name,
-            grade_unit=original.unit,
-            higher_is_better=original.higher_is_better,
-            original_grade=original.value,
-            measured=tuple(rows),
-        ),
+    return Candidates(
+        grade_name=original.name,
+        grade_unit=original.unit,
+        higher_is_better=original.higher_is_better,
+        original_grade=original.value,
+        measured=tuple(rows),
     )

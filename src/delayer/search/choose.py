@@ -1,0 +1,279 @@
+"""What to cut from a network, chosen on validation data: the whole search, without a study folder."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+from delayer.cutting import Plan, apply
+from delayer.cutting.by_hand import edit_with, plan_by_hand
+from delayer.edits import Edit
+from delayer.fitting.operators import Operator, operators, settings_of
+from delayer.measure import compare_latency, num_params
+from delayer.measure.profile import profile_blocks, saved_ms
+from delayer.network.calling import example_of
+from delayer.network.chain import Chain, Span
+from delayer.observing.one_pass import device_of
+from delayer.observing.processes import from_first
+from delayer.observing.rows import Rows
+from delayer.observing.stats import Moments
+from delayer.progress import Reporter
+from delayer.search.asked import check_asked
+from delayer.search.budget import Budget
+from delayer.search.judging import Measuring, Verdict, attempt, damage_of, drop_of, ensure_judged, takes
+from delayer.search.measuring import best_of_finalists, candidates_of, measuring, original_grade
+from delayer.search.methods import Method, methods
+from delayer.search.options import PlanOptions, ScanOptions, operators_of
+from delayer.search.planner import KEEP, deepest, edit_of, operator_in, plan_spans
+from delayer.search.repair import tail_of
+from delayer.search.repairing import grade_of_plan, repaired
+from delayer.search.scan import scan, watched_groups
+from delayer.search.subject import Subject
+from delayer.search.ties import best_of
+from delayer.study import Candidates, Grade, Scan
+from delayer.tasks import Task
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plan, and what led to it.
+
+    candidates: the cuts that were measured. spans: the operators that were judged on spans given by hand.
+    """
+
+    plan: Plan
+    candidates: Candidates | None = None
+    spans: Scan | None = None
+
+
+def plan(
+    chain: Chain,
+    task: Task,
+    *,
+    remove: str | None = None,
+    max_drop: float | None = None,
+    spans: Iterable[Span | str] = (),
+    method: str = "ours",
+    operator: str | None = None,
+    operators: Iterable[str] | None = None,
+    refit: Literal["best", "independent", "sequential"] = "best",
+    repair: Literal["none", "resolve", "norms", "best"] = "none",
+    samples: int = 128,
+    effort: int = 24,
+    share: float = 0.25,
+    memory: float = 4.0,
+    seed: int = 0,
+    name: str = "",
+    reporter: Reporter | None = None,
+    **operator_options: Any,
+) -> Plan:
+    """What to cut from a network, chosen on the task's validation data; nothing is written, and the network stays as it is.
+
+    chain: from `chain_of`. task: from `open_task` or `task_of`.
+    Exactly one of remove ("blocks=3", "params=25%", "macs=25%", "latency=20%"), max_drop (points of the validation grade) and
+    spans (by hand) says how much.
+    method: "ours", searched and measured, or a published one. operator, operator_options: of spans by hand; chosen on held-out
+    data by default. operators: what a search may put in, by default `scanned_operators`.
+    refit, repair, samples, effort: see `PlanOptions`; share, memory (GiB): see `ScanOptions`.
+    Raises BudgetError, SpanError, PlanError or ModelError for what cannot be done, before any work where that can be known.
+    """
+    options = PlanOptions(
+        remove=remove,
+        max_drop=max_drop,
+        span=tuple(map(str, spans)),
+        method=method,
+        operator=operator,
+        operator_options=operator_options,
+        refit=refit,
+        repair=repair,
+        samples=samples,
+        effort=effort,
+    )
+    wanted = {} if operators is None else {"operators": ",".join(operators)}
+    scan_options = ScanOptions(share=share, memory=memory, **wanted)
+    subject = Subject(
+        name=name or type(chain.model).__name__,
+        chain=chain,
+        task=task,
+        device=device_of(chain.model),
+        seed=seed,
+        reporter=reporter or Reporter(),
+    )
+    return choose(subject, options, scan_options).plan
+
+
+def choose(subject: Subject, options: PlanOptions, scan_options: ScanOptions = ScanOptions()) -> Choice:
+    """What to cut from a subject. Raises what `plan` raises."""
+    check_asked(subject, options, scan_options)
+    search = _Search(subject, options, scan_options)
+    if options.method != "ours":
+        cut = search.published(methods[options.method])
+    elif options.span:
+        cut = search.by_hand([Span.parse(text) for text in options.span])
+    else:
+        cut = search.searched()
+    chosen = repaired(subject, search.refitted(cut), options)
+    subject.keep(chosen)
+    return Choice(chosen, search.candidates, search.spans)
+
+
+@dataclass
+class _Search:
+    """One search: what was asked, and the records that it leaves."""
+
+    subject: Subject
+    options: PlanOptions
+    scan_options: ScanOptions
+    candidates: Candidates | None = None
+    spans: Scan | None = None
+    rows: Rows = field(init=False)
+
+    def __post_init__(self):
+        self.rows = Rows("each", self.scan_options.share)
+
+    def plan_of(self, cut: Sequence[Edit], *, refit: Literal["independent", "sequential"]) -> Plan:
+        """The plan that a cut is written down as."""
+        subject = self.subject
+        return Plan(
+            model=subject.name,
+            model_hash=subject.model_hash,
+            data_hash=subject.task.hash,
+            num_blocks=subject.chain.num_blocks,
+            edits=tuple(sorted(cut, key=lambda e: e.spans)),
+            refit=refit,
+            rows="each",
+            seed=subject.seed,
+        )
+
+    def published(self, method: Method) -> tuple[Edit, ...]:
+        """What a published method would cut; nothing is measured."""
+        subject = self.subject
+        if self.options.span:
+            return plan_by_hand(subject.chain, self.options.span, operator=method.operator).edits
+        score = subject.scored(method.metric)
+        if score.num_samples < method.num_samples:
+            subject.reporter.line(
+                f"{method.title} reads {score.title} on {method.num_samples:,} samples; here it is read on "
+                f"{score.num_samples:,}. Give --num-fit {method.num_samples} when scoring for the same."
+            )
+        return method.choose(subject.chain, score, Budget.parse(self.options.remove or ""))
+
+    def by_hand(self, spans: Sequence[Span]) -> tuple[Edit, ...]:
+        """Spans by hand; the operator and its options are chosen on held-out data where they were not given."""
+        subject, options = self.subject, self.options
+        names = (options.operator,) if options.operator else operators_of(self.scan_options.operators)
+        if operators[names[0]].reads == "patches":
+            return self._by_patches(names[0], spans)
+        groups = [subject.chain.ends(span) for span in spans]
+        fit, heldout = (subject.moments(split, groups, self.rows) for split in ("fit", "validation"))
+        measure = measuring(subject, fit, options, ["hand", self.scan_options])
+        chosen: tuple[Edit, ...] = ()
+        tables, measured = [], []
+        for span in sorted(spans):
+            width = subject.chain.check(span).width
+            offered: list[Operator] = [one for name in names for one in settings_of(name, width, options.operator_options)]
+            table = scan(subject.chain, fit, heldout, macs=subject.block_macs, operators=offered, spans=[span])
+            tables.append(table)
+            # What no map can be fitted to is refused when it is fitted, with the reason.
+            edits = [edit_of(row) for row in table.spans] or [edit_with(offered[0], span)]
+            graded = [(*chosen, edit) for edit in edits]
+            ensure_judged((cut, measure(cut)) for cut in graded)
+            measured += [(cut, 0.0, measure(cut)) for cut in graded]
+            chosen = best_of(graded, lambda cut: damage_of(measure(cut)), partial(takes, subject.chain))
+        self.spans = tables[0].model_copy(
+            update={
+                "spans": tuple(row for table in tables for row in table.spans),
+                "failed": tuple(reason for table in tables for reason in table.failed),
+            }
+        )
+        self.candidates = candidates_of(subject, chosen, measured, measure.failed)
+        return chosen
+
+    def _by_patches(self, name: str, spans: Sequence[Span]) -> tuple[Edit, ...]:
+        """One operator that reads patches for each span, with the activation that the span's last block ends in."""
+        chain, batch = self.subject.chain, self.subject.task.batches("fit")[0]
+        found = []
+        for span in sorted(spans):
+            one = settings_of(name, chain.check(span).width, self.options.operator_options)[0]
+            found.append(edit_with(one.suited(tail_of(chain, span.stop - 1, batch)), span))
+        return tuple(found)
+
+    def searched(self) -> tuple[Edit, ...]:
+        """Spans that the real network judged, within a budget or within a drop that is allowed."""
+        subject, options = self.subject, self.options
+        table = subject.scanned(self.scan_options)
+        budget = Budget.parse(options.remove) if options.remove else None
+        fit = subject.moments("fit", watched_groups(subject, self.scan_options)[0], self.rows)
+        if budget is None:  # a fall in points needs the same samples on both sides
+            options = options.model_copy(update={"samples": subject.task.batches("validation").num_samples})
+        original = original_grade(subject)
+        subject.reporter.line(f"Original on validation: {original.name} {original.value:.2f}{original.unit}")
+        singles = sum(row.stop == row.start + 1 and row.operator in ("drop", "affine") for row in table.spans)
+        with subject.reporter.step("Judging cuts with the real network") as tick:
+            measure = measuring(subject, fit, options, [self.scan_options], tick=tick, expected=singles + KEEP + options.effort)
+            if budget is None:
+                cut, measured = deepest(
+                    subject.chain,
+                    table,
+                    measure,
+                    original=original,
+                    max_drop=options.max_drop or 0.0,
+                    effort=max(4, options.effort // 2),
+                    on_depth=partial(_say_depth, subject, original),
+                )
+            else:
+                cut, measured = self._within(table, budget, measure, fit)
+        if budget is not None:
+            cut = best_of_finalists(subject, measured, measure, fit, options, [self.scan_options], unit=budget.unit)
+        cut = from_first(cut)
+        self.candidates = candidates_of(subject, cut, measured, measure.failed)
+        return cut
+
+    def _within(self, table: Scan, budget: Budget, measure: Measuring, fit: Moments) -> tuple[tuple[Edit, ...], list]:
+        """The cut under a budget; a latency budget is measured afterwards and tightened until it holds."""
+        subject, effort = self.subject, self.options.effort
+        totals = {"params": float(num_params(subject.model)), "macs": float(subject.macs or 0)}
+        if budget.unit != "latency":
+            return plan_spans(subject.chain, table, budget, measure, totals=totals, effort=effort)
+        one = example_of(subject.example, 1)
+        with subject.reporter.step("Timing each block"):
+            kinds = {one for one in map(operator_in, table.spans) if not one.removes}
+            profile = profile_blocks(subject.chain, one, operators=sorted(kinds, key=lambda operator: operator.title))
+        totals["latency"] = profile.total_ms
+        asked = budget
+        for _ in range(4):
+            cut, measured = plan_spans(
+                subject.chain, table, asked, measure, totals=totals, effort=effort, milliseconds=partial(saved_ms, profile)
+            )
+            small = apply(subject.chain, self.plan_of(cut, refit="independent"), fit)
+            [found] = compare_latency(subject.model, small, one, (1,), seconds=2.0)
+            share = 1 - 1 / found.speedup
+            subject.reporter.line(f"Measured latency removed: {100 * share:.1f} % of {100 * budget.amount:.1f} % asked")
+            if share >= budget.amount:
+                return cut, measured
+            asked = Budget("latency", min(0.98, asked.amount * min(1.5, budget.amount / max(share, 0.01))))
+        subject.warnings.append(f"{100 * budget.amount:.0f} % less latency was asked for; the plan measured {100 * share:.1f} %.")
+        return cut, measured
+
+    def refitted(self, cut: tuple[Edit, ...]) -> Plan:
+        """The plan with maps fitted as asked; "best" measures both ways on validation data where they can differ.
+
+        Published methods fit on the original's stream.
+        """
+        subject, asked = self.subject, self.options.refit
+        plans = {way: self.plan_of(cut, refit=way) for way in ("independent", "sequential")}
+        if asked != "best":
+            return plans[asked]
+        if self.options.method != "ours" or len(cut) < 2 or not any(edit.needs_stats for edit in cut):
+            return plans["independent"]
+        found: dict[str, Verdict] = {}
+        for way, one in plans.items():
+            with subject.reporter.step(f"Fitting maps, {way}") as tick:
+                found[way] = attempt(partial(grade_of_plan, subject, tick), one)
+            subject.keep(plans[min(found, key=lambda other: damage_of(found[other]))])
+        ensure_judged((plans[way].edits, verdict) for way, verdict in found.items())
+        return plans[from_first(best_of(found, lambda way: damage_of(found[way])))]
+
+
+def _say_depth(subject: Subject, original: Grade, depth: int, grade: Verdict, allowed: bool) -> None:
+    subject.reporter.line(f"{depth} blocks: validation falls by {drop_of(original, grade):.2f}{'' if allowed else ', too far'}")

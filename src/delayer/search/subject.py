@@ -1,0 +1,129 @@
+"""A network and its data, with what is found out of them once and asked for often."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from delayer.cutting import Plan, apply
+from delayer.measure import macs_by_module, num_macs
+from delayer.network.calling import Inputs, example_of
+from delayer.network.chain import Chain
+from delayer.network.hashing import model_hash
+from delayer.observing.one_pass import observe
+from delayer.observing.rows import Rows
+from delayer.observing.stats import Moments, Stat
+from delayer.progress import Reporter, Tick
+from delayer.search.options import ScanOptions
+from delayer.search.scan import Scan, scan_subject
+from delayer.search.scoring import score
+from delayer.study import Grade, Score
+from delayer.tasks import Task, predictions
+from delayer.tasks.outputs import Outputs
+
+MomentsKey = tuple[str, tuple[tuple[int, ...], ...], Rows, bool]
+Remember = Callable[[str, Grade], None]
+
+
+@dataclass(kw_only=True)
+class Subject:
+    """A network and its data; what was computed of both is kept, so that it is computed once.
+
+    A study's `Work` is one that also keeps it in a folder.
+    """
+
+    name: str
+    chain: Chain
+    task: Task
+    device: torch.device
+    seed: int = 0
+    reporter: Reporter = field(default_factory=Reporter)
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    announced: set[MomentsKey] = field(default_factory=set)
+    """Moments that will be asked for: the next pass over their split gathers them too."""
+    _moments: dict[MomentsKey, Moments] = field(default_factory=dict)
+    _cuts: dict[str, nn.Module] = field(default_factory=dict)
+
+    @property
+    def model(self) -> nn.Module:
+        """The network, in which edits are tried and from which they are taken back."""
+        return self.chain.model
+
+    @cached_property
+    def model_hash(self) -> str:
+        """Fingerprint of the network's weights."""
+        return model_hash(self.model)
+
+    @cached_property
+    def example(self) -> Inputs:
+        """Two samples of the fit split, as the network takes them."""
+        return example_of(self.task.batches("fit")[0].inputs)
+
+    @cached_property
+    def macs(self) -> int | None:
+        """Multiply-adds for one sample; None where they cannot be counted."""
+        return num_macs(self.model, example_of(self.example, 1))
+
+    @cached_property
+    def block_macs(self) -> list[int]:
+        """Multiply-adds of each block for one sample."""
+        found = macs_by_module(self.model, example_of(self.example, 1))
+        return [found.get(block.path, 0) for block in self.chain.blocks]
+
+    @cached_property
+    def reference(self) -> Outputs:
+        """The original's answers on validation data."""
+        with self.reporter.step("Original network on validation data") as tick:
+            found = predictions(self.model, self.task.batches("validation"), device=self.device, progress=tick)
+        self.warnings += found.notes
+        return found
+
+    def observe(self, title: str, split: str, stats: Sequence[Stat]) -> None:
+        """Fill statistics in one pass over a split, and with them the moments that were announced for it."""
+        beside = {key: Moments(key[1], key[2], exact=key[3]) for key in self.announced if key[0] == split}
+        with self.reporter.step(title) as tick:
+            observe(self.chain, self.task.batches(split), [*stats, *beside.values()], seed=self.seed, progress=tick)
+        self._moments |= beside
+        self.announced -= beside.keys()
+
+    def moments(self, split: str, groups: Sequence[tuple[int, ...]], rows: Rows, *, exact: bool = False) -> Moments:
+        """Moments of a split, gathered once."""
+        key = (split, tuple(groups), rows, exact)
+        if key not in self._moments:
+            self.announced.add(key)
+            self.observe(f"Watching {split} data", split, [])
+        return self._moments[key]
+
+    def announce(self, split: str, groups: Sequence[tuple[int, ...]], rows: Rows) -> None:
+        """Say that moments of a split will be asked for."""
+        if (key := (split, tuple(groups), rows, False)) not in self._moments:
+            self.announced.add(key)
+
+    def applied(self, plan: Plan, tick: Tick | None = None) -> nn.Module:
+        """A copy of the network, cut as planned and fitted on the fit split, until `keep` lets go of it."""
+        key = plan.model_dump_json()
+        if key not in self._cuts:
+            self._cuts[key] = apply(self.chain, plan, data=self.task.batches("fit"), progress=tick)
+        return self._cuts[key]
+
+    def keep(self, plan: Plan | None) -> None:
+        """Of the cut networks keep this one alone, for who asks again."""
+        key = "" if plan is None else plan.model_dump_json()
+        self._cuts = {mine: model for mine, model in self._cuts.items() if mine == key}
+
+    def scored(self, name: str) -> Score:
+        """What one metric says of the network on the fit split."""
+        [found] = score(self.chain, self.task.batches("fit"), [name], seed=self.seed, model=self.name)
+        return found
+
+    def scanned(self, options: ScanOptions) -> Scan:
+        """The held-out error of every operator on every span."""
+        return scan_subject(self, options)
+
+    def memory(self, *decides: Any) -> tuple[dict[str, Grade], Remember | None]:
+        """Grades of cuts that are known already, and where new ones are noted; decides: what else than the cut they depend on."""
+        return {}, None

@@ -1,0 +1,103 @@
+"""The search as a library function: what the stage finds, from a network and a task alone; nothing is read or fitted twice."""
+
+import pytest
+import torch
+
+import delayer
+from delayer.cutting import applying
+from delayer.errors import BudgetError
+from delayer.search.options import PlanOptions, ScanOptions
+from delayer.stages import cut_stage, open_work, plan_stage, run_all
+from delayer.tasks import TaskOptions
+from delayer.tasks.splits import Split
+
+OPTIONS = TaskOptions(num_fit=60, num_validation=40, num_test=20, batch_size=20)
+
+
+def opened(tmp_path, name="study"):
+    return open_work("tiny:network", ["digits"], out=tmp_path / name, task_options=OPTIONS)
+
+
+def subject():
+    torch.manual_seed(0)
+    model = delayer.load("tiny:network")
+    task = delayer.open_task("digits", model, OPTIONS)
+    return delayer.chain_of(model, task.batches("fit")[0].inputs), task
+
+
+ASKED = [
+    {"remove": "blocks=2", "effort": 4},
+    {"max_drop": 60.0, "effort": 4},
+    {"spans": ["1:3", "4"]},
+    {"spans": ["2:4"], "operator": "low_rank", "rank": 3},
+    {"remove": "blocks=1", "method": "rba"},
+    {"spans": ["2"], "operator": "drop", "repair": "best"},
+]
+
+
+@pytest.mark.parametrize("asked", ASKED, ids=str)
+def test_a_plan_without_a_folder_is_the_plan_with_one(asked, tmp_path):
+    chain, task = subject()
+    before = {name: t.clone() for name, t in chain.model.state_dict().items()}
+    found = delayer.plan(chain, task, samples=20, **asked)
+    given = {key: value for key, value in asked.items() if key not in ("spans", "rank")}
+    options = PlanOptions(
+        span=tuple(asked.get("spans", ())), operator_options={"rank": 3} if "rank" in asked else {}, samples=20, **given
+    )
+    there = plan_stage(opened(tmp_path), options)
+    assert found.edits == there.edits and found.refit == there.refit and found.data_hash == there.data_hash
+    assert all(torch.equal(t, before[name]) for name, t in chain.model.state_dict().items())
+
+
+def test_what_cannot_be_planned_is_refused_before_any_work(monkeypatch):
+    chain, task = subject()
+    monkeypatch.setattr(Split, "__getitem__", lambda self, index: pytest.fail("data were read"))
+    with pytest.raises(BudgetError, match="exactly one of"):
+        delayer.plan(chain, task)
+    with pytest.raises(BudgetError, match="at most 6 blocks can go"):
+        delayer.plan(chain, task, remove="blocks=20")
+    with pytest.raises(BudgetError, match="--rank 3 goes with --operator low_rank; the operator is affine"):
+        delayer.plan(chain, task, spans=["2"], operator="affine", rank=3)
+
+
+def test_score_and_scan_share_one_pass(tmp_path, monkeypatch):
+    """Each batch of the fit split is read once before anything is cut, in place of once a stage."""
+    read = []
+    whole = Split.read
+
+    def counted(self, numbers):
+        read.append(self.name)
+        return whole(self, numbers)
+
+    work = opened(tmp_path)
+    monkeypatch.setattr(Split, "read", counted)
+
+    class Planned(Exception):
+        pass
+
+    def on_stage(stage, record):
+        if stage == "scan":
+            raise Planned
+
+    with pytest.raises(Planned):
+        run_all(work, ScanOptions(), PlanOptions(remove="blocks=1", effort=2, samples=20), on_stage=on_stage)
+    assert read.count("fit") == 1
+
+
+def test_what_planning_fitted_is_not_fitted_again_by_the_cut(tmp_path, monkeypatch):
+    work, other, made = opened(tmp_path), opened(tmp_path, "other"), []
+    whole = applying.apply_
+
+    def counted(*args, **kwargs):
+        made.append(args[1].refit)
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(applying, "apply_", counted)
+    plan = plan_stage(work, PlanOptions(span=("1", "4"), operator="affine", samples=20))
+    assert made == ["independent", "sequential"]
+    small = cut_stage(work, plan)
+    assert len(made) == 2
+    again = cut_stage(other, plan)  # in a folder that knows nothing of it
+    assert len(made) == 3
+    for name, tensor in small.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor)
