@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +34,8 @@ LONGEST = (
     "test_search",
     "test_fresh",
 )
+# Files whose tests share nothing that is dear to make: workers take them one by one.
+SINGLE = ("test_docs",)
 
 
 def pytest_addoption(parser):
@@ -46,6 +49,18 @@ def pytest_collection_modifyitems(items):
     """Longest files first, the rest in their order; within a file nothing moves."""
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Files go to workers whole, as with --dist loadfile, but for those whose tests go one by one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return nodeid if Path(file).stem in SINGLE else file
+
+    return Files(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_runtest_setup(item):
@@ -83,5 +98,6 @@ def data_root(request) -> Path:
 
 @pytest.fixture(autouse=True)
 def warm_processes(monkeypatch):
-    """Reload proofs get their new process from the warm server: a tenth of a second instead of four (see fresh.py)."""
+    """Reload proofs and the workers of a search come from the warm server: a tenth of a second instead of four (see fresh.py)."""
     monkeypatch.setattr("delayer.store.proof.subprocess", SimpleNamespace(run=fresh.run))
+    monkeypatch.setattr("delayer.nas.engines.subprocess", SimpleNamespace(Popen=fresh.Process, DEVNULL=subprocess.DEVNULL))

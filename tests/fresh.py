@@ -21,14 +21,18 @@ _context.set_forkserver_preload(["torch", "torch._dynamo", "delayer.cli", "delay
 
 
 class Process:
-    """What `subprocess.Popen` is for `python -m MODULE …` and `python -c CODE …`, with both outputs captured as text."""
+    """What `subprocess.Popen` is for `python -m MODULE …` and `python -c CODE …`.
 
-    def __init__(self, command, *, cwd=None, env=None):
+    Both outputs are captured as text, or go to the one open file that is given for both.
+    """
+
+    def __init__(self, command, *, cwd=None, env=None, stdin=None, stdout=None, stderr=None):
         python, kind, what, *arguments = map(str, command)
         assert python == sys.executable and kind in ("-m", "-c"), command
+        assert stdout is stderr and stdin in (None, subprocess.DEVNULL), command
         self.args = list(command)
         self._said = tempfile.TemporaryDirectory(prefix="fresh")
-        files = [str(Path(self._said.name) / name) for name in ("out", "err")]
+        files = [str(Path(self._said.name) / name) if stdout is None else stdout.name for name in ("out", "err")]
         self._process = _context.Process(
             target=_begin, args=(kind, what, arguments, str(cwd or os.getcwd()), dict(os.environ if env is None else env), files)
         )
@@ -45,10 +49,13 @@ class Process:
         if self.poll() is None:
             os.kill(self.pid, kind)
 
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
     def wait(self, timeout: float | None = None) -> int:
         self._process.join(timeout)
         if self.returncode is None:
-            self.send_signal(signal.SIGKILL)
+            self.kill()
             self._process.join()
             raise subprocess.TimeoutExpired(self.args, timeout)
         return self.returncode
@@ -73,7 +80,7 @@ def run(command, *, cwd=None, env=None, timeout=None, check=False, capture_outpu
 def _begin(kind: str, what: str, arguments: list[str], folder: str, environment: dict[str, str], files: list[str]) -> None:
     """In the new process: become what the command line would have made of it."""
     for number, path in enumerate(files, 1):
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)
         os.close(file)
     signal.signal(signal.SIGINT, signal.default_int_handler)

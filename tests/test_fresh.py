@@ -69,6 +69,20 @@ def test_errors_and_signals_end_it_as_they_end_a_new_process(folder):
         fresh.run([sys.executable, "-c", "import time; time.sleep(99)"], timeout=0.1)
 
 
+def test_both_outputs_go_to_one_file_in_their_order(folder):
+    command = [sys.executable, "-c", "import sys; print('one', flush=True); sys.exit('two')"]
+    said = []
+    for way in (subprocess.Popen, fresh.Process):
+        with open(folder / "log", "w") as log:
+            process = way(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        assert process.wait(60) == 1
+        said.append((folder / "log").read_text())
+    assert said == ["one\ntwo\n"] * 2
+    process = fresh.Process([sys.executable, "-c", "import time; time.sleep(99)"])
+    process.kill()
+    assert process.wait(20) == -signal.SIGKILL
+
+
 def test_a_reload_proof_in_a_new_process_says_the_same(tmp_path, monkeypatch):
     """Other tests prove reloads by the warm server (conftest.py); here both ways look at one folder, right and wrong."""
     case, inputs = BY_NAME["own-keywords"], normal(3, 4, 8)()
