@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from delayer.network.norms import gain_and_bias
 
 
 @dataclass(frozen=True)
@@ -24,10 +27,7 @@ class Normal:
         return self.mean > 0
 
 
-def from_norm(norm: nn.Module) -> Normal:
+def from_norm(norm: _BatchNorm) -> Normal:
     """What a batch norm hands on: mean β and deviation |γ|; 0 and 1 for one without parameters."""
-    if norm.weight is None:
-        return Normal(torch.zeros(norm.num_features, dtype=torch.float64), torch.ones(norm.num_features, dtype=torch.float64))
-    weight = norm.weight.detach().double().cpu()
-    bias = torch.zeros_like(weight) if norm.bias is None else norm.bias.detach().double().cpu()
-    return Normal(bias, weight.abs())
+    gain, bias = gain_and_bias(norm)
+    return Normal(bias.cpu(), gain.abs().cpu())

@@ -12,6 +12,7 @@ from delayer.activations.uses import separate_uses_, tracked
 from delayer.errors import ModelError
 from delayer.network.calling import Inputs, call, each_tensor, evaluating, first_tensor, hidden_in, with_batch
 from delayer.network.chain import Chain
+from delayer.network.hooks import hooked
 
 
 @dataclass(frozen=True)
@@ -98,34 +99,24 @@ def _in_order(chain: Chain, example: Inputs) -> list[Site]:
         )
 
     with tracked(chain.model, lambda module, caller: callers.__setitem__(module, caller)):
-        handles = [m.register_forward_hook(note_norm) for m in names if isinstance(m, _BatchNorm)]
-        handles += [m.register_forward_hook(note_weight) for m in names if _is_linear(m)]
-        handles += [m.register_forward_pre_hook(note_site, with_kwargs=True) for m in names if activation_of(m) is not None]
-        try:
-            with evaluating(chain.model):
-                call(chain.model, example)
-        finally:
-            for handle in handles:
-                handle.remove()
+        before = [(m, note_site) for m in names if activation_of(m) is not None]
+        after = [(m, note_norm) for m in names if isinstance(m, _BatchNorm)]
+        after += [(m, note_weight) for m in names if _is_linear(m)]
+        with hooked(before=before, after=after), evaluating(chain.model):
+            call(chain.model, example)
     return list(found.values())
 
 
 def _sizes(model: nn.Module, sample: Inputs) -> dict[nn.Module, int]:
     """How long the input of each activation is for one sample: more where samples and positions share a dimension."""
     found: dict[nn.Module, int] = {}
-    handles = [
-        module.register_forward_pre_hook(
-            lambda m, args, kwargs: found.setdefault(m, len(hidden_in(args, kwargs))) and None, with_kwargs=True
-        )
-        for module in model.modules()
-        if activation_of(module) is not None
-    ]
-    try:
-        with evaluating(model):
-            call(model, sample)
-    finally:
-        for handle in handles:
-            handle.remove()
+
+    def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        found.setdefault(module, len(hidden_in(args, kwargs)))
+
+    activations = [module for module in model.modules() if activation_of(module) is not None]
+    with hooked(before=[(module, note) for module in activations]), evaluating(model):
+        call(model, sample)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from delayer.activations.kinds import BY_CALL, activation_of
 from delayer.activations.separate import separate_, unshare_
 from delayer.errors import ModelError
 from delayer.network.calling import Inputs, call, evaluating, output_of
+from delayer.network.hooks import hooked
 
 
 def separate_uses_(model: nn.Module, example: Inputs) -> None:
@@ -94,14 +96,13 @@ def tracked(model: nn.Module, enter: Callable[[nn.Module, nn.Module | None], Non
     """Inside: the modules that are running, outermost first; `enter(module, caller)` at each start."""
     stack: list[nn.Module] = []
 
-    def before(module, args):
+    def start(module: nn.Module, args: tuple, kwargs: dict) -> None:
         enter(module, stack[-1] if stack else None)
         stack.append(module)
 
-    handles = [module.register_forward_pre_hook(before) for module in model.modules()]
-    handles += [module.register_forward_hook(lambda *_: stack.pop() and None) for module in model.modules()]
-    try:
+    def end(module: nn.Module, args: tuple, output: Any) -> None:
+        stack.pop()
+
+    modules = list(model.modules())
+    with hooked(before=[(module, start) for module in modules], after=[(module, end) for module in modules]):
         yield stack
-    finally:
-        for handle in handles:
-            handle.remove()

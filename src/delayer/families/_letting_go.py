@@ -17,6 +17,7 @@ from delayer.modules.stand_in import StandIn
 from delayer.network.calling import Inputs, call, hidden_in, ready, seeded, unfused
 from delayer.network.chain import Block, Chain
 from delayer.network.handing import apart, each_item
+from delayer.network.hooks import hooked
 
 OTHERWISE = "the network answers otherwise without it, though its hidden state is the same: something else of it is read"
 
@@ -87,7 +88,6 @@ def _heard(chain: Chain, indices: list[int], inputs: Inputs) -> tuple[dict[int, 
     """What each block says in one pass, and the network's answer."""
     said: dict[int, Said] = {}
     begun: dict[int, tuple] = {}
-    handles = []
 
     def enter(index: int) -> Callable:
         def hook(module, args, kwargs):
@@ -106,17 +106,10 @@ def _heard(chain: Chain, indices: list[int], inputs: Inputs) -> tuple[dict[int, 
 
         return hook
 
-    try:
-        for index in indices:
-            handles += [
-                chain.module(index).register_forward_pre_hook(enter(index), with_kwargs=True),
-                chain.module(index).register_forward_hook(leave(index)),
-            ]
-        with seeded():
-            answer = each_item(call(chain.model, inputs), Tensor.clone)
-    finally:
-        for handle in handles:
-            handle.remove()
+    before = [(chain.module(index), enter(index)) for index in indices]
+    after = [(chain.module(index), leave(index)) for index in indices]
+    with hooked(before=before, after=after), seeded():
+        answer = each_item(call(chain.model, inputs), Tensor.clone)
     return said, answer
 
 

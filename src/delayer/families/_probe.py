@@ -10,6 +10,7 @@ from delayer.families._places import Visit, hidden_states, passes_of, settle_, v
 from delayer.network.calling import Inputs, call, ready, seeded, unfused
 from delayer.network.chain import Block
 from delayer.network.handing import apart, arguments
+from delayer.network.hooks import hooked
 
 BY_HAND = "Describe the blocks by hand: chain_of(model, example, blocks='REGULAR EXPRESSION')."
 
@@ -20,7 +21,6 @@ def probe(model: nn.Module, paths: list[str], example: Inputs) -> list[Visit]:
     Raises ModelError when a block does not run exactly once, gives no tensor, or when the forward pass fails.
     """
     visits: list[Visit] = []
-    handles = []
 
     def enter(path):
         def hook(module, args, kwargs):
@@ -41,20 +41,15 @@ def probe(model: nn.Module, paths: list[str], example: Inputs) -> list[Visit]:
 
         return hook
 
+    blocks = [(model.get_submodule(path), path) for path in paths]
+    watching = hooked(before=[(m, enter(path)) for m, path in blocks], after=[(m, leave(path)) for m, path in blocks])
     try:
-        for path in paths:
-            module = model.get_submodule(path)
-            handles.append(module.register_forward_pre_hook(enter(path), with_kwargs=True))
-            handles.append(module.register_forward_hook(leave(path)))
-        with ready(model, example) as inputs, seeded(), unfused():
+        with watching, ready(model, example) as inputs, seeded(), unfused():
             call(model, inputs)
     except DelayerError:
         raise
     except Exception as error:  # whatever a network raises on data that it was not made for
         raise does_not_run(model, example, error) from error
-    finally:
-        for handle in handles:
-            handle.remove()
     order = [visit.path for visit in visits]
     for path in paths:
         if order.count(path) != 1:

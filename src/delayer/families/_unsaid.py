@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from delayer.network.calling import Inputs, call, ready, seeded, unfused
 from delayer.network.chain import UNSAID, Block, Chain
 from delayer.network.handing import apart, arguments, each_item, together
+from delayer.network.hooks import hooked
 
 
 class _Marked(nn.Module):
@@ -53,13 +54,6 @@ def with_unsaid(chain: Chain, example: Inputs) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _watching(chain: Chain, hook: Callable[[int], Callable], *, before: bool) -> list:
-    modules = enumerate(map(chain.module, range(chain.num_blocks)))
-    if before:
-        return [module.register_forward_pre_hook(hook(index), with_kwargs=True) for index, module in modules]
-    return [module.register_forward_hook(hook(index)) for index, module in modules]
-
-
 def _empty(chain: Chain, example: Inputs) -> dict[int, list[str]]:
     """For each block with None in its answer, the places of it."""
     empty: dict[int, list[str]] = {}
@@ -71,13 +65,9 @@ def _empty(chain: Chain, example: Inputs) -> dict[int, list[str]]:
 
         return hook
 
-    handles = _watching(chain, leave, before=False)
-    try:
-        with ready(chain.model, example) as inputs, seeded():
-            call(chain.model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    after = [(chain.module(index), leave(index)) for index in range(chain.num_blocks)]
+    with hooked(after=after), ready(chain.model, example) as inputs, seeded():
+        call(chain.model, inputs)
     return empty
 
 
@@ -92,14 +82,11 @@ def _taken(chain: Chain, index: int, items: list[str], inputs: Inputs) -> dict[s
 
         return hook
 
-    handles = _watching(chain, enter, before=True)
+    before = [(chain.module(number), enter(number)) for number in range(chain.num_blocks)]
     try:
-        with chain.restored(), seeded():
+        with hooked(before=before), chain.restored(), seeded():
             chain.replace_(index, _Marked(chain.module(index), marks).eval())
             call(chain.model, inputs)
     except Exception:  # noqa: S110  a network may well not run on marks, once it has taken them
         pass
-    finally:
-        for handle in handles:
-            handle.remove()
     return taken

@@ -13,6 +13,7 @@ from delayer.families._places import Visit, hidden_states
 from delayer.families._probe import BY_HAND, does_not_run
 from delayer.network.calling import Inputs, call, ready, seeded, unfused
 from delayer.network.handing import apart, arguments
+from delayer.network.hooks import hooked
 
 
 def blocks_by_structure(model: nn.Module, example: Inputs) -> list[str]:
@@ -102,7 +103,6 @@ def _calls(model: nn.Module, example: Inputs) -> dict[str, Calls]:
     found: dict[str, Calls] = {}
     got: dict[str, list] = {}
     last: dict[str, tuple[list, list]] = {}
-    handles = []
 
     def enter(path):
         def hook(module, args, kwargs):
@@ -129,17 +129,13 @@ def _calls(model: nn.Module, example: Inputs) -> dict[str, Calls]:
 
         return hook
 
+    named = list(model.named_modules())
+    watching = hooked(before=[(m, enter(path)) for path, m in named], after=[(m, leave(path)) for path, m in named])
     try:
-        for path, module in model.named_modules():
-            handles.append(module.register_forward_pre_hook(enter(path), with_kwargs=True))
-            handles.append(module.register_forward_hook(leave(path)))
-        with ready(model, example) as inputs, seeded(), unfused():
+        with watching, ready(model, example) as inputs, seeded(), unfused():
             call(model, inputs)
     except Exception as error:  # whatever a network raises on data that it was not made for
         raise does_not_run(model, example, error) from error
-    finally:
-        for handle in handles:
-            handle.remove()
     return found
 
 

@@ -12,6 +12,7 @@ from delayer.errors import PlanError
 from delayer.fitting.operators import Operator
 from delayer.network.calling import Inputs, call, first_tensor, hidden_in, ready
 from delayer.network.chain import Chain
+from delayer.network.hooks import hooked
 from delayer.study import SpanDamage
 
 
@@ -35,7 +36,6 @@ def profile_blocks(chain: Chain, inputs: Inputs, *, rounds: int = 25, operators:
     begun: dict[int, float] = {}
     times: list[list[float]] = [[] for _ in chain.blocks]
     hidden: dict[int, torch.Tensor] = {}
-    handles = []
 
     def wait() -> None:
         if first_tensor(inputs).device.type != "cpu":
@@ -59,15 +59,11 @@ def profile_blocks(chain: Chain, inputs: Inputs, *, rounds: int = 25, operators:
     totals = []
     with ready(chain.model, inputs) as inputs:
         call(chain.model, inputs)
-        try:
-            for i in range(chain.num_blocks):
-                module = chain.module(i)
-                handles += [module.register_forward_pre_hook(before(i), with_kwargs=True), module.register_forward_hook(after(i))]
+        blocks = [(chain.module(i), i) for i in range(chain.num_blocks)]
+        timing = hooked(before=[(block, before(i)) for block, i in blocks], after=[(block, after(i)) for block, i in blocks])
+        with timing:
             for _ in range(rounds):
                 totals.append(_milliseconds(partial(call, chain.model, inputs), wait))
-        finally:
-            for handle in handles:
-                handle.remove()
         maps = {}
         for segment in chain.segments:
             x = hidden[segment.start]

@@ -9,6 +9,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from delayer.merging.operator import Operator, diagonal
 from delayer.merging.verdict import Refusal
 from delayer.modules.linearised import Linearised
+from delayer.network.norms import scale_and_shift
 
 _CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 _PASSES = ("DropPath", "StochasticDepth")  # libraries' own; they pass in evaluation mode
@@ -66,16 +67,12 @@ def check_mode(module: nn.Module) -> None:
 
 def _norm(module: _BatchNorm, rank: int, num_dims: int | None, hollow: bool) -> Operator:
     """γ / √(var + ε) · (x − mean) + β, with the module's own ε."""
-    if module.running_mean is None:
+    found = scale_and_shift(module)
+    if found is None:
         raise Refusal("a batch norm that keeps no running statistics reads them from each batch, so it is no fixed map")
     if not hollow:
         check_mode(module)
-    scale = (_double(module.running_var) + module.eps).rsqrt()
-    if module.weight is not None:
-        scale = scale * _double(module.weight)
-    shift = -_double(module.running_mean) * scale
-    if module.bias is not None:
-        shift = shift + _double(module.bias)
+    scale, shift = (_double(numbers) for numbers in found)
     for child in module.children():
         if isinstance(child, Linearised):
             _check_axis(child.axis, rank, num_dims)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from delayer.metrics.blocks.msrs import batch_similarities, msrs_of
 from delayer.network.calling import evaluating
+from delayer.network.hooks import hooked
 from delayer.observing.rows import Rows
 from delayer.observing.stats import Hsic
 
@@ -37,18 +38,13 @@ def redundancy(
 
         return hook
 
-    handles = [layer.register_forward_hook(watch(i)) for i, layer in enumerate(layers)]
     device = next(model.parameters()).device
-    try:
-        with evaluating(model):
-            for batch in batches:
-                if batch.start >= batch_size * max_batches:
-                    break
-                model(batch.inputs.to(device))
-                stat.update(pooled, torch.arange(batch.start, batch.start + len(batch)))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with evaluating(model), hooked(after=[(layer, watch(i)) for i, layer in enumerate(layers)]):
+        for batch in batches:
+            if batch.start >= batch_size * max_batches:
+                break
+            model(batch.inputs.to(device))
+            stat.update(pooled, torch.arange(batch.start, batch.start + len(batch)))
     num_pairs = len(layers) * (len(layers) - 1) // 2
     if not num_pairs or stat.num_rows < 4:
         return 0.0, 0.0

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from delayer.errors import ModelError
 from delayer.network.calling import hidden_in, hidden_out, unfused
+from delayer.network.hooks import After, hooked
 
 Tail = Literal["identity", "relu"]
 TAILS: dict[str, Callable[[Tensor], Tensor]] = {"identity": lambda z: z, "relu": torch.relu}
@@ -55,6 +56,13 @@ class Run:
     tail: Tail | None = None
     sum: Tensor | None = None  # the very tensor whose numbers `total` holds, for as long as nothing changes it in place
     rectified: bool = False
+
+    @property
+    def ending(self) -> tuple[Layer, Tensor]:
+        """The layer that answered last, and the total. Raises ModelError where none ran."""
+        if self.last is None or self.total is None:
+            raise ModelError("The block ran no Linear or Conv2d, so there is no layer in it to re-solve. Choose another block.")
+        return self.last, self.total
 
     def layer(self, path: str) -> Layer:
         """The layer of that path. Raises StopIteration where there is none."""
@@ -126,7 +134,6 @@ def running(block: nn.Module, see: Callable[[Run], None], *, takes: str = "", gi
     Inside, the network must be evaluating: a batch norm in training mode is no fixed map.
     """
     runs: list[Run] = []
-    handles = []
 
     def enter(module, args, kwargs):
         runs.append(Run(before=hidden_in(args, kwargs, takes)))
@@ -157,19 +164,14 @@ def running(block: nn.Module, see: Callable[[Run], None], *, takes: str = "", gi
             run.tail = tail if torch.equal(TAILS[tail](run.total.reshape(out.shape)), out) else None
         see(run)
 
-    try:
-        for path, module in block.named_modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                handles.append(module.register_forward_hook(layer_ran(path)))
-            elif isinstance(module, _BatchNorm):
-                handles.append(module.register_forward_hook(norm_ran(path)))
-        handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
-        handles.append(block.register_forward_hook(leave))
-        with _Additions(runs), unfused():
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    after: list[tuple[nn.Module, After]] = []
+    for path, module in block.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            after.append((module, layer_ran(path)))
+        elif isinstance(module, _BatchNorm):
+            after.append((module, norm_ran(path)))
+    with hooked(before=[(block, enter)], after=[*after, (block, leave)]), _Additions(runs), unfused():
+        yield
 
 
 def check_form(form: Form, name: str) -> Form:

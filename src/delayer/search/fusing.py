@@ -14,6 +14,7 @@ from delayer.merging.tracing import trace
 from delayer.merging.verdict import Refusal, Repair
 from delayer.network.calling import Inputs, call, evaluating
 from delayer.network.chain import Chain
+from delayer.network.hooks import hooked
 
 REPAIRS: tuple[Repair, ...] = ("none", "constant_channel", "border_strip")
 """Tried in this order: as it is first, then the cheaper repair. A bias map holds for one size of image, so it is asked for."""
@@ -189,16 +190,11 @@ def _shapes(chain: Chain, example: Inputs, paths: Sequence[str]) -> dict[nn.Modu
     """The shape of one sample's input to each layer, from one small forward pass."""
     shapes: dict[nn.Module, tuple[int, ...]] = {}
 
-    def note(module: nn.Module, args: tuple) -> None:
+    def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
         if args and hasattr(args[0], "shape"):
             shapes.setdefault(module, tuple(args[0].shape[1:]))
 
     inner = {module: None for path in paths for module in chain.model.get_submodule(path).modules()}
-    handles = [module.register_forward_pre_hook(note) for module in inner]
-    try:
-        with evaluating(chain.model):
-            call(chain.model, example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with evaluating(chain.model), hooked(before=[(module, note) for module in inner]):
+        call(chain.model, example)
     return shapes

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from delayer.errors import DataError
 from delayer.network.calling import Inputs, call, output_of, ready, seeded
+from delayer.network.hooks import hooked
 from delayer.tasks.options import Kind
 
 NAMED_CLASSES = re.compile(r"classif|class|logit|\bcls\b", re.I)
@@ -103,9 +104,9 @@ def _answer(model: nn.Module, inputs: Inputs) -> tuple[Any, Tensor, str]:
     """The answer, its main tensor, and the path of the last module with weights that ran."""
     ran = [""]
     weighty = [(path, m) for path, m in model.named_modules() if any(True for _ in m.parameters(recurse=False))]
-    handles = [m.register_forward_hook(lambda *_, path=path: ran.append(path)) for path, m in weighty]
+    noting = hooked(after=[(m, lambda *_, path=path: ran.append(path)) for path, m in weighty])
     try:
-        with ready(model, inputs) as there, seeded():
+        with noting, ready(model, inputs) as there, seeded():
             raw = call(model, there)
             return raw, output_of(raw), ran[-1]
     except torch.OutOfMemoryError:
@@ -116,9 +117,6 @@ def _answer(model: nn.Module, inputs: Inputs) -> tuple[Any, Tensor, str]:
             f"The network cannot read the data, {_shapes(inputs)}: {reason}. "
             "Check that they suit it, or set --size, --channels or --max-length."
         ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def is_probability(output: Tensor) -> bool:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from delayer.errors import ModelError
 from delayer.network.calling import hidden_out
+from delayer.network.hooks import hooked
 
 
 @contextmanager
@@ -31,21 +32,19 @@ def comparing(model: nn.Module, teacher: nn.Module, pairs: Mapping[str, str]) ->
             [_distance(path, seen.pop((model, path)), seen[teacher, other], mask) for path, other in pairs.items()]
         ).mean()
 
-    handles = []
-    try:
-        for network, paths in ((model, pairs), (teacher, set(pairs.values()))):
-            for path in paths:
-                try:
-                    handles.append(network.get_submodule(path).register_forward_hook(note(network, path)))
-                except AttributeError as error:
-                    raise ModelError(
-                        f"There is no module {path} in {type(network).__name__}, whose hidden state should be "
-                        "compared. Name modules as model.named_modules() does."
-                    ) from error
+    watched = [(model, path) for path in pairs] + [(teacher, path) for path in dict.fromkeys(pairs.values())]
+    with hooked(after=[(_module(network, path), note(network, path)) for network, path in watched]):
         yield distance
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+def _module(network: nn.Module, path: str) -> nn.Module:
+    try:
+        return network.get_submodule(path)
+    except AttributeError as error:
+        raise ModelError(
+            f"There is no module {path} in {type(network).__name__}, whose hidden state should be "
+            "compared. Name modules as model.named_modules() does."
+        ) from error
 
 
 def _distance(path: str, mine: Tensor, theirs: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,7 +1,7 @@
 """How much a network still knows: a new linear head, trained on its frozen features."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from delayer.errors import DataError, ModelError, NotFiniteError
 from delayer.network.calling import call, output_of, ready, seeded, with_batch
+from delayer.network.hooks import hooked
 from delayer.study import Grade, Record
 from delayer.tasks import Task, grade_of
 from delayer.tasks.outputs import Outputs, _pooled
@@ -144,15 +145,9 @@ def head_path(model: nn.Module, batch: Batch) -> str:
 
         return hook
 
-    handles = [
-        module.register_forward_hook(note(path)) for path, module in model.named_modules() if isinstance(module, nn.Linear)
-    ]
-    try:
-        with ready(model, with_batch(batch.inputs, 2)) as inputs:
-            shape = output_of(call(model, inputs)).shape
-    finally:
-        for handle in handles:
-            handle.remove()
+    layers = [(module, note(path)) for path, module in model.named_modules() if isinstance(module, nn.Linear)]
+    with hooked(after=layers), ready(model, with_batch(batch.inputs, 2)) as inputs:
+        shape = output_of(call(model, inputs)).shape
     found = [path for path, its in shapes.items() if its == shape and len(its) == 2]
     if not found:
         raise ModelError(
@@ -175,11 +170,9 @@ def _features(model: nn.Module, path: str, device: torch.device | str | None) ->
         caught.clear()
         return found.float().cpu()
 
-    with ExitStack() as stack:
-        spot = stack.enter_context(ready(model, torch.empty(0), device))
-        if path:
-            head = model.get_submodule(path)
-            stack.callback(head.register_forward_pre_hook(lambda _, args: caught.append(args[0])).remove)
+    heads = [model.get_submodule(path)] if path else []
+    catching = hooked(before=[(head, lambda _, args, kwargs: caught.append(args[0])) for head in heads])
+    with ready(model, torch.empty(0), device) as spot, catching:
         yield features
 
 
