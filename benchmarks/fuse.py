@@ -152,7 +152,7 @@ def mobilenet(given: argparse.Namespace) -> Iterator[dict]:
     linear = chain_of(model, x)
     for site in sites_(linear, x):
         Linearise(site=site.path, num_features=site.num_features, axis=site.axis).apply_(linear)
-    merged, folded, exact, merged_exact = (Chain(deepcopy(linear.model), linear.family, linear.blocks) for _ in range(4))
+    merged, folded, exact, merged_exact = (linear.copy() for _ in range(4))
     edits = fusions(merged, x)[0]
     proofs = {edit.path: edit.apply_(merged) for edit in edits}
     for chain in (exact, merged_exact):

@@ -7,7 +7,6 @@ drawn at the size of trained ones: taking any other block out shows.
 import math
 import re
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -161,7 +160,7 @@ def cut(chain: Chain, dropped=(), mapped=()) -> nn.Module:
     """A copy without some spans, and with an identity map in the place of others."""
     plans = [plan_by_hand(chain, spans, operator=operator) for spans, operator in ((dropped, "drop"), (mapped, "affine"))]
     both = plans[0].model_copy(update={"edits": plans[0].edits + plans[1].edits})
-    copy = Chain(deepcopy(chain.model), chain.family, chain.blocks)
+    copy = chain.copy()
     return apply_(copy, Plan.model_validate(both.model_dump()))  # with nothing to fit on: shapes, which are identities
 
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from delayer.cutting import apply, plan_by_hand
 from delayer.errors import ModelError, SpanError
 from delayer.families import chain_from_facts, chain_of
+from delayer.network.blocks import AGAIN
 from delayer.network.calling import call, evaluating
-from delayer.network.chain import AGAIN
 from delayer.observing.one_pass import watching
 from delayer.tasks.splits import Batch
 

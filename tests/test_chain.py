@@ -1,5 +1,7 @@
 """Spans, chains and the hooks on them: nothing stays behind, whatever happens."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from planted import BY_NAME, DECODERS, Stages, answer, cut, normal, sequential
@@ -190,3 +192,32 @@ def test_an_unknown_family_names_near_ones():
 def test_a_plan_by_hand_checks_its_spans():
     with pytest.raises(SpanError, match="Use 2:3 and 3:5"):
         plan_by_hand(chain_of(Stages(), normal(2, 8)()), ["2:5"], operator="drop")
+
+
+# -- numbers that are void -------------------------------------------------------------------------------------------
+
+
+def test_a_chain_whose_blocks_left_says_that_its_numbers_are_void():
+    chain = chain_of(sequential(), example=torch.zeros(2, 4))
+    whole = chain.copy()
+    chain.compact_({1})
+    for use in (chain.module, chain.weight, lambda i: chain.replace_(i, nn.Identity()), lambda i: chain.check(Span(i, i + 1))):
+        with pytest.raises(ModelError, match="taken out of this Sequential.*void.*what is left with chain_of.model."):
+            use(0)
+    with pytest.raises(ModelError, match="cut a copy with apply.chain, plan."):
+        chain.describe()
+    assert "taken out" in repr(chain)
+    assert whole.num_blocks == len(list(whole.spans()) and whole.blocks) and whole.model is not chain.model
+
+
+def test_a_chain_keeps_its_numbers_where_no_block_leaves():
+    chain = chain_of(sequential(), example=torch.zeros(2, 4))
+    chain.compact_(set())
+    assert chain.num_blocks == len(chain.blocks) > 0
+
+
+def test_a_family_that_leaves_the_axis_open_has_none():
+    chain = chain_of(sequential(), example=torch.zeros(2, 4))
+    chain.family = replace(chain.family, axis=None)
+    with pytest.raises(ModelError, match="leaves the axis of features open; chain_of.model. tells it"):
+        _ = chain.axis

@@ -37,7 +37,7 @@ def plan_of(chain: Chain, *edits) -> Plan:
 
 
 def copy_of(chain: Chain) -> Chain:
-    return Chain(deepcopy(chain.model), chain.family, chain.blocks)
+    return chain.copy()
 
 
 def linear(chain: Chain, inputs, mode: str = "identity") -> tuple[Chain, list[Linearise]]:

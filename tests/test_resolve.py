@@ -316,7 +316,7 @@ def test_solving_again_towards_the_same_target_changes_nothing(chain, data):
     """What a block reads does not change when later blocks are solved, so one pass in order is the fixed point."""
     plan = plan_by_hand(chain, ["1:3"], operator="drop")
     edits = resolved(chain, plan.edits, data[0], ridge=0.0)
-    copy = Chain(deepcopy(chain.model), chain.family, chain.blocks)
+    copy = chain.copy()
     for edit in edits:
         edit.apply_(copy, Evidence(streams=Streams(copy, chain, data)))
     once = answer(copy.model, data[0].inputs)
@@ -489,7 +489,7 @@ def test_a_repaired_network_is_the_same_in_a_fresh_process(tmp_path, monkeypatch
 def test_without_data_the_shapes_are_built_alone(chain):
     plan = with_edits(chain, {"edit": "drop_span", "start": 1, "stop": 3}, {"edit": "resolve_block", "block": 0, "target": 2})
     before = chain.model.blocks[0].conv2.weight.clone()
-    small = apply_(Chain(deepcopy(chain.model), chain.family, chain.blocks), plan, None)
+    small = apply_(chain.copy(), plan, None)
     assert torch.equal(small.blocks[0].conv2.weight, before)
     with pytest.raises(PlanError, match="solved anew for block 2.*nothing to fit on"):
         apply(chain, plan)

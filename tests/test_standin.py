@@ -9,7 +9,7 @@ from torch import nn
 from delayer.errors import DataError
 from delayer.modules.feature_maps import DiagonalMap
 from delayer.modules.stand_in import StandIn
-from delayer.network.chain import AGAIN
+from delayer.network.blocks import AGAIN
 from delayer.network.chain import Block as Facts
 
 

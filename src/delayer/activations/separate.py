@@ -56,11 +56,11 @@ def unshare_(model: nn.Module) -> None:
     """One activation module that stands in several places becomes a copy in each; trained slopes stay shared."""
     seen: set[int] = set()
     for parent in list(model.modules()):
-        for name, child in parent._modules.items():
+        for name, child in list(parent._modules.items()):
             if child is None or activation_of(child) is None:
                 continue
             if id(child) in seen:
-                parent._modules[name] = _twin(child)
+                parent.set_submodule(name, _twin(child))
             seen.add(id(child))
 
 

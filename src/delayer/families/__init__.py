@@ -15,8 +15,9 @@ from delayer.families._facts import facts_of
 from delayer.families._letting_go import with_reasons
 from delayer.families._probe import BY_HAND, blocks_from, probe
 from delayer.families._unsaid import with_unsaid
+from delayer.network.blocks import Family
 from delayer.network.calling import Inputs, each_tensor
-from delayer.network.chain import Chain, Family
+from delayer.network.chain import Chain
 from delayer.registry import Registry
 
 families: Registry[Family] = Registry("family", "delayer.families")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from delayer.errors import ModelError
-from delayer.network.chain import Block
+from delayer.network.blocks import Block
 
 MOST_BLOCKS, MOST_NUMBER, MOST_POSITIONS = 100_000, 2**24, 2**40
 """Most blocks, highest of a width or another small number, and most rows of one sample."""

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from delayer.libraries import first_line
 from delayer.modules.stand_in import StandIn
+from delayer.network.blocks import Block
 from delayer.network.calling import Inputs, call, hidden_in, ready, seeded, unfused
-from delayer.network.chain import Block, Chain
+from delayer.network.chain import Chain
 from delayer.network.handing import apart, each_item
 from delayer.network.hooks import hooked
 

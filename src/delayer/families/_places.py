@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from delayer.errors import ModelError
-from delayer.network.chain import AGAIN
+from delayer.network.blocks import AGAIN
 from delayer.network.handing import Items
 
 PLAIN = (bool, int, float, str)

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from delayer.errors import DelayerError, ModelError
 from delayer.families._places import Visit, hidden_states, passes_of, settle_, versions_of
+from delayer.network.blocks import Block
 from delayer.network.calling import Inputs, call, ready, seeded, unfused
-from delayer.network.chain import Block
 from delayer.network.handing import apart, arguments
 from delayer.network.hooks import hooked
 

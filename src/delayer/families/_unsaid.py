@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from delayer.network.blocks import UNSAID, Block
 from delayer.network.calling import Inputs, call, ready, seeded, unfused
-from delayer.network.chain import UNSAID, Block, Chain
+from delayer.network.chain import Chain
 from delayer.network.handing import apart, arguments, each_item, together
 from delayer.network.hooks import hooked
 

@@ -3,7 +3,7 @@
 from delayer.families import families
 from delayer.families._examples import token_ids
 from delayer.families._huggingface import renumber_layers_
-from delayer.network.chain import Family
+from delayer.network.blocks import Family
 
 families.register("BERT")(
     Family(

@@ -6,7 +6,7 @@ from delayer.errors import ModelError
 from delayer.families import families
 from delayer.families._examples import token_ids
 from delayer.families._huggingface import renumber_layers_
-from delayer.network.chain import Family
+from delayer.network.blocks import Family
 
 
 def _renumber_gpt2_(model: nn.Module, kept: dict[str, list[int]]) -> None:

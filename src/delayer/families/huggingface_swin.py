@@ -3,7 +3,7 @@
 from delayer.families import families
 from delayer.families._examples import huggingface_image
 from delayer.families._huggingface import recount_stages_
-from delayer.network.chain import Family
+from delayer.network.blocks import Family
 
 families.register("Hugging Face Swin")(
     Family(

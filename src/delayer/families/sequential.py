@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from delayer.families import families
-from delayer.network.chain import Family
+from delayer.network.blocks import Family
 
 
 def _example(model: nn.Module) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from delayer.families import families
 from delayer.families._examples import timm_image
-from delayer.network.chain import Family
+from delayer.network.blocks import Family
 
 families.register("timm Swin")(
     Family(

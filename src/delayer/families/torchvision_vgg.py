@@ -2,7 +2,7 @@
 
 from delayer.families import families
 from delayer.families._examples import image_224
-from delayer.network.chain import Family
+from delayer.network.blocks import Family
 
 families.register("torchvision VGG")(
     Family(

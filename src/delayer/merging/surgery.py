@@ -18,7 +18,7 @@ def put_(owner: nn.Module, region: Region, merged: nn.Module) -> None:
     if not region.part.rewrites:
         first = next(step.path for step, layer in zip(region.part.steps, region.part.layers, strict=True) if not passes(layer))
         for path in region.part.paths:
-            _set(owner, path, merged if path == first else nn.Identity())
+            owner.set_submodule(path, merged if path == first else nn.Identity())
         return
     check_rewritable(region)
     graph, end = region.nodes[0].graph, region.nodes[-1]
@@ -43,11 +43,6 @@ def check_rewritable(region: Region) -> None:
     """Raises Refusal when a traced forward pass may not stand for the module's own."""
     if not region.faithful:
         raise Refusal("the shortcut lies in a forward pass with optional arguments, of which a trace knows one case only")
-
-
-def _set(owner: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    owner.get_submodule(parent)._modules[name] = module
 
 
 def _remove(owner: nn.Module, path: str) -> None:

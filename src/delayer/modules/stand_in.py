@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from delayer.errors import ModelError
+from delayer.network.blocks import AGAIN, UNSAID, Block
 from delayer.network.calling import hidden_in
-from delayer.network.chain import AGAIN, UNSAID, Block
 from delayer.network.handing import argument, together
 
 PLAIN = (str, int, float, bool)

@@ -5,130 +5,16 @@ the inlet of the next; where the parent does something between them (a patch mer
 Blocks keep their original numbers for ever, also while a cut is under way.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from copy import deepcopy
+from dataclasses import asdict
 from typing import Any
 
 from torch import nn
 
-from delayer.errors import SpanError
-from delayer.network.handing import Form
-
-AGAIN = "="
-"""Stands for a block's own hidden state, where an item of its answer is that once more."""
-UNSAID = "?"
-"""Begins the place of an argument that was not there when the network was watched, so that nobody knows what becomes of it."""
-
-Place = int | str
-"""Where hidden states are seen: a point by its number, or a module by its path (its output)."""
-
-
-@dataclass(frozen=True, order=True)
-class Span:
-    """Blocks start .. stop-1, half-open like a slice."""
-
-    start: int
-    stop: int
-
-    def __post_init__(self):
-        if not 0 <= self.start < self.stop:
-            raise SpanError(f"Span {self.start}:{self.stop} is empty or negative. A span is START:STOP with STOP excluded.")
-
-    @classmethod
-    def parse(cls, text: str) -> "Span":
-        """The span in "9:11" (blocks 9 and 10) or "9" (block 9)."""
-        parts = text.split(":")
-        if len(parts) > 2 or not all(part.strip().isdigit() for part in parts):
-            raise SpanError(f"{text!r} is not a span. Write START:STOP with STOP excluded: 9:11 means blocks 9 and 10.")
-        start = int(parts[0])
-        return cls(start, int(parts[1]) if len(parts) == 2 else start + 1)
-
-    def __str__(self) -> str:
-        return f"{self.start}:{self.stop}"
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def overlaps(self, other: "Span") -> bool:
-        """Whether both hold a block."""
-        return self.start < other.stop and other.start < self.stop
-
-
-@dataclass(frozen=True)
-class Block:
-    """What one forward pass told about a block; plain data, saved with a compressed model."""
-
-    path: str
-    kind: str
-    inlet: int
-    outlet: int
-    in_width: int
-    out_width: int
-    positions: int
-    """Rows that one sample of the probed batch gives: tokens or pixels."""
-    removable: bool
-    """Its input and output have the same shape, and a stand-in can do all else that the network asks of it."""
-    returns: int
-    """0 where it answers with a tensor; else how many items its answer has."""
-    form: Form = "tuple"
-    """What an answer of several items is."""
-    names: tuple[str, ...] = ()
-    """The items' names; none where they are numbered, and in a tensor."""
-    hidden: int = 0
-    """Which of the items is the hidden state."""
-    takes: str = ""
-    """The place of the hidden state among its arguments (`handing`); "" for the first tensor, as in older files."""
-    passes: tuple[str, ...] = ()
-    """For each item the place of the argument that it hands on as it came, `AGAIN` for its own hidden state once more, ""
-    for None, or `UNSAID` and the place of an argument that was None. Items that are not named here are None."""
-    stays: str = ""
-    """Why it has to stay, where its shape would let it go."""
-
-    @property
-    def items(self) -> tuple[str, ...]:
-        """The places of its answer's items."""
-        return self.names or tuple(str(k) for k in range(self.returns))
-
-    @property
-    def gives(self) -> str:
-        """The place of the hidden state in its answer; "" for the answer itself."""
-        return self.items[self.hidden] if self.returns else ""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A run of blocks start .. stop-1 whose points share width and feature axis."""
-
-    start: int
-    stop: int
-    width: int
-    points: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Family:
-    """What a model family looks like: a few facts, each in its own file under `families/`."""
-
-    name: str
-    classes: tuple[str, ...]
-    """Fully qualified names of the classes, or of any class that they inherit from."""
-    blocks: str
-    """A regular expression for the whole path of a block; blocks are ordered as in the module tree."""
-    axis: int | None
-    """Where the features are: -1 for tokens, 1 for images; None to tell from the shapes."""
-    rows: str
-    """The row that this field reads for whole-sample scores: "first" (class token), "mean" or "last"."""
-    shortens: bool = True
-    """Blocks leave their lists; false where the parent may count them, so that pass-throughs stay in their places."""
-    tau: float = 0.8
-    """Similarity from which on two layers say the same, for MSRS; its authors take 0.7 for VGG."""
-    example: Callable[[nn.Module], Any] | None = None
-    """Builds inputs for one small forward pass; None asks the user for a batch."""
-    recount_: Callable[[nn.Module, dict[str, list[int]]], None] | None = None
-    """Mends indices and configuration; gets, for each container, the old positions that stayed."""
-    rebuild_arguments: Callable[[dict[str, int]], dict[str, Any]] | None = None
-    """Constructor arguments that build the shortened network, from the length of each container."""
+from delayer.errors import ModelError, SpanError
+from delayer.network.blocks import Block, Family, Segment, Span
 
 
 class Chain:
@@ -142,14 +28,46 @@ class Chain:
 
     hollow = False
 
-    def __init__(self, model: nn.Module, family: Family, blocks: tuple[Block, ...]):
-        self.model, self.family, self.blocks = model, family, tuple(blocks)
+    def __init__(self, model: nn.Module, family: Family, blocks: Sequence[Block]):
+        self.model, self.family = model, family
+        self._blocks: tuple[Block, ...] | None = tuple(blocks)
 
-    axis = property(lambda self: self.family.axis)
-    num_blocks = property(lambda self: len(self.blocks))
-    num_points = property(lambda self: 1 + max((block.outlet for block in self.blocks), default=-1))
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """One record a block. Raises ModelError once blocks have left the network, which makes their numbers void."""
+        if self._blocks is None:
+            raise ModelError(
+                f"Blocks have been taken out of this {type(self.model).__name__}, so the block numbers of its chain are void. "
+                "Look at what is left with chain_of(model), or cut a copy with apply(chain, plan), which leaves the chain whole."
+            )
+        return self._blocks
+
+    @property
+    def axis(self) -> int:
+        """Where the features of hidden states are: -1 for tokens, 1 for images."""
+        if self.family.axis is None:
+            raise ModelError(
+                f"The family {self.family.name} leaves the axis of features open; chain_of(model) tells it from shapes."
+            )
+        return self.family.axis
+
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks the network had when it was looked at."""
+        return len(self.blocks)
+
+    @property
+    def num_points(self) -> int:
+        """How many points lie between and around the blocks."""
+        return 1 + max((block.outlet for block in self.blocks), default=-1)
+
+    def copy(self) -> "Chain":
+        """The same view of a copy of the network."""
+        return Chain(deepcopy(self.model), self.family, self.blocks)
 
     def __repr__(self) -> str:
+        if self._blocks is None:
+            return f"Chain({self.family.name}, whose blocks have been taken out of their lists)"
         runs = ", ".join(f"{s.start}:{s.stop} (width {s.width})" for s in self.segments)
         kept = [(i, block.stays) for i, block in enumerate(self.blocks) if block.stays]
         why = "".join(f"; block {i} stays: {reason}" for i, reason in kept[:1])
@@ -251,16 +169,10 @@ class Chain:
             f"and crosses a change of shape. {advice}"
         )
 
-    def place(self, index: int) -> tuple[nn.Module, str]:
-        """The module that holds a block, and the block's name in it."""
-        parent, _, name = self.blocks[index].path.rpartition(".")
-        return self.model.get_submodule(parent), name
-
     def replace_(self, index: int, module: nn.Module) -> nn.Module:
         """Put a module where a block stands, and get the old one back."""
-        parent, name = self.place(index)
-        old = parent._modules[name]
-        parent._modules[name] = module
+        old = self.module(index)
+        self.model.set_submodule(self.blocks[index].path, module)
         return old
 
     @contextmanager
@@ -277,11 +189,12 @@ class Chain:
         """Take the blocks in `gone` out of their lists, renumber the survivors, and mend the configuration.
 
         A block that stands in no list (an attribute of its own) keeps its pass-through, and so do all of a family that
-        does not shorten. The chain's block numbers are void afterwards.
+        does not shorten. Where blocks left, the chain's block numbers are void afterwards, and asking for them raises.
         """
         if not self.family.shortens:
             return
         kept: dict[str, list[int]] = {}
+        left_list = False
         for path in dict.fromkeys(block.path.rpartition(".")[0] for block in self.blocks):
             container = self.model.get_submodule(path)
             if not isinstance(container, (nn.Sequential, nn.ModuleList)):
@@ -294,9 +207,12 @@ class Chain:
             numbered = all(name.isdigit() for name, _ in items)
             container._modules.clear()
             container._modules.update({str(k) if numbered else name: m for k, (name, m) in enumerate(left)})
+            left_list = left_list or len(left) < len(items)
             kept[path] = [k for k, (name, _) in enumerate(items) if name not in doomed]
         if self.family.recount_:
             self.family.recount_(self.model, kept)
+        if left_list:
+            self._blocks = None
 
     def lengths(self) -> dict[str, int]:
         """How many blocks each list holds now, by the list's path."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from delayer.network.chain import Chain, Place
+from delayer.network.blocks import Place
+from delayer.network.chain import Chain
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from delayer.errors import DataError, MemoryLimitError, NotFiniteError
+from delayer.network.blocks import Place
 from delayer.network.calling import call, evaluating, hidden_in, hidden_out, seeded, unfused
-from delayer.network.chain import Chain, Place
+from delayer.network.chain import Chain
 from delayer.observing.processes import add_, gather, num_processes, shard
 from delayer.observing.rows import Rows, chosen, positions, take
 from delayer.observing.stats import Moments, Stat

@@ -126,7 +126,7 @@ class _Run:
             progress,
         )
         self.schedule = schedules[options.schedule]
-        self.small = Chain(deepcopy(chain.model), chain.family, chain.blocks)
+        self.small = chain.copy()
         self.example, self.sites = example, sites_(self.small, example)
         if options.remove > len(self.sites):
             raise BudgetError(
@@ -226,7 +226,7 @@ class _Run:
 
     def _speedup(self) -> float:
         """Of a copy whose linear neighbours are merged, at the batch size that merges are measured at."""
-        merged, size = Chain(deepcopy(self.small.model), self.small.family, self.small.blocks), self.options.merge_batch
+        merged, size = self.small.copy(), self.options.merge_batch
         merged.model.eval()
         merge_faster_(merged, with_batch(self.example, 1), batch_size=size, seconds=0.3, seed=self.seed)
         [time] = compare_latency(

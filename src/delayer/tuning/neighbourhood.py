@@ -1,7 +1,5 @@
 """Where a cut network's parts are, and what they stand for: the parameters around its cuts, the hidden states it shares."""
 
-from copy import deepcopy
-
 from torch import nn
 
 from delayer.cutting import Plan, edit_modules_
@@ -37,7 +35,7 @@ def counterparts(chain: Chain, plan: Plan) -> dict[str, str]:
 def _cut(chain: Chain, plan: Plan) -> Chain:
     """A copy with the edits' shapes in their places, so that modules themselves show where they end up, whatever edits do."""
     plan.check(chain, weights=False)
-    copy = Chain(deepcopy(chain.model), chain.family, chain.blocks)
+    copy = chain.copy()
     edit_modules_(copy, plan.edits, None)
     return copy
 
