@@ -206,7 +206,11 @@ def test_a_chain_whose_blocks_left_says_that_its_numbers_are_void():
             use(0)
     with pytest.raises(ModelError, match="cut a copy with apply.chain, plan."):
         chain.describe()
-    assert "taken out" in repr(chain)
+    for use in (chain.copy, lambda: chain.compact_({0})):
+        with pytest.raises(ModelError, match="block numbers of its chain are void"):
+            use()
+    assert "some have been taken out" in repr(chain)
+    assert chain.facts() == whole.facts()  # what is known of the original stays true
     assert whole.num_blocks == len(list(whole.spans()) and whole.blocks) and whole.model is not chain.model
 
 

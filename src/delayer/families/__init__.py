@@ -54,10 +54,10 @@ def chain_of(model: nn.Module, example: Inputs | None = None, *, blocks: str | N
             f"{type(model).__name__} is no family that delayer can make inputs for, so its shapes must come from data. "
             "Pass one batch: chain_of(model, example)."
         )
-    if family is None and blocks is None:
+    pattern = blocks if family is None else family.blocks
+    if pattern is None:
         paths = blocks_by_structure(model, example)
     else:
-        pattern = blocks or family.blocks
         try:
             paths = [path for path, _ in model.named_modules() if re.fullmatch(pattern, path)]
         except re.error as error:
@@ -72,9 +72,9 @@ def chain_of(model: nn.Module, example: Inputs | None = None, *, blocks: str | N
         family = Family(
             name="by hand" if blocks else "automatic", classes=(), blocks=blocks or "", axis=axis, rows="mean", shortens=False
         )
-    if family.axis is None:
-        family = replace(family, axis=guess_axis(model, visits))
-    chain = Chain(model, family, blocks_from(model, visits, family.axis))
+    found = guess_axis(model, visits) if family.axis is None else family.axis
+    family = replace(family, axis=found)
+    chain = Chain(model, family, blocks_from(model, visits, found))
     # What the network reads of a described family's blocks is known, and tests hold it.
     if described:
         return chain

@@ -1,5 +1,7 @@
 """Small inputs that a family makes up for itself."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +21,7 @@ def image_224(model: nn.Module) -> Tensor:
 
 def huggingface_image(model: nn.Module) -> dict[str, Tensor]:
     """Pixel values [2, channels, size, size] from a Hugging Face configuration."""
-    config = model.config
+    config = _config(model)
     size = getattr(config, "image_size", 224)
     height, width = size if isinstance(size, (tuple, list)) else (size, size)
     return {"pixel_values": torch.zeros(2, getattr(config, "num_channels", 3), height, width)}
@@ -27,5 +29,10 @@ def huggingface_image(model: nn.Module) -> dict[str, Tensor]:
 
 def token_ids(model: nn.Module) -> dict[str, Tensor]:
     """Token numbers [2, 8] that any vocabulary has, with a full mask."""
-    ids = (torch.arange(16).reshape(2, 8) + 2) % model.config.vocab_size
+    ids = (torch.arange(16).reshape(2, 8) + 2) % _config(model).vocab_size
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _config(model: nn.Module) -> Any:
+    """The configuration of a Hugging Face network."""
+    return model.config

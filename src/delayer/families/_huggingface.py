@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from delayer.modules.stand_in import StandIn
+from delayer.network.notes import note_
 
 
 def renumber_layers_(per_layer: tuple[str, ...] = ()) -> Callable[[nn.Module, dict[str, list[int]]], None]:
@@ -17,10 +18,11 @@ def renumber_layers_(per_layer: tuple[str, ...] = ()) -> Callable[[nn.Module, di
 
     def recount_(model: nn.Module, kept: dict[str, list[int]]) -> None:
         for path, left in kept.items():
-            for position, layer in enumerate(model.get_submodule(path)):
+            container = model.get_submodule(path)
+            for position, layer in enumerate(container if isinstance(container, nn.Sequential | nn.ModuleList) else ()):
                 for module in [layer] if isinstance(layer, StandIn) else layer.modules():
                     if getattr(module, "layer_idx", None) is not None:
-                        module.layer_idx = position
+                        note_(module, layer_idx=position)
             for config in configs_of(model):
                 for name in per_layer:
                     values = getattr(config, name, None)

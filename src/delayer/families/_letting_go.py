@@ -17,7 +17,7 @@ from delayer.modules.stand_in import StandIn
 from delayer.network.blocks import Block
 from delayer.network.calling import Inputs, call, hidden_in, ready, seeded, unfused
 from delayer.network.chain import Chain
-from delayer.network.handing import apart, each_item
+from delayer.network.handing import apart, each_item, items_of
 from delayer.network.hooks import hooked
 
 OTHERWISE = "the network answers otherwise without it, though its hidden state is the same: something else of it is read"
@@ -55,7 +55,8 @@ def with_reasons(chain: Chain, example: Inputs) -> tuple[Block, ...]:
     without the other in one of the sets, so that what the one hands the other by another way shows. Else one or two a block.
     """
     able = [i for i, block in enumerate(chain.blocks) if block.removable]
-    reasons, free, fault = {}, [], None
+    reasons: dict[int, str] = {}
+    free: list[int] = []
     with ready(chain.model, example) as inputs, unfused():
         said, answer = _heard(chain, able, inputs)
 
@@ -100,10 +101,10 @@ def _heard(chain: Chain, indices: list[int], inputs: Inputs) -> tuple[dict[int, 
     def leave(index: int) -> Callable:
         def hook(module, args, output):
             (before, version, state), now, gives = begun.pop(index), torch.get_rng_state(), chain.blocks[index].gives
-            given = apart(output).items[gives]
+            given = items_of(output).items[gives]
             in_place = given.data_ptr() == before.data_ptr() and given.shape == before.shape and before._version > version
             kept = each_item(output, Tensor.clone)
-            said[index] = Said(kept, apart(kept).items[gives], in_place, None if torch.equal(now, state) else now)
+            said[index] = Said(kept, items_of(kept).items[gives], in_place, None if torch.equal(now, state) else now)
 
         return hook
 

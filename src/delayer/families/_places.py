@@ -29,7 +29,7 @@ class Visit:
     kind: type
     given: dict[str, Any]
     versions: dict[str, int]
-    answer: Items | None = None
+    answer: Items = field(default_factory=lambda: Items("tuple", {}))
     left: dict[str, int] = field(default_factory=dict)
     carried: dict[str, list[str]] = field(default_factory=dict)
     takes: str = ""

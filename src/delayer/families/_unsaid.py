@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from delayer.network.blocks import UNSAID, Block
 from delayer.network.calling import Inputs, call, ready, seeded, unfused
 from delayer.network.chain import Chain
-from delayer.network.handing import apart, arguments, each_item, together
+from delayer.network.handing import arguments, each_item, items_of, together
 from delayer.network.hooks import hooked
 
 
@@ -28,7 +28,7 @@ class _Marked(nn.Module):
 
     def forward(self, *args, **kwargs) -> Any:
         answer = each_item(self.block(*args, **kwargs), Tensor.clone)
-        found = apart(answer)
+        found = items_of(answer)
         items = {item: self.marks.get(item) if value is None else value for item, value in found.items.items()}
         return together(found.form, items)
 
@@ -61,7 +61,7 @@ def _empty(chain: Chain, example: Inputs) -> dict[int, list[str]]:
 
     def leave(index: int) -> Callable:
         def hook(module, args, output):
-            if places := [item for item, value in apart(output).items.items() if value is None]:
+            if places := [item for item, value in items_of(output).items.items() if value is None]:
                 empty[index] = places
 
         return hook

@@ -40,7 +40,7 @@ def num_macs(model: nn.Module, inputs: Inputs) -> int:
 
 def macs_by_module(model: nn.Module, inputs: Inputs) -> dict[str, int]:
     """Multiply-adds of each module, by its path, over the whole batch; counted as `num_macs` counts."""
-    with ready(model, inputs) as inputs, _countable(model), FlopCounterMode(display=False, depth=None) as counter:
+    with ready(model, inputs) as inputs, _countable(model), FlopCounterMode(display=False) as counter:
         call(model, inputs)
     root = type(model).__name__ + "."
     counts = counter.get_flop_counts()

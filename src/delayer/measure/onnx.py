@@ -47,7 +47,7 @@ def export_onnx(model: nn.Module, inputs: Inputs, path: str | Path, *, batch_dyn
     Raises ExportError with the reason when any of this fails; whatever stood at `path` then stays as it was.
     """
     need("onnx", "onnxscript", "onnxruntime")
-    path, failures = Path(path), []
+    path, problems, failures = Path(path), [], []
     with ready(model, inputs) as inputs:
         for free in _freedoms(inputs) if batch_dynamic else [()]:
             try:
@@ -56,12 +56,12 @@ def export_onnx(model: nn.Module, inputs: Inputs, path: str | Path, *, batch_dyn
             except Exception as error:  # tracer, converter, checker and runtime raise all kinds
                 if isinstance(error, DelayerError) and not isinstance(error, ExportError):
                     raise
-                problem = error
+                problems.append(error)
                 failures.append(f"Not with a free {' and '.join(free)}: {_reason(error)}")
     raise ExportError(
-        f"{type(model).__name__} could not be exported to {path}: {_reason(problem)} Nothing was written. "
+        f"{type(model).__name__} could not be exported to {path}: {_reason(problems[-1])} Nothing was written. "
         "Change what it names (a Python branch on values, an operation or dtype unknown to ONNX), or skip it."
-    ) from problem
+    ) from problems[-1]
 
 
 class _MainTensor(nn.Module):
@@ -86,7 +86,7 @@ def _freedoms(inputs: Inputs) -> list[tuple[str, ...]]:
     """Which axes to leave free, in the order of trying; axis i of an input has the i-th name."""
     first = first_tensor(inputs)
     text = _is_ids(first) and first.shape[1] > 1  # the tracer takes a length of one for a constant
-    return [("batch", "sequence")] * text + [("batch",), ()]
+    return [("batch", "sequence"), ("batch",), ()] if text else [("batch",), ()]
 
 
 def _export(model: nn.Module, inputs: Inputs, path: Path, free: tuple[str, ...], note: str) -> OnnxCheck:
@@ -99,7 +99,7 @@ def _export(model: nn.Module, inputs: Inputs, path: Path, free: tuple[str, ...],
     if "sequence" in free:
         trials.append(each_tensor(lambda x: x[:, :-1] if _is_ids(x) else x, example))
     names = None if isinstance(example, Tensor) else list(example)
-    tensors = tuple(example.values()) if names else (example,)
+    tensors = (example,) if isinstance(example, Tensor) else tuple(example.values())
     axes = [torch.export.Dim(axis) for axis in free]
     program = torch.onnx.export(
         _MainTensor(model, names).eval(),
@@ -110,7 +110,9 @@ def _export(model: nn.Module, inputs: Inputs, path: Path, free: tuple[str, ...],
         dynamo=True,
         verbose=False,
     )
-    num_bytes = sum(weight.const_value.nbytes for weight in program.model.graph.initializers.values())
+    assert program is not None  # which it is only with dynamo=False
+    weights = [weight.const_value for weight in program.model.graph.initializers.values()]
+    num_bytes = sum(value.nbytes for value in weights if value is not None)
     path.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         draft = Path(folder) / path.name

@@ -3,9 +3,10 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -55,18 +56,20 @@ def latency(
     with ExitStack() as stack:
         stack.enter_context(_threads(threads))
         pairs = [(model, stack.enter_context(ready(model, inputs, device))) for model in models.values()]
+        outputs: list[Tensor] = []
         for _ in range(max(warmup, 1)):
             outputs = [output_of(call(model, x)) for model, x in pairs]
         ms = _rounds(pairs, seconds, rounds)
-        circumstances = {
-            "engine": engine,
-            "batch_size": len(first_tensor(inputs)),
-            "threads": torch.get_num_threads(),
-            "device": str(outputs[0].device),
-            "dtype": str(outputs[0].dtype).removeprefix("torch."),
-            "num_rounds": len(ms),
-        }
-    return {name: LatencyInfo(**circumstances, **_comparison(ms[:, 0], ms[:, i], seed)) for i, name in enumerate(models) if i > 0}
+        info = partial(
+            LatencyInfo,
+            engine=engine,
+            batch_size=len(first_tensor(inputs)),
+            threads=torch.get_num_threads(),
+            device=str(outputs[0].device),
+            dtype=str(outputs[0].dtype).removeprefix("torch."),
+            num_rounds=len(ms),
+        )
+    return {name: info(**_comparison(ms[:, 0], ms[:, i], seed)) for i, name in enumerate(models) if i > 0}
 
 
 def compare_latency(
@@ -86,12 +89,13 @@ def compare_latency(
     With engine="onnxruntime" both networks are exported first and run on the CPU, whatever `device` says.
     Raises ExportError when one cannot be exported for these batch sizes.
     """
-    models: dict[str, Callable] = {"original": original, "cut": cut}
+    networks = {"original": original, "cut": cut}
+    models: Mapping[str, Callable] = networks
     with TemporaryDirectory() as folder:
         if engine == "onnxruntime":
             models = {
                 name: _session(model, inputs, Path(folder) / f"{name}.onnx", batch_sizes, threads)
-                for name, model in models.items()
+                for name, model in networks.items()
             }
         records = [
             latency(models, batch, seconds=seconds, device=device, threads=threads, engine=engine, seed=seed)
@@ -151,7 +155,16 @@ def _threads(num: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _comparison(original: Tensor, cut: Tensor, seed: int) -> dict[str, float | tuple[float, ...]]:
+class _Comparison(TypedDict):
+    original_ms: float
+    original_quartiles_ms: tuple[float, float]
+    cut_ms: float
+    cut_quartiles_ms: tuple[float, float]
+    speedup: float
+    speedup_interval: tuple[float, float]
+
+
+def _comparison(original: Tensor, cut: Tensor, seed: int) -> _Comparison:
     """The record's numbers, from run times [rounds, 2] in ms."""
     ratios = original.sum(1) / cut.sum(1)
     generator = torch.Generator().manual_seed(seed)
@@ -167,5 +180,6 @@ def _comparison(original: Tensor, cut: Tensor, seed: int) -> dict[str, float | t
     }
 
 
-def _quantiles(values: Tensor, *shares: float) -> tuple[float, ...]:
-    return tuple(values.quantile(values.new_tensor(shares)).tolist())
+def _quantiles(values: Tensor, low: float, high: float) -> tuple[float, float]:
+    found = values.quantile(values.new_tensor((low, high)))
+    return found[0].item(), found[1].item()

@@ -42,8 +42,9 @@ def compose(first: Operator, second: Operator, repair: Repair = "none", *, hollo
             "second sees zeros around its image, where the merged one sees what the first gives there. Repair it by "
             "border_strip, or move the padding to the first before fine-tuning (move_padding)"
         )
-    if repair == "constant_channel" and not any(first.padding):
-        first = replace(first, ones=_tap(first) if first.ones is None else first.ones + _tap(first), bias=None)
+    if repair == "constant_channel" and not any(first.padding) and first.bias is not None:
+        tap = _tap(first, first.bias)
+        first = replace(first, ones=tap if first.ones is None else first.ones + tap, bias=None)
         return replace(_interior(first, second), bias=second.bias)
     raise Refusal(
         f"the padded {_size(second.kernel)} kernel sees zeros around its image, where the merged one would see the first layer's "
@@ -103,10 +104,10 @@ def _taps(start: int, num: int, step: int) -> slice:
     return slice(start, start + step * (num - 1) + 1, step)
 
 
-def _tap(first: Operator) -> Tensor:
+def _tap(first: Operator, bias: Tensor) -> Tensor:
     """The kernel with which a channel of ones gives the first layer's bias."""
     kernel = first.weight.new_zeros(first.num_out, 1, *first.kernel)
-    kernel[(slice(None), 0, *[0] * first.rank)] = first.bias
+    kernel[(slice(None), 0, *[0] * first.rank)] = bias
     return kernel
 
 

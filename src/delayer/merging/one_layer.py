@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from delayer.merging.adding import add
 from delayer.merging.composing import compose
-from delayer.merging.modules import BiasMap, module_of
+from delayer.merging.modules import BiasMap, BorderStrip, ConstantChannel, module_of
 from delayer.merging.operator import Operator, identity
 from delayer.merging.part import Part, in_a_row, num_macs
 from delayer.merging.reading import check_mode, is_affine, rank_of, read
@@ -152,15 +153,18 @@ def _exactly(module: nn.Module) -> nn.Module:
 
 
 def _width(part: Part, rank: int, num_dims: int | None) -> int:
-    return next(read(layer, rank, num_dims=num_dims, hollow=True).num_in for layer in part.layers if rank_of(layer) is not None)
+    operators = (read(layer, rank, num_dims=num_dims, hollow=True) for layer in part.layers if rank_of(layer) is not None)
+    return next(operator.num_in for operator in operators if operator is not None)
 
 
 def _some_shape(merged: nn.Module) -> tuple[int, ...]:
     """A feature vector, or an image that has a border and an interior."""
-    layer = getattr(merged, "layer", merged)
-    layer = getattr(layer, "layer", layer)
+    layer = merged
+    while isinstance(layer, ConstantChannel | BiasMap | BorderStrip):
+        layer = layer.layer
     if isinstance(layer, nn.Linear):
         return (layer.in_features,)
+    assert isinstance(layer, _ConvNd)  # a merge gives nothing else
     sizes = (
         2 * d * (k - 1) + 2 * s + 3 + i
         for i, (d, k, s) in enumerate(zip(layer.dilation, layer.kernel_size, layer.stride, strict=True))

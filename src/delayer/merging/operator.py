@@ -29,12 +29,30 @@ class Operator:
     ones: Tensor | None = None
     strips: tuple[tuple["Operator", "Operator"], ...] = ()
 
-    rank = property(lambda self: len(self.stride))
-    kernel = property(lambda self: tuple(self.weight.shape[2:]))
-    num_out = property(lambda self: self.weight.shape[0])
-    num_in = property(lambda self: self.weight.shape[1] * self.groups)
-    reach = property(lambda self: tuple(d * (k - 1) for d, k in zip(self.dilation, self.kernel, strict=True)))
-    """Distance from a kernel's first tap to its last, in each dimension."""
+    @property
+    def rank(self) -> int:
+        """Over how many dimensions of an image it goes; 0 for a matrix."""
+        return len(self.stride)
+
+    @property
+    def kernel(self) -> Ints:
+        """Size of the kernel in each dimension."""
+        return tuple(self.weight.shape[2:])
+
+    @property
+    def num_out(self) -> int:
+        """Channels that it gives."""
+        return self.weight.shape[0]
+
+    @property
+    def num_in(self) -> int:
+        """Channels that it takes."""
+        return self.weight.shape[1] * self.groups
+
+    @property
+    def reach(self) -> Ints:
+        """Distance from a kernel's first tap to its last, in each dimension."""
+        return tuple(d * (k - 1) for d, k in zip(self.dilation, self.kernel, strict=True))
 
     @property
     def without_bias(self) -> "Operator":

@@ -39,10 +39,20 @@ class Part(nn.Module):
             values.append(given[0] + given[1] if len(given) == 2 else layer(given[0]))
         return values[-1]
 
-    paths = property(lambda self: tuple(step.path for step in self.steps if step.path))
-    rewrites = property(lambda self: any(not step.path for step in self.steps))
-    """Whether the forward pass that it stands in has to be written anew for a merge."""
-    num_sums = property(lambda self: sum(len(step.inputs) == 2 for step in self.steps))
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Of its layers, in the module that they stand in."""
+        return tuple(step.path for step in self.steps if step.path)
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether the forward pass that it stands in has to be written anew for a merge."""
+        return any(not step.path for step in self.steps)
+
+    @property
+    def num_sums(self) -> int:
+        """How many of its steps add two values."""
+        return sum(len(step.inputs) == 2 for step in self.steps)
 
 
 def num_macs(module: nn.Module, shape: tuple[int, ...]) -> int:

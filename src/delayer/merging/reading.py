@@ -1,5 +1,7 @@
 """The operator that a module computes in evaluation mode, or why there is none."""
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -53,10 +55,13 @@ def read(module: nn.Module, rank: int, *, num_dims: int | None = None, hollow: b
     if isinstance(module, _BatchNorm):
         _check_axis(1, rank, num_dims)
         return _norm(module, rank, num_dims, hollow)
-    if _is_matrix(module):
-        weight = module.weight.T if type(module).__name__ == "Conv1D" else module.weight
-        return Operator(_double(weight), _bias(module))
-    return _convolution(module)
+    if isinstance(module, nn.Linear):
+        return Operator(_double(module.weight), _bias(module.bias))
+    if _is_transposed(module):
+        return Operator(_double(module.weight.T), _bias(module.bias))
+    if isinstance(module, _ConvNd):
+        return _convolution(module)
+    raise Refusal(f"{type(module).__name__} is no layer that merges")
 
 
 def check_mode(module: nn.Module) -> None:
@@ -88,21 +93,24 @@ def _convolution(module: _ConvNd) -> Operator:
         raise Refusal(f"padding by {module.padding_mode} is not padding by zeros, the only one that merges")
     padding = module.padding
     reach = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
-    if padding == "valid":
-        padding = (0,) * len(reach)
-    elif padding == "same":
-        if any(r % 2 for r in reach):
+    if isinstance(padding, str):
+        if padding == "same" and any(r % 2 for r in reach):
             raise Refusal('padding="same" pads an even kernel more on one side than on the other')
-        padding = tuple(r // 2 for r in reach)
+        padding = tuple(r // 2 if padding == "same" else 0 for r in reach)
     return Operator(
-        _double(module.weight), _bias(module), tuple(module.stride), tuple(padding), tuple(module.dilation), module.groups
+        _double(module.weight), _bias(module.bias), tuple(module.stride), tuple(padding), tuple(module.dilation), module.groups
     )
 
 
 def _is_matrix(module: nn.Module) -> bool:
     if isinstance(module, nn.Linear):
         return type(module).forward is nn.Linear.forward
-    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")  # Hugging Face's transposed linear layer
+    return _is_transposed(module)
+
+
+def _is_transposed(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Hugging Face's Conv1D: as good as a Linear, whose weight lies on its side."""
+    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
 
 
 def _check_axis(axis: int, rank: int, num_dims: int | None) -> None:
@@ -117,5 +125,5 @@ def _double(tensor: Tensor) -> Tensor:
     return tensor.detach().to("meta" if tensor.is_meta else "cpu", torch.float64)
 
 
-def _bias(module: nn.Module) -> Tensor | None:
-    return None if module.bias is None else _double(module.bias)
+def _bias(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else _double(bias)

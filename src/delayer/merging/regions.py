@@ -31,8 +31,12 @@ class Region:
     def run(self, start: int, stop: int) -> "Region":
         """Steps start .. stop-1, which follow one another without a sum."""
         steps = [Step((k,), self.part.steps[i].path) for k, i in enumerate(range(start, stop))]
+        source = self.nodes[start].all_input_nodes[0]
         return Region(
-            Part(steps, list(self.part.layers)[start:stop]), self.nodes[start:stop], self.nodes[start].args[0], self.faithful
+            Part(steps, list(self.part.layers)[start:stop]),
+            self.nodes[start:stop],
+            source,
+            self.faithful,
         )
 
     def legs(self) -> list["Region"]:
@@ -75,7 +79,7 @@ def _found(owner: nn.Module, graph: fx.Graph, faithful: bool) -> list[Region]:
 
     for node in graph.nodes:
         if node.op == "call_module" and len(node.args) == 1 and not node.kwargs and isinstance(node.args[0], fx.Node):
-            layer = owner.get_submodule(node.target)
+            layer = owner.get_submodule(str(node.target))
             if is_affine(layer) and calls[node.target] == 1 and places[id(layer)] == 1:
                 before = node.args[0]
                 source[node] = inside(before) or before
@@ -103,7 +107,8 @@ def _region(owner: nn.Module, graph: fx.Graph, end: fx.Node, source: dict[fx.Nod
     nodes = [node for node in graph.nodes if node in wanted]
     number = {start: 0} | {node: k for k, node in enumerate(nodes, 1)}
     steps = [
-        Step(tuple(number[x] for x in node.all_input_nodes), node.target if node.op == "call_module" else "") for node in nodes
+        Step(tuple(number[x] for x in node.all_input_nodes), str(node.target) if node.op == "call_module" else "")
+        for node in nodes
     ]
     layers = [owner.get_submodule(step.path) if step.path else shortcut_of(node) for step, node in zip(steps, nodes, strict=True)]
     return Region(Part(steps, layers), tuple(nodes), start, faithful)

@@ -1,6 +1,7 @@
 """Shortcuts without parameters: every second pixel, and zeros for new channels (option A of He et al., arXiv 1512.03385)."""
 
 import operator
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -50,22 +51,22 @@ def shortcut_of(node: fx.Node) -> nn.Module | None:
     if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
         return None
     if node.target is operator.getitem and isinstance(node.args[1], tuple):
-        images, pixels = node.args[1][:2], node.args[1][2:]
-        if images == (slice(None), slice(None)) and pixels and all(_steps(cut) for cut in pixels):
-            return Every(tuple(cut.step or 1 for cut in pixels))
+        images, steps = node.args[1][:2], tuple(_step(cut) for cut in node.args[1][2:])
+        if images == (slice(None), slice(None)) and steps and all(steps):
+            return Every(steps)
     if node.target is F.pad:
-        given = dict(zip(("pad", "mode", "value"), node.args[1:], strict=False)) | dict(node.kwargs)
+        given: dict[str, Any] = dict(zip(("pad", "mode", "value"), node.args[1:], strict=False)) | dict(node.kwargs)
         pad = tuple(given.get("pad", ()))
         zeros = given.get("mode", "constant") == "constant" and not given.get("value")
         if zeros and len(pad) > 4 and len(pad) % 2 == 0 and all(type(n) is int and n >= 0 for n in pad) and not any(pad[:-2]):
-            return MoreChannels(*pad[-2:], len(pad) // 2 - 1)
+            return MoreChannels(pad[-2], pad[-1], len(pad) // 2 - 1)
     return None
 
 
-def _steps(cut: object) -> bool:
-    return (
-        isinstance(cut, slice)
-        and cut.start in (None, 0)
-        and cut.stop is None
-        and (cut.step is None or (type(cut.step) is int and cut.step > 0))
-    )
+def _step(cut: object) -> int:
+    """The n of a slice of every n-th pixel; 0 for any other."""
+    if not isinstance(cut, slice) or cut.start not in (None, 0) or cut.stop is not None:
+        return 0
+    if cut.step is None:
+        return 1
+    return cut.step if type(cut.step) is int and cut.step > 0 else 0

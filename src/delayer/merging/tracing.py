@@ -94,7 +94,8 @@ class _Open(fx.Tracer):
         super().__init__()
         self.known = known
 
-    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        module = m
         if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
             return False
         if isinstance(self.root, _Called) and module is self.root.owner:

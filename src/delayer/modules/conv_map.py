@@ -17,7 +17,7 @@ class ConvMap(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(width, width, kernel, padding=kernel // 2)
         nn.init.dirac_(self.conv.weight)
-        nn.init.zeros_(self.conv.bias)
+        nn.init.zeros_(self.conv.get_parameter("bias"))
         self.tail = nn.ReLU() if tail == "relu" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

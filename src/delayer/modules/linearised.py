@@ -10,6 +10,9 @@ class Linearised(nn.Module):
     scale, shift: [features]. axis: where the features are.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, num_features: int, axis: int = 1):
         super().__init__()
         self.axis = axis

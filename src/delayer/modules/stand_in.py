@@ -27,7 +27,7 @@ class StandIn(nn.Module):
         for name, value in vars(module).items():
             if not name.startswith("_") and name != "training" and isinstance(value, PLAIN):
                 setattr(self, name, value)
-        self.layer_idx = next((m.layer_idx for m in module.modules() if hasattr(m, "layer_idx")), None)
+        self.layer_idx: int | None = next((vars(m)["layer_idx"] for m in module.modules() if "layer_idx" in vars(m)), None)
         self.block = block
         self.map = map
         kept = vars(module).get("shells", {})  # of what stood here before a stand-in
@@ -44,7 +44,7 @@ class StandIn(nn.Module):
         if self.layer_idx is not None:
             for cache in (*args, *kwargs.values()):
                 if hasattr(cache, "get_seq_length") and hasattr(cache, "update"):
-                    self._count(getattr(cache, "self_attention_cache", cache), hidden)
+                    _count(getattr(cache, "self_attention_cache", cache), self.layer_idx, hidden)
         if self.map is not None:
             hidden = self.map(hidden)
         if not self.block.returns:
@@ -66,21 +66,23 @@ class StandIn(nn.Module):
             )
         return found
 
-    def _count(self, cache: Any, hidden: Tensor) -> None:
-        """Store nothing for each new token, in the shape of the layer's slot where that is fixed already."""
-        slot = cache.layers[self.layer_idx] if self.layer_idx < len(cache.layers) else None
-        if hasattr(slot, "conv_states"):  # a layer that keeps states; it may have keys and values besides
-            empty = hidden.new_zeros(hidden.shape[0], 1, 1)
-            for number in slot.conv_states:
-                slot.update_conv_state(empty, number)
-        if slot is None or hasattr(slot, "get_seq_length"):  # and not one without any cache of its own
-            heads, width = slot.keys.shape[1::2] if slot is not None and slot.is_initialized else (1, 1)
-            empty = hidden.new_zeros(hidden.shape[0], heads, hidden.shape[1], width)
-            cache.update(empty, empty, self.layer_idx)
-
     def extra_repr(self) -> str:
         """Says where nothing stands there, for `print(model)`."""
         return "pass-through" if self.map is None else ""
+
+
+def _count(cache: Any, layer: int, hidden: Tensor) -> None:
+    """Store nothing for each new token, in the shape of the layer's slot where that is fixed already."""
+    slots: list[Any] = list(cache.layers[layer : layer + 1])
+    slot = slots[0] if slots else None
+    if slot is not None and hasattr(slot, "conv_states"):  # a layer that keeps states; it may have keys and values besides
+        empty = hidden.new_zeros(hidden.shape[0], 1, 1)
+        for number in slot.conv_states:
+            slot.update_conv_state(empty, number)
+    if slot is None or hasattr(slot, "get_seq_length"):  # and not one without any cache of its own
+        heads, width = slot.keys.shape[1::2] if slot is not None and slot.is_initialized else (1, 1)
+        empty = hidden.new_zeros(hidden.shape[0], heads, hidden.shape[1], width)
+        cache.update(empty, empty, layer)
 
 
 class Shell:

@@ -136,7 +136,7 @@ def seeded(seed: int = 0) -> Iterator[None]:
     """
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     device = torch.get_device_module(accelerator.type) if accelerator else None
-    if not (hasattr(device, "get_rng_state_all") and device.is_initialized()):
+    if device is not None and not (hasattr(device, "get_rng_state_all") and device.is_initialized()):
         device = None
     numpy = sys.modules.get("numpy")  # which nothing draws from before it is imported
     before = random.getstate(), torch.get_rng_state(), numpy and numpy.random.get_state(), device and device.get_rng_state_all()
@@ -163,17 +163,19 @@ def ready(model: Callable, inputs: Inputs, device: torch.device | str | None = N
 
     Afterwards the model is back where it was. What is not a module, such as an ONNX session, cannot be moved.
     """
-    weights = list(model.parameters()) if isinstance(model, nn.Module) else []
-    home = weights[0].device if weights else first_tensor(inputs).device
-    there = torch.device(device) if device is not None and isinstance(model, nn.Module) else home
+    module = model if isinstance(model, nn.Module) else None
+    weight = next(module.parameters(), None) if module is not None else None
+    home = first_tensor(inputs).device if weight is None else weight.device
+    there = torch.device(device) if device is not None and module is not None else home
+    movable = module if weight is not None and there != home else None
     try:
-        if weights and there != home:
-            model.to(there)
+        if movable is not None:
+            movable.to(there)
         with evaluating(model):
             yield each_tensor(lambda x: x.to(there), inputs)
     finally:
-        if weights and there != home:
-            model.to(home)
+        if movable is not None:
+            movable.to(home)
 
 
 def example_of(inputs: Inputs, size: int = 2) -> Inputs:

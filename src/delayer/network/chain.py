@@ -29,18 +29,16 @@ class Chain:
     hollow = False
 
     def __init__(self, model: nn.Module, family: Family, blocks: Sequence[Block]):
-        self.model, self.family = model, family
-        self._blocks: tuple[Block, ...] | None = tuple(blocks)
+        self.model, self.family, self.blocks = model, family, tuple(blocks)
+        self._compacted = False
 
-    @property
-    def blocks(self) -> tuple[Block, ...]:
-        """One record a block. Raises ModelError once blocks have left the network, which makes their numbers void."""
-        if self._blocks is None:
+    def _check_numbers(self) -> None:
+        """Raises ModelError once blocks have left the network: by number, a block would be another one."""
+        if self._compacted:
             raise ModelError(
                 f"Blocks have been taken out of this {type(self.model).__name__}, so the block numbers of its chain are void. "
                 "Look at what is left with chain_of(model), or cut a copy with apply(chain, plan), which leaves the chain whole."
             )
-        return self._blocks
 
     @property
     def axis(self) -> int:
@@ -63,11 +61,12 @@ class Chain:
 
     def copy(self) -> "Chain":
         """The same view of a copy of the network."""
+        self._check_numbers()
         return Chain(deepcopy(self.model), self.family, self.blocks)
 
     def __repr__(self) -> str:
-        if self._blocks is None:
-            return f"Chain({self.family.name}, whose blocks have been taken out of their lists)"
+        if self._compacted:
+            return f"Chain({self.family.name}, {self.num_blocks} blocks, of which some have been taken out)"
         runs = ", ".join(f"{s.start}:{s.stop} (width {s.width})" for s in self.segments)
         kept = [(i, block.stays) for i, block in enumerate(self.blocks) if block.stays]
         why = "".join(f"; block {i} stays: {reason}" for i, reason in kept[:1])
@@ -121,6 +120,7 @@ class Chain:
 
     def module(self, index: int) -> nn.Module:
         """The module of a block."""
+        self._check_numbers()
         return self.model.get_submodule(self.blocks[index].path)
 
     def weight(self, index: int) -> int:
@@ -146,6 +146,7 @@ class Chain:
 
     def check(self, span: Span) -> Segment:
         """The segment that a span lies in. Raises SpanError, naming spans that would do, when it lies in none."""
+        self._check_numbers()
         if span.stop > self.num_blocks:
             raise SpanError(
                 f"Span {span} ends behind the last block: this network has {self.num_blocks} blocks, "
@@ -189,8 +190,9 @@ class Chain:
         """Take the blocks in `gone` out of their lists, renumber the survivors, and mend the configuration.
 
         A block that stands in no list (an attribute of its own) keeps its pass-through, and so do all of a family that
-        does not shorten. Where blocks left, the chain's block numbers are void afterwards, and asking for them raises.
+        does not shorten. Where blocks left, the chain's block numbers are void afterwards, and using them raises.
         """
+        self._check_numbers()
         if not self.family.shortens:
             return
         kept: dict[str, list[int]] = {}
@@ -212,7 +214,7 @@ class Chain:
         if self.family.recount_:
             self.family.recount_(self.model, kept)
         if left_list:
-            self._blocks = None
+            self._compacted = True
 
     def lengths(self) -> dict[str, int]:
         """How many blocks each list holds now, by the list's path."""

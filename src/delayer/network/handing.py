@@ -4,11 +4,14 @@ A place in a call is "0", "1", .. for an argument by position, or the argument's
 for an item of a tuple or list, or a key. "0.1" and "batch.x" lie one level deeper, in a container.
 """
 
+from collections import namedtuple
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
+
+from delayer.errors import ModelError
 
 Form = Literal["tensor", "tuple", "list", "dict", "named tuple", "record"]
 """What an answer is: a "record" has its items as attributes, be it a dataclass or a library's own kind of output."""
@@ -48,7 +51,7 @@ def apart(value: Any) -> Items | None:
     if isinstance(value, Tensor):
         return Items("tensor", {"": value})
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return Items("named tuple", value._asdict())
+        return Items("named tuple", dict(zip(value._fields, value, strict=True)))
     if isinstance(value, tuple | list):
         return Items("tuple" if isinstance(value, tuple) else "list", {str(k): item for k, item in enumerate(value)})
     if isinstance(value, Answer):
@@ -60,12 +63,23 @@ def apart(value: Any) -> Items | None:
     return None
 
 
+def items_of(value: Any) -> Items:
+    """A value taken apart. Raises ModelError for what is neither a tensor nor a container."""
+    found = apart(value)
+    if found is None:
+        raise ModelError(
+            f"A block answered with a {type(value).__name__} where delayer needs a tensor, or a tuple, dict or record that has "
+            "one as an item. Choose other blocks: chain_of(model, example, blocks='REGULAR EXPRESSION')."
+        )
+    return found
+
+
 def together(form: Form, items: dict[str, Any]) -> Any:
     """An answer of a form from its items; the inverse of `apart`, but for the names of classes."""
     if form == "tensor":
         return items[""]
     if form == "named tuple":
-        return NamedTuple("Answer", [(name, Any) for name in items])(**items)
+        return namedtuple("Answer", list(items))(**items)
     kinds: dict[str, Callable[[dict], Any]] = {
         "tuple": lambda d: tuple(d.values()),
         "list": lambda d: list(d.values()),
@@ -103,6 +117,6 @@ def each_item(value: Any, change: Callable[[Tensor], Any]) -> Any:
     items = {name: each_item(item, change) for name, item in inner.items.items()}
     if inner.form in ("tuple", "list"):
         return type(value)(list(items.values())) if type(value) in (tuple, list) else value
-    if is_dataclass(value) and not isinstance(value, Mapping):
+    if is_dataclass(value) and not isinstance(value, type | Mapping):
         return replace(value, **items)
     return type(value)(**items)

@@ -109,7 +109,7 @@ class _Additions(TorchFunctionMode):
         if run is not None and func in ADDITIONS and len(args) == 2 and not kwargs:
             terms = _terms(run.layers, *args)
         out = func(*args, **(kwargs or {}))
-        if terms:
+        if run is not None and terms:
             run.last, run.rest = terms
             run.total, run.sum, run.rectified = out.clone(), out, False
         return out

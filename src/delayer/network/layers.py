@@ -34,18 +34,15 @@ def layers_of(chain: Chain) -> tuple[Layer, ...]:
     blocks = [i for i in range(chain.num_blocks) if _has_matrix(chain.module(i))] or list(range(chain.num_blocks))
     found = [Layer(chain.blocks[i].outlet, i, chain.blocks[i].out_width, chain.blocks[i].kind) for i in blocks]
     stem = _stem(chain)
-    if stem is None:
-        return tuple(found)
-    module = chain.model.get_submodule(stem)
-    return (Layer(stem, None, module.out_channels, type(module).__name__), *found)
+    return tuple(found) if stem is None else (stem, *found)
 
 
 def _has_matrix(module: nn.Module) -> bool:
     return any(p.ndim > 1 for p in module.parameters())
 
 
-def _stem(chain: Chain) -> str | None:
-    """The path of the first convolution that stands before the first block; None for tokens."""
+def _stem(chain: Chain) -> Layer | None:
+    """The first convolution that stands before the first block; None for tokens."""
     if chain.axis != 1:
         return None
     first = chain.blocks[0].path
@@ -53,5 +50,5 @@ def _stem(chain: Chain) -> str | None:
         if path == first:
             return None
         if isinstance(module, _ConvNd):
-            return path
+            return Layer(path, None, module.out_channels, type(module).__name__)
     return None
