@@ -32,12 +32,7 @@ class Region:
         """Steps start .. stop-1, which follow one another without a sum."""
         steps = [Step((k,), self.part.steps[i].path) for k, i in enumerate(range(start, stop))]
         source = self.nodes[start].all_input_nodes[0]
-        return Region(
-            Part(steps, list(self.part.layers)[start:stop]),
-            self.nodes[start:stop],
-            source,
-            self.faithful,
-        )
+        return Region(Part(steps, list(self.part.layers)[start:stop]), self.nodes[start:stop], source, self.faithful)
 
     def legs(self) -> list["Region"]:
         """Maximal runs of layers without a sum or a shortcut's slice, each reading the one before."""
