@@ -138,6 +138,8 @@ def test_no_import_runs_upwards():
 def test_metrics_see_statistics_and_never_models():
     assert {name for name in seen_by("metrics") if not name.startswith("delayer.observing.stats")} <= {
         "delayer.registry",
+        "delayer.registry.options",
+        "delayer.study",
         "delayer.observing.rows",
         "delayer.activations.switches",
         "delayer.activations.normal",

@@ -233,7 +233,7 @@ def test_a_residual_network_is_measured_at_its_first_convolution_and_behind_each
         hidden = block(hidden)
         seen.append(hidden)
     pooled = [h.detach().mean((2, 3)).double() for h in seen]
-    [one] = score(chain, batches(x, 16), ["msrs"], options=ScoreOptions(beta=7, tau=0.4))
+    [one] = score(chain, batches(x, 16), ["msrs"], options=ScoreOptions(metric_options={"beta": 7, "tau": 0.4}))
     assert one.named["score"] == pytest.approx(literal_score(pooled, 0.4, 7), rel=1e-5)
     assert one.rows == "mean" and one.num_samples == 40 and one.shape == "network" and one.named["layers"] == 6
     [adjacent] = score(chain, batches(x, 16), ["adjacent_similarity"])
@@ -248,7 +248,12 @@ def test_every_convolution_of_a_vgg_is_a_layer_and_nothing_else():
     assert [layer.width for layer in layers] == [16, 16, 16, 16, 32, 32]
     [one] = score(chain, batches(torch.randn(8, 3, 32, 32), 8), ["msrs"])
     assert one.named["tau"] == 0.7  # as published for VGG
-    assert score(chain, batches(torch.randn(8, 3, 32, 32), 8), ["msrs"], options=ScoreOptions(tau=0.8))[0].named["tau"] == 0.8
+    assert (
+        score(chain, batches(torch.randn(8, 3, 32, 32), 8), ["msrs"], options=ScoreOptions(metric_options={"tau": 0.8}))[0].named[
+            "tau"
+        ]
+        == 0.8
+    )
 
 
 @pytest.mark.parametrize("pool", ["mean", "first", "last"])
@@ -264,7 +269,7 @@ def test_a_transformer_is_measured_behind_each_block_over_the_tokens_or_at_one(p
     for handle in handles:
         handle.remove()
     rows = [{"mean": h.mean(1), "first": h[:, 0], "last": h[:, -1]}[pool].double() for h in seen]
-    [one] = score(chain, batches(x, 5), ["msrs"], options=ScoreOptions(pool=pool, beta=20))
+    [one] = score(chain, batches(x, 5), ["msrs"], options=ScoreOptions(pool=pool, metric_options={"beta": 20}))
     assert one.named["score"] == pytest.approx(literal_score(rows, 0.8, 20), rel=1e-5) and one.rows == pool
 
 

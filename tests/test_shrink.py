@@ -260,7 +260,7 @@ def test_pruning_takes_the_smallest_magnitudes_and_never_gives_back():
 
 
 def test_pruned_weights_stay_zero_through_training(digits):
-    small, _, _ = shrunk(digits, schedule="nepenthe", fill=True, epochs=2, zeta=0.5)
+    small, _, _ = shrunk(digits, schedule="nepenthe", fill=True, epochs=2, schedule_options={"zeta": 0.5})
     zeros = {name: int((p == 0).sum()) for name, p in small.model.named_parameters() if p.ndim > 1}
     assert sum(zeros.values()) > 200
 
@@ -296,7 +296,7 @@ def test_folding_trains_slopes_towards_one(digits):
 
 
 def test_the_released_form_of_easier_counts_in_training_mode_and_leaves_the_norms_alone(digits):
-    look = looking(digits, variant="released")
+    look = looking(digits, schedule_options={"variant": "released"})
     before = deepcopy(look.chain.model)
     stats = look.training_stats
     assert same(look.chain.model, before) and not look.chain.model.training
@@ -337,7 +337,7 @@ def test_merging_keeps_the_function_and_only_what_is_faster(digits):
 
 
 def test_tlc_without_data_takes_the_least_error_likelihood_of_the_norms(digits):
-    look = looking(digits, data_free=True)
+    look = looking(digits, schedule_options={"data_free": True})
     [edit], why = schedules["tlc"].choose(look, 1)
     likelihood = {}
     for site in look.sites:

@@ -1,10 +1,9 @@
 """All metrics in one pass: scores, a ranking of the blocks, and where metrics or data sets disagree."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from delayer.metrics.blocks import Layout, Metric, metrics
@@ -13,7 +12,10 @@ from delayer.network.layers import layers_of
 from delayer.observing.one_pass import observe
 from delayer.observing.rows import Rows
 from delayer.observing.stats import Stat
+from delayer.registry.options import OptionsOf
 from delayer.study import Record, Score
+
+METRIC_OPTIONS = OptionsOf("delayer.metrics.blocks", "metrics")
 
 
 class ScoreOptions(Record):
@@ -21,10 +23,8 @@ class ScoreOptions(Record):
 
     pool: Literal["mean", "first", "last"] = "mean"
     """How the tokens or pixels of a sample become one row for CKA and MSRS: mean, first or last."""
-    tau: float | None = Field(default=None, gt=-1, lt=1)
-    """Similarity from which on MSRS counts two layers as the same; by default 0.8, and 0.7 for VGG."""
-    beta: float = Field(default=100.0, gt=0)
-    """How sharply MSRS counts: large values count pairs above tau as one and pairs below as nothing."""
+    metric_options: Annotated[dict[str, Any], METRIC_OPTIONS] = {}
+    """Options of metrics, by name."""
 
 
 def layout_of(chain: Chain, options: ScoreOptions = ScoreOptions()) -> Layout:
@@ -46,6 +46,7 @@ def stats_for(
     chain: Chain, names: Iterable[str] | None = None, options: ScoreOptions = ScoreOptions()
 ) -> tuple[list[Stat], list[tuple[Metric, Stat]]]:
     """The statistics that metrics read, each built once, and which metric reads which."""
+    METRIC_OPTIONS.check(options.metric_options)
     layout = layout_of(chain, options)
     shared: dict[tuple, Stat] = {}
     readers = []
@@ -67,7 +68,7 @@ def read_scores(
     options: ScoreOptions = ScoreOptions(),
 ) -> list[Score]:
     """What the metrics say, once their statistics are filled."""
-    layout, asked, found = layout_of(chain, options), options.model_dump(), []
+    layout, asked, found = layout_of(chain, options), options.metric_options, []
     for m, stat in readers:
         values = m.read(stat, layout, asked)
         labels, numbers = (

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +21,15 @@ from delayer.measure import macs_by_module
 from delayer.network.calling import call, with_batch
 from delayer.network.chain import Chain
 from delayer.observing.one_pass import device_of
+from delayer.registry.options import own_options
 from delayer.search.judging import damage_of
 from delayer.search.repair import forms_of
 from delayer.shrinking.options import ShrinkOptions
-from delayer.study import Grade
+from delayer.study import Grade, Record
 from delayer.tasks import Task, evaluate, grade_of, predictions
 from delayer.tasks.outputs import Outputs
 
+R = TypeVar("R", bound=Record)
 KERNEL = 3
 """Width of the convolution that stands for a block."""
 WIDEST = 277
@@ -92,6 +95,10 @@ class Look:
         few = self.task.batches("fit").first(self._samples)
         streams = Streams(self.chain, self.original, few, seed=self.seed)
         return Evidence(activations=lambda site: self.stats[site], streams=streams)
+
+    def own(self, kind: type[R]) -> R:
+        """The options of a schedule, out of those that were given."""
+        return own_options(kind, self.options.schedule_options)
 
     def edit(self, site: Site, mode: str) -> Linearise:
         """The edit that makes an activation linear in that way."""

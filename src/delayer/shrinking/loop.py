@@ -18,9 +18,10 @@ from delayer.network.calling import Inputs, with_batch
 from delayer.network.chain import Chain
 from delayer.network.hashing import model_hash
 from delayer.observing.one_pass import device_of
+from delayer.registry.options import own_options
 from delayer.search.judging import drop_of
 from delayer.shrinking.look import Look
-from delayer.shrinking.options import ShrinkOptions
+from delayer.shrinking.options import SCHEDULE_OPTIONS, ShrinkOptions
 from delayer.shrinking.racing import merge_faster_
 from delayer.shrinking.recipe import recipe
 from delayer.shrinking.schedules import schedules
@@ -117,15 +118,12 @@ class _Run:
         seed: int,
         progress: Callable[[int, int], None] | None,
     ):
-        self.chain, self.task, self.options, self.folder, self.seed, self.progress = (
-            chain,
-            task,
-            options,
-            folder,
-            seed,
-            progress,
-        )
+        self.chain, self.task, self.options = chain, task, options
+        self.folder, self.seed, self.progress = folder, seed, progress
         self.schedule = schedules[options.schedule]
+        SCHEDULE_OPTIONS.check(options.schedule_options, [options.schedule])
+        if self.schedule.options is not None:
+            own_options(self.schedule.options, options.schedule_options)
         self.small = chain.copy()
         self.example, self.sites = example, sites_(self.small, example)
         if options.remove > len(self.sites):

@@ -1,10 +1,13 @@
 """What a shrinking is asked for."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from delayer.registry.options import OptionsOf
 from delayer.study import Record
+
+SCHEDULE_OPTIONS = OptionsOf("delayer.shrinking.schedules", "schedules")
 
 
 class ShrinkOptions(Record):
@@ -32,9 +35,5 @@ class ShrinkOptions(Record):
     """Decay of a round's training."""
     merge_batch: int = Field(default=1, ge=1)
     """Batch size at which a merge must be faster to be made, and at which the speed-up is measured."""
-    variant: Literal["paper", "released"] = "paper"
-    """EASIER's statistics as its paper or as its released code computes them."""
-    zeta: float = Field(default=0.25, gt=0, lt=1)
-    """Share of the surviving weights that a round of NEPENTHE prunes."""
-    data_free: bool = False
-    """Whether TLC reads norm parameters where it can, instead of the data."""
+    schedule_options: Annotated[dict[str, Any], SCHEDULE_OPTIONS] = {}
+    """Options of the schedule, by name."""

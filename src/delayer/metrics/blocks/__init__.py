@@ -14,6 +14,8 @@ from torch import Tensor
 from delayer.observing.rows import Rows
 from delayer.observing.stats import Stat
 from delayer.registry import Registry
+from delayer.registry.options import own_options
+from delayer.study import Record
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,9 @@ class Metric:
     redundant: whether "high" or "low" values mean redundancy.
     stat: builds the statistic that the function reads; metrics that build equal ones share one.
     fewest: samples under which it warns, since what it says is mostly chance then.
-    values: the function. Besides the statistic it may ask, by keyword, for `layout` and for any option of a score.
+    values: the function. Besides the statistic it may ask, by keyword, for `layout` and for any of its options.
     warnings: sentences that a reader should know before trusting the values; asks in the same way.
+    options: a record of its options, each of which becomes an option of `delayer score`.
     """
 
     name: str
@@ -60,14 +63,18 @@ class Metric:
     values: Callable[..., Tensor | dict[str, float]]
     fewest: int
     warnings: Callable[..., Iterable[str]] | None = None
+    options: type[Record] | None = None
 
     def read(self, stat: Stat, layout: Layout, options: Mapping[str, Any] | None = None) -> Tensor | dict[str, float]:
         """The values, from a statistic that was filled."""
-        return _ask(self.values, stat, layout, options)
+        return _ask(self.values, stat, layout, self._own(options))
+
+    def _own(self, given: Mapping[str, Any] | None) -> dict[str, Any]:
+        return {} if self.options is None else own_options(self.options, given or {}).model_dump()
 
     def warn(self, stat: Stat, layout: Layout, options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
         """What a reader should know before trusting the values."""
-        own = tuple(_ask(self.warnings, stat, layout, options)) if self.warnings else ()
+        own = tuple(_ask(self.warnings, stat, layout, self._own(options))) if self.warnings else ()
         if own or stat.num_rows >= self.fewest:
             return own
         return (
@@ -76,8 +83,8 @@ class Metric:
         )
 
 
-def _ask(function: Callable, stat: Stat, layout: Layout, options: Mapping[str, Any] | None) -> Any:
-    known = {**(options or {}), "layout": layout}
+def _ask(function: Callable, stat: Stat, layout: Layout, options: Mapping[str, Any]) -> Any:
+    known = {**options, "layout": layout}
     return function(stat, **{name: known[name] for name in inspect.signature(function).parameters if name in known})
 
 
@@ -94,12 +101,15 @@ def metric(
     stat: Callable[[Layout], Stat],
     fewest: int,
     warnings: Callable[..., Iterable[str]] | None = None,
+    options: type[Record] | None = None,
 ) -> Callable[[Callable], Callable]:
     """Register a function under its own name as a metric."""
 
     def add(values: Callable) -> Callable:
         name = values.__name__
-        metrics.register(name, values)(Metric(name, title, shape, redundant, unit, source, stat, values, fewest, warnings))
+        metrics.register(name, values)(
+            Metric(name, title, shape, redundant, unit, source, stat, values, fewest, warnings, options)
+        )
         return values
 
     return add

@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from delayer.metrics.blocks import Layout, metric
 from delayer.metrics.blocks.cka import cka_of
 from delayer.metrics.intervals import mean_interval
 from delayer.observing.stats import Hsic
+from delayer.study import Record
 
 SOURCE = "Lu et al. 2024 (RedTest), arXiv 2411.10507"
 TAU, BETA = 0.8, 100.0
@@ -82,6 +84,15 @@ def msrs_warnings(stat: Hsic, *, layout: Layout) -> Iterator[str]:
         )
 
 
+class MsrsOptions(Record):
+    """How similar layers are counted."""
+
+    tau: float | None = Field(default=None, gt=-1, lt=1)
+    """Similarity from which on MSRS counts two layers as the same; by default 0.8, and 0.7 for VGG."""
+    beta: float = Field(default=BETA, gt=0)
+    """How sharply MSRS counts: large values count pairs above tau as one and pairs below as nothing."""
+
+
 @metric(
     title="MSRS",
     shape="network",
@@ -91,6 +102,7 @@ def msrs_warnings(stat: Hsic, *, layout: Layout) -> Iterator[str]:
     stat=layer_hsic,
     fewest=ENOUGH_BATCHES * 256,
     warnings=msrs_warnings,
+    options=MsrsOptions,
 )
 def msrs(stat: Hsic, *, layout: Layout, tau: float | None = None, beta: float = BETA) -> dict[str, float]:
     """The score's share of its maximum L(L − 1)/2, with a 95 % interval over batches; then the raw score and its parts.

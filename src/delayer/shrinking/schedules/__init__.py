@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from delayer.edits import Edit
 from delayer.registry import Registry
+from delayer.study import Record
 
 if TYPE_CHECKING:
     from delayer.shrinking.look import Look
@@ -25,7 +26,8 @@ class Schedule:
     choose: from a look and the most activations that may go in this round. teacher: whether rounds learn from the
     original's answers. retries: whether a round that was rolled back is tried again with half as many activations. a_round:
     most activations that a round removes where nobody says. warm: whether the optimiser goes on in
-    each round with what it remembers of the last.
+    each round with what it remembers of the last. options: a record of its options, which become options of the command and
+    are read by `look.own`.
     """
 
     name: str
@@ -35,18 +37,26 @@ class Schedule:
     retries: bool = False
     a_round: int = 1
     warm: bool = False
+    options: type[Record] | None = None
 
 
 schedules: Registry[Schedule] = Registry("schedule", "delayer.shrinking.schedules")
 
 
 def schedule(
-    name: str, *, source: str, teacher: bool = False, retries: bool = False, a_round: int = 1, warm: bool = False
+    name: str,
+    *,
+    source: str,
+    teacher: bool = False,
+    retries: bool = False,
+    a_round: int = 1,
+    warm: bool = False,
+    options: type[Record] | None = None,
 ) -> Callable[[Callable[["Look", int], Chosen]], Callable[["Look", int], Chosen]]:
     """Register a function as a schedule."""
 
     def add(choose: Callable[["Look", int], Chosen]) -> Callable[["Look", int], Chosen]:
-        schedules.register(name, choose)(Schedule(name, source, choose, teacher, retries, a_round, warm))
+        schedules.register(name, choose)(Schedule(name, source, choose, teacher, retries, a_round, warm, options))
         return choose
 
     return add

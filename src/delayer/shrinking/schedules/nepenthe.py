@@ -1,16 +1,25 @@
 """NEPENTHE: weights are pruned where activations switch little, until a layer's entropy is zero; then it is linear."""
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from delayer.metrics.activations.nepenthe import nepenthe as entropy
 from delayer.shrinking.look import Look
 from delayer.shrinking.schedules import Chosen, schedule
+from delayer.study import Record
 
 ZERO = 1e-12
 
 
-@schedule("nepenthe", source="Liao et al., TMLR 2026, arXiv 2404.16890")
+class NepentheOptions(Record):
+    """How much a round prunes."""
+
+    zeta: float = Field(default=0.25, gt=0, lt=1)
+    """Share of the surviving weights that a round of NEPENTHE prunes."""
+
+
+@schedule("nepenthe", source="Liao et al., TMLR 2026, arXiv 2404.16890", options=NepentheOptions)
 def nepenthe(look: Look, most: int) -> Chosen:
     """One round: share the pruning budget ζ by entropy, prune the smallest magnitudes, remove what no longer switches.
 
@@ -18,10 +27,12 @@ def nepenthe(look: Look, most: int) -> Chosen:
     `fill` the lowest entropies go. The exact place of H inside the irrelevance is not confirmed; here I = H · mean |w|
     over surviving weights.
     """
-    values = {site: entropy(look.switches(site.path)) for site in look.sites}
+    values = {site: entropy(look.stats[site.path]) for site in look.sites}
     parameters = dict(look.chain.model.named_parameters())
     layers = {site.weight: (parameters[site.weight], values[site]) for site in look.sites if site.weight}
-    shares = budgets({name: (alive(weight, look.masks.get(name)), h) for name, (weight, h) in layers.items()}, look.options.zeta)
+    shares = budgets(
+        {name: (alive(weight, look.masks.get(name)), h) for name, (weight, h) in layers.items()}, look.own(NepentheOptions).zeta
+    )
     for name, count in shares.items():
         look.masks[name] = pruned(layers[name][0], look.masks.get(name), count)
         with torch.no_grad():

@@ -5,9 +5,17 @@ from delayer.activations.sites import Site
 from delayer.metrics.activations.tlc import tlc as error_likelihood
 from delayer.shrinking.look import Look
 from delayer.shrinking.schedules import Chosen, schedule
+from delayer.study import Record
 
 
-@schedule("tlc", source="Liao et al., AAAI 2025, arXiv 2412.15077")
+class TlcOptions(Record):
+    """What is read."""
+
+    data_free: bool = False
+    """Whether TLC reads norm parameters where it can, instead of the data."""
+
+
+@schedule("tlc", source="Liao et al., AAAI 2025, arXiv 2412.15077", options=TlcOptions)
 def tlc(look: Look, most: int) -> Chosen:
     """The released rule: each activation's loss gap; where the smallest is negative, the first set whose gap crosses zero.
 
@@ -15,7 +23,7 @@ def tlc(look: Look, most: int) -> Chosen:
     parameters alone chooses, as the paper describes.
     """
     edits = {site: look.edit(site, "sign") for site in look.sites}
-    if look.options.data_free:
+    if look.own(TlcOptions).data_free:
         scores = {site: score_of(look, site) for site in look.sites}
         chosen = sorted(look.sites, key=scores.get)[:most]
         return [edits[site] for site in chosen], f"error likelihood {scores[chosen[0]]:.3f}"
@@ -33,4 +41,4 @@ def tlc(look: Look, most: int) -> Chosen:
 
 def score_of(look: Look, site: Site) -> float:
     """Mean error likelihood of a site's channels, from its norm where it has one, else from empirical moments."""
-    return error_likelihood(normal_of(look.chain, site, look.switches))
+    return error_likelihood(normal_of(look.chain, site, look.stats.__getitem__))
