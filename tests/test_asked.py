@@ -37,7 +37,7 @@ WORDS = [
     (
         {**BY_HAND, "operator": "magic"},
         BudgetError,
-        "There is no operator 'magic'. Use affine, conv, diagonal, drop, linear or low_rank",
+        "There is no operator 'magic'. Use affine, conv, diagonal, drop, linear",
     ),
     ({**ONE, "operator": "affine"}, BudgetError, "--operator affine says what stands in a span by hand, and no --span"),
     ({**ONE, "operator_options": {"rank": 3}}, BudgetError, "--rank 3 says what stands in a span by hand, and no --span"),
