@@ -24,6 +24,7 @@ from delayer.fitting.operators.diagonal import Diagonal
 from delayer.fitting.operators.drop import Drop
 from delayer.fitting.operators.linear import Linear
 from delayer.fitting.operators.low_rank import LowRank
+from delayer.fitting.operators.scale import Scale
 from delayer.measure import num_macs
 from delayer.network.chain import Span
 from delayer.observing.one_pass import observe
@@ -40,6 +41,7 @@ EYE, ZERO = torch.eye(D).double(), torch.zeros(D).double()
 
 OPERATORS = [  # the operator, and a map W, b that it can be exactly
     (Drop(), EYE, ZERO),
+    (Scale(), torch.diag(SCALE), ZERO),
     (Diagonal(), torch.diag(SCALE), SHIFT),
     (LowRank(rank=2), THIN, SHIFT),
     (Affine(), FULL, SHIFT),
