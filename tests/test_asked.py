@@ -34,11 +34,7 @@ WORDS = [
         "There is no operator 'magic' that a scan can judge. Use affine, diagonal, drop, linear",
     ),
     ({**ONE, "operators": " , "}, BudgetError, "names no operator. Use some of affine, diagonal, drop"),
-    (
-        {**BY_HAND, "operator": "magic"},
-        BudgetError,
-        "There is no operator 'magic'. Use affine, conv, diagonal, drop, linear",
-    ),
+    ({**BY_HAND, "operator": "magic"}, BudgetError, "There is no operator 'magic'. Use affine, conv, diagonal, drop, linear"),
     ({**ONE, "operator": "affine"}, BudgetError, "--operator affine says what stands in a span by hand, and no --span"),
     ({**ONE, "operator_options": {"rank": 3}}, BudgetError, "--rank 3 says what stands in a span by hand, and no --span"),
     ({**ONE, "operator_options": {"kernel": 3}}, BudgetError, "--kernel 3 says what stands in a span by hand, and no --span"),

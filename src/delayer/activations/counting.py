@@ -1,7 +1,7 @@
-"""One evaluation-mode pass over data that fills the switch statistics of all activations at once."""
+"""The switch statistics of all activations at once, from the pass over data that all statistics share."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -12,10 +12,9 @@ from delayer.activations.normal import Normal, from_norm
 from delayer.activations.sites import Site, sites_
 from delayer.activations.switches import Switches
 from delayer.errors import DataError, ModelError, NotFiniteError, PlanError
-from delayer.network.calling import call, evaluating, seeded, with_batch
+from delayer.network.calling import with_batch
 from delayer.network.chain import Chain
-from delayer.observing.one_pass import device_of
-from delayer.observing.processes import add_, gather, num_processes, shard
+from delayer.observing.one_pass import device_of, observe
 from delayer.observing.rows import positions
 
 
@@ -46,6 +45,26 @@ def watching_sites(chain: Chain, sites: Sequence[Site], see: Callable[[Site, Ten
             handle.remove()
 
 
+class SiteWatcher:
+    """The switch statistics of activations, by path, filled by the pass that `observe` makes over data.
+
+    chain, sites: from `sites_`. batch_size: samples a chunk of the statistics' own.
+    """
+
+    def __init__(self, chain: Chain, sites: Sequence[Site], batch_size: int = 128):
+        self.chain, self.sites = chain, sites
+        self.stats = {site.path: Switches(site.kind, batch_size) for site in sites}
+
+    def watching(self, batch: Any) -> AbstractContextManager[None]:
+        """Inside, a forward pass of the batch counts; padding is left out."""
+        return watching_sites(self.chain, self.sites, seeing(self.stats, batch))
+
+    def pool(self, add_: Callable[[Tensor], None], gather: Callable[[Any], list[Any]]) -> None:
+        """Give every process what all of them have seen."""
+        for stat in self.stats.values():
+            stat.pool(add_, gather)
+
+
 def observe_sites(
     chain: Chain,
     sites: Sequence[Site],
@@ -60,24 +79,12 @@ def observe_sites(
     Raises DataError when there is nothing to see, NotFiniteError naming the first bad site, ModelError for a batch norm
     that has no running statistics.
     """
-    if not len(batches):
-        raise DataError("The data set is empty, so there is nothing to watch. Give at least one batch.")
     _check_norms(chain.model)
-    stats = {site.path: Switches(site.kind, batch_size) for site in sites}
-    mine = shard(len(batches))
-    reading = batches.read(mine) if hasattr(batches, "read") else (batches[number] for number in mine)
-    for done, batch in enumerate(reading):
-        batch = batch.to(device_of(chain.model))
-        with evaluating(chain.model), seeded(batch.start), watching_sites(chain, sites, seeing(stats, batch)):
-            call(chain.model, batch.inputs)
-        if progress:
-            progress(done + 1, len(mine))
-    if num_processes() > 1:
-        for stat in stats.values():
-            stat.pool(add_, gather)
-    if empty := [path for path, stat in stats.items() if not stat.num_rows]:
+    watcher = SiteWatcher(chain, sites, batch_size)
+    observe(chain, batches, watchers=[watcher], progress=progress)
+    if empty := [path for path, stat in watcher.stats.items() if not stat.num_rows]:
         raise DataError(f"No row reached {', '.join(empty[:3])}: every position is padding, or the site did not run.")
-    return stats
+    return watcher.stats
 
 
 def switches_of(chain: Chain, paths: Sequence[str], batches: Sequence[Any]) -> dict[str, Switches]:

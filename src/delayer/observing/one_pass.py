@@ -1,8 +1,8 @@
 """One pass over data: hooks → rows → statistics, without stored activations."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,18 @@ from delayer.network.chain import Chain
 from delayer.observing.processes import add_, gather, num_processes, shard
 from delayer.observing.rows import Rows, chosen, positions, take
 from delayer.observing.stats import Moments, Stat
+
+
+class Watcher(Protocol):
+    """Something else that sees a network while batches run through it, such as the switches of its activations."""
+
+    def watching(self, batch: Any) -> AbstractContextManager[None]:
+        """Inside, a forward pass of the batch is seen."""
+        ...
+
+    def pool(self, add_: Callable[[Tensor], None], gather: Callable[[Any], list[Any]]) -> None:
+        """Give every process what all of them have seen; see `Stat.pool`."""
+        ...
 
 
 class _SeenAll(BaseException):
@@ -66,8 +78,10 @@ def watching(
             handle.remove()
 
 
-def rows_of(chain: Chain, wants: Mapping[Rows, set[Place]], batch: Any, seed: int) -> dict[Rows, dict[Place, Tensor]]:
-    """Rows [n, features] for each row policy and each of its points, from one forward pass.
+def rows_of(
+    chain: Chain, wants: Mapping[Rows, set[Place]], batch: Any, seed: int, watchers: Sequence[Watcher] = ()
+) -> dict[Rows, dict[Place, Tensor]]:
+    """Rows [n, features] for each row policy and each of its points, from one forward pass, which watchers see as well.
 
     Raises DataError when a point is not passed or when the batch is not its first dimension, NotFiniteError.
     """
@@ -93,8 +107,11 @@ def rows_of(chain: Chain, wants: Mapping[Rows, set[Place]], batch: Any, seed: in
                 kept[policy, num] = None if index is None else index.to(hidden.device)
             rows[policy][point] = take(hidden, policy, mask, kept.get((policy, num)))
 
-    with evaluating(chain.model), seeded(batch.start), watching(chain, wanted, see):
-        call(chain.model, batch.inputs)
+    with evaluating(chain.model), seeded(batch.start), ExitStack() as stack:
+        for watcher in watchers:
+            stack.enter_context(watcher.watching(batch))
+        with watching(chain, wanted, see, stop_early=not watchers):
+            call(chain.model, batch.inputs)
     missing = wanted.difference(*rows.values())
     if missing:
         raise DataError(f"Points {sorted(missing, key=str)} were never passed; is a block skipped in evaluation mode?")
@@ -161,8 +178,9 @@ def _pooled(stats: Sequence[Stat]) -> list[Stat]:
 def observe(
     chain: Chain,
     batches: Sequence[Any],
-    stats: Sequence[Stat],
+    stats: Sequence[Stat] = (),
     *,
+    watchers: Sequence[Watcher] = (),
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Stat]:
@@ -172,6 +190,7 @@ def observe(
     batches: a sequence with `inputs`, `mask`, `start`, `to` and a length each (`Task.batches`). Where `join_processes`
     found company, each process takes a contiguous share, and the statistics, which must be new then, are pooled, so
     that all end up with the same.
+    watchers: what sees the same forward passes besides; see `observe_sites`.
     seed: decides which rows a policy with a share keeps.
     progress: called with (batches done, batches in all).
     Raises DataError when there is nothing to see, NotFiniteError naming the first bad point, MemoryLimitError.
@@ -179,7 +198,7 @@ def observe(
     wants: dict[Rows, set[Place]] = {}
     for stat in stats:
         wants.setdefault(stat.rows, set()).update(stat.points)
-    if not any(wants.values()):
+    if not any(wants.values()) and not watchers:
         raise DataError("No point is to be watched; give at least one statistic with points.")
     if num_processes() > 1 and any(stat.num_rows for stat in stats):
         raise ValueError("Several processes can only fill new statistics; pass new ones and merge the old.")
@@ -187,11 +206,14 @@ def observe(
     for done, batch in enumerate(reading):
         with _within_memory(batch):
             batch = batch.to(device_of(chain.model))
-            rows = rows_of(chain, wants, batch, seed)
+            rows = rows_of(chain, wants, batch, seed, watchers)
             for stat in stats:
                 stat.update(rows[stat.rows], _ids(batch))
         if progress:
             progress(done + 1, len(mine))
+    if num_processes() > 1:
+        for watcher in watchers:
+            watcher.pool(add_, gather)
     return _pooled(stats)
 
 
