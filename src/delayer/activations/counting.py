@@ -14,6 +14,7 @@ from delayer.activations.switches import Switches
 from delayer.errors import DataError, ModelError, NotFiniteError, PlanError
 from delayer.network.calling import with_batch
 from delayer.network.chain import Chain
+from delayer.network.hooks import hooked
 from delayer.observing.one_pass import device_of, observe
 from delayer.observing.rows import positions
 
@@ -24,25 +25,20 @@ def watching_sites(chain: Chain, sites: Sequence[Site], see: Callable[[Site, Ten
 
     Hooks go away also after an exception. The model's mode is the caller's business.
     """
-    handles, inputs = [], {}
+    inputs: dict[Site, Tensor] = {}
 
-    def before(site):
-        def keep(module, args):
+    def before(site: Site) -> Callable[..., None]:
+        def keep(module: nn.Module, args: tuple, kwargs: dict) -> None:
             inputs[site] = args[0].detach().clone() if getattr(module, "inplace", False) else args[0].detach()
 
         return keep
 
-    def after(site):
+    def after(site: Site) -> Callable[..., None]:
         return lambda module, args, output: see(site, inputs.pop(site), output.detach())
 
-    try:
-        for site in sites:
-            module = chain.model.get_submodule(site.path)
-            handles += [module.register_forward_pre_hook(before(site)), module.register_forward_hook(after(site))]
+    modules = [(site, chain.model.get_submodule(site.path)) for site in sites]
+    with hooked(before=[(module, before(site)) for site, module in modules], after=[(m, after(site)) for site, m in modules]):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class SiteWatcher:
@@ -113,12 +109,8 @@ def counting_batches(chain: Chain, sites: Sequence[Site]) -> Iterator[dict[str, 
         rows_z, rows_y, _ = _rows(site, z, y, torch.full((len(z),), batch), mask)
         stats[site.path].update(rows_z, rows_y, torch.full((len(rows_z),), batch))
 
-    handle = chain.model.register_forward_pre_hook(begin, with_kwargs=True)
-    try:
-        with watching_sites(chain, sites, see):
-            yield stats
-    finally:
-        handle.remove()
+    with hooked(before=[(chain.model, begin)]), watching_sites(chain, sites, see):
+        yield stats
 
 
 def _rows(site: Site, z: Tensor, y: Tensor, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

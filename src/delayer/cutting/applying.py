@@ -1,7 +1,6 @@
 """Cutting a network as planned: what the edits read is gathered from data, then their modules are put in place."""
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from typing import Any
 
 from torch import nn
@@ -73,7 +72,7 @@ def fit_edits_(
     original: the network as it was; a copy is made where none is given.
     progress: called with (edits done, edits in all).
     """
-    original = original or Chain(deepcopy(chain.model), chain.family, chain.blocks)
+    original = original or chain.copy()
     streams = Streams(chain, original, data, rows, seed=seed, moments=moments)
     for done, edit in enumerate(sorted(edits, key=lambda edit: (not edit.spans, edit.spans))):
         if edit.spans:
@@ -92,5 +91,5 @@ def apply(
     """
     if stats is None and data is None and (maps := [edit.label for edit in plan.edits if edit.needs_stats]):
         raise PlanError(f"The plan fits {', '.join(maps)}, but there is nothing to fit on. Give stats= or data=.")
-    copy = Chain(deepcopy(chain.model), chain.family, chain.blocks)
+    copy = chain.copy()
     return apply_(copy, plan, stats, data=data, progress=progress)

@@ -1,7 +1,7 @@
 """One pass over data: hooks → rows → statistics, without stored activations."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +11,7 @@ from delayer.errors import DataError, MemoryLimitError, NotFiniteError
 from delayer.network.blocks import Place
 from delayer.network.calling import call, evaluating, hidden_in, hidden_out, seeded, unfused
 from delayer.network.chain import Chain
+from delayer.network.hooks import hooked
 from delayer.observing.processes import add_, gather, num_processes, shard
 from delayer.observing.rows import Rows, chosen, positions, take
 from delayer.observing.stats import Moments, Stat
@@ -42,7 +43,7 @@ def watching(
 
     A forward pass inside ends early, silently, when all points were seen (unless stop_early is false).
     """
-    wanted, seen, handles = set(points), set(), []
+    wanted, seen = set(points), set()
 
     def note(point: Place, hidden: Tensor) -> None:
         if point in seen:
@@ -52,30 +53,23 @@ def watching(
         if stop_early and seen == wanted:
             raise _SeenAll
 
-    def on_entry(point, place):
+    def on_entry(point: Place, place: str) -> Callable[..., None]:
         return lambda module, args, kwargs: note(point, hidden_in(args, kwargs, place))
 
-    def on_exit(point, place=""):
+    def on_exit(point: Place, place: str = "") -> Callable[..., None]:
         return lambda module, args, output: note(point, hidden_out(output, place))
 
-    try:
-        for path in (point for point in wanted if isinstance(point, str)):
-            handles.append(chain.model.get_submodule(path).register_forward_hook(on_exit(path)))
-        inlets = set()
-        for i, block in enumerate(chain.blocks):
-            if block.inlet in wanted and block.inlet not in inlets:
-                handles.append(chain.module(i).register_forward_pre_hook(on_entry(block.inlet, block.takes), with_kwargs=True))
-            if block.outlet in wanted:
-                handles.append(chain.module(i).register_forward_hook(on_exit(block.outlet, block.gives)))
-            inlets |= {block.inlet, block.outlet}
-        try:
-            with unfused():
-                yield
-        except _SeenAll:
-            pass
-    finally:
-        for handle in handles:
-            handle.remove()
+    before = []
+    after = [(chain.model.get_submodule(path), on_exit(path)) for path in wanted if isinstance(path, str)]
+    inlets: set[int] = set()
+    for i, block in enumerate(chain.blocks):
+        if block.inlet in wanted and block.inlet not in inlets:
+            before.append((chain.module(i), on_entry(block.inlet, block.takes)))
+        if block.outlet in wanted:
+            after.append((chain.module(i), on_exit(block.outlet, block.gives)))
+        inlets |= {block.inlet, block.outlet}
+    with suppress(_SeenAll), hooked(before=before, after=after), unfused():
+        yield
 
 
 def rows_of(

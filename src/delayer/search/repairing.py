@@ -1,6 +1,5 @@
 """Closed-form repairs of a plan, each measured on validation data; the plan stays as it was where none helps."""
 
-from copy import deepcopy
 from functools import partial
 
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -9,7 +8,6 @@ from delayer.cutting import Plan, fit_edits_
 from delayer.edits import Edit
 from delayer.edits.renew_norms import RenewNorms
 from delayer.errors import ModelError
-from delayer.network.chain import Chain
 from delayer.observing.processes import from_first
 from delayer.progress import Tick
 from delayer.search.judging import Cut, Failure, Verdict, attempt, damage_of, ensure_judged
@@ -34,7 +32,7 @@ def graded_after_repair(subject: Subject, cut: Cut, options: PlanOptions) -> Gra
         edits = resolved(subject.chain, cut, fit[0], ridge=QUICK_RIDGE)
     except ModelError:  # nothing can be solved anew; the cut is judged as it is, and whatever else is wrong shows then
         return None
-    small = Chain(deepcopy(subject.model), subject.chain.family, subject.chain.blocks)
+    small = subject.chain.copy()
     fit_edits_(small, edits, fit, original=subject.chain, seed=subject.seed)
     return evaluate(
         small.model,

@@ -1,7 +1,6 @@
 """All site metrics from one pass, and a ranking of the activations by how little they switch."""
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from typing import Any
 
 from delayer.activations.counting import normal_of, observe_sites
@@ -34,7 +33,7 @@ def sites(
     batch_size: samples a batch, for entropies that are means over batches.
     Raises what `observe_sites` raises.
     """
-    copy = Chain(deepcopy(chain.model), chain.family, chain.blocks)  # whose forward passes are traced anew
+    copy = chain.copy()  # whose forward passes are traced anew
     found = sites_(copy, example_of(batches[0].to(device_of(chain.model)).inputs))
     read = None if data_free else batches
     return score_sites(copy, found, read, batch_size=batch_size, data=data, progress=progress)

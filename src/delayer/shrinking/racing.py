@@ -1,7 +1,6 @@
 """Merging what became linear, where the one layer is measured to be faster."""
 
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -86,5 +85,5 @@ def num_kernels(model: nn.Module) -> int:
 
 def merge(chain: Chain, example: Inputs, **more: Any) -> tuple[Chain, tuple[Fuse, ...], tuple[MergeInfo, ...]]:
     """A copy of a chain whose linear neighbours are one layer where that is faster; see `merge_faster_`, which takes the same."""
-    copy = Chain(deepcopy(chain.model), chain.family, chain.blocks)
+    copy = chain.copy()
     return copy, *merge_faster_(copy, example, **more)
