@@ -16,7 +16,7 @@ from delayer.cli.options import with_options
 from delayer.cutting import plan_by_hand, read_plan
 from delayer.cutting.by_hand import edit_with
 from delayer.edits.replace_span import ReplaceSpan
-from delayer.errors import PlanError
+from delayer.errors import DelayerError, PlanError
 from delayer.fitting.operators import Operator, fit, operator_of, operators, scanned_operators, settings_of
 from delayer.fitting.operators.affine import Affine
 from delayer.fitting.operators.conv import Conv
@@ -157,6 +157,11 @@ def test_its_options_are_options_of_the_command():
     given = dict.fromkeys(names) | {"span": ["1:3"], "operator": "low_rank", "rank": 5}
     filled = command(**{name: value if value is not None else names[name].default for name, value in given.items()})
     assert filled.operator_options == {"rank": 5} and filled.operator == "low_rank"
+    given |= {"rank": None, "operator_option": ["strength=0.5", "way=up"]}  # of a plug-in from outside
+    filled = command(**{name: value if value is not None else names[name].default for name, value in given.items()})
+    assert filled.operator_options == {"strength": 0.5, "way": "up"}
+    with pytest.raises(DelayerError, match="'strength' is no option of a plug-in. Write NAME=VALUE."):
+        command(**dict.fromkeys(names) | {"operator_option": ["strength"]})
 
 
 def test_no_file_makes_an_operator_of_nonsense():

@@ -1,6 +1,7 @@
 """Options of commands from option models: a field's docstring is the option's help."""
 
 import inspect
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -11,6 +12,9 @@ from pydantic.fields import FieldInfo
 
 from delayer.errors import DelayerError
 from delayer.registry.options import OptionsOf
+
+ANY = "*"
+ANY_HELP = "Another option of a plug-in, NAME=VALUE; may be repeated."
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,11 @@ def with_options(**models: type[BaseModel]) -> Callable[[Callable], Callable]:
         def wrapped(**given: Any) -> Any:
             values: dict[str, dict[str, Any]] = {model: {} for model in models}
             for name, one in asked.items():
-                if given[name] is not None:
+                if given[name] is None:
+                    continue
+                if one.key == ANY:
+                    values[one.model].setdefault(one.field, {}).update(map(_named, given[name]))
+                else:
                     value = tuple(given[name]) if isinstance(given[name], list) else given[name]
                     into = values[one.model] if one.key is None else values[one.model].setdefault(one.field, {})
                     into[one.key or one.field] = value
@@ -77,8 +85,20 @@ def _asked(model: str, kind: type[BaseModel]) -> Iterator[tuple[str, _Asked]]:
             default = list(default) if isinstance(default, tuple) else default
             yield field, _Asked(model, field, None, _plain_type(info.annotation), default, info.description or "")
             continue
-        for key, (option, takers) in plugged.declared().items():
+        for key, (option, takers) in plugged.declared(outside=False).items():
             yield key, _Asked(model, field, key, _or_none(_plain_type(option.annotation)), None, _help(option, takers))
+        yield field.removesuffix("s"), _Asked(model, field, ANY, list[str] | None, None, ANY_HELP)
+
+
+def _named(text: str) -> tuple[str, Any]:
+    """The name and value in NAME=VALUE: a number, true or false where it reads as one, else a text."""
+    name, given, value = text.partition("=")
+    if not (given and name.isidentifier()):
+        raise DelayerError(f"{text!r} is no option of a plug-in. Write NAME=VALUE.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _help(option: FieldInfo, takers: list[str]) -> str:

@@ -69,6 +69,11 @@ class Registry(Generic[T]):
                 importlib.import_module(f"{self.package}.{module}")
             self._own = True
 
+    def built_in(self) -> list[tuple[str, T]]:
+        """Names and objects of delayer's own, by name; nothing from outside is looked for."""
+        self._load_own()
+        return sorted((name, item) for name, item in self._items.items() if self.origin(name) is None)
+
     def _load(self) -> dict[str, T]:
         if not self._complete:
             self._load_own()

@@ -29,11 +29,11 @@ class OptionsOf:
     package: str
     registry: str
 
-    def declared(self) -> dict[str, tuple[Any, list[str]]]:
-        """Each option's field, and the plug-ins that take it."""
+    def declared(self, *, outside: bool = True) -> dict[str, tuple[Any, list[str]]]:
+        """Each option's field, and the plug-ins that take it; outside: also those of anybody's packages."""
         found: dict[str, tuple[Any, list[str]]] = {}
         table: Registry[Any] = getattr(importlib.import_module(self.package), self.registry)
-        for name, item in table.items():
+        for name, item in table.items() if outside else table.built_in():
             fields = getattr(item if isinstance(item, type) else getattr(item, "options", None), "model_fields", {})
             for option, info in fields.items():
                 if not any(isinstance(mark, Inferred) for mark in info.metadata):

@@ -13,8 +13,9 @@ from delayer.study import Record
 class ScanOptions(Record):
     """How spans are judged before anything is cut."""
 
-    operators: str = Field(default_factory=lambda: ",".join(scanned_operators()))
-    """Operators to judge on every span, separated by commas."""
+    operators: str = ""
+    """Operators to judge on every span, separated by commas; by default drop, diagonal, low_rank and affine, and those of
+    plug-ins that ask for it."""
     share: float = Field(default=0.25, gt=0, le=1)
     """Share of the tokens or pixels that maps are fitted and judged on during the scan."""
     memory: float = Field(default=4.0, gt=0, allow_inf_nan=False)
@@ -50,10 +51,12 @@ class PlanOptions(Record):
 
 
 def operators_of(text: str) -> tuple[str, ...]:
-    """The operators that a text names, each once.
+    """The operators that a text names, each once; those that a scan looks at by default where there is no text.
 
     Raises BudgetError for an unknown one, for one that no scan can judge, or where it names none.
     """
+    if not text:
+        return scanned_operators()
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     known = [name for name, kind in operators.items() if kind.reads == "moments"]
     for name in names:
