@@ -395,7 +395,7 @@ def test_ours_takes_the_layer_with_the_activation(pictures):
     x = task.batches("fit")[0].inputs
     small, edits, done = shrink(in_images(model, x), task, ShrinkOptions(remove=1, epochs=0, tolerance=100), example=x)
     [edit] = edits
-    assert (edit.edit, edit.start, edit.stop, edit.tail) == ("replace_span", 1, 2, "relu")
+    assert (edit.edit, edit.start, edit.stop, edit.operator.tail) == ("replace_span", 1, 2, "relu")
     assert done.num_sites == 6 and done.num_removed == 1 and done.rounds[0].sites == ("2.relu",)
     assert done.grade.kl < 1e-6 and num_kernels(small.model) == num_kernels(model) - 1
     assert len(sites_(small, x)) == 5, "what the convolution ends in can go later on"
