@@ -269,6 +269,33 @@ def test_every_command_has_the_option():
     assert not [name for name, one in commands.items() if not any("--import" in p.opts for p in one.params)]
 
 
+OPERATOR = """
+from pydantic import Field
+
+from delayer.fitting.operators import operator
+from delayer.fitting.operators.diagonal import Diagonal
+
+
+@operator("mine")
+class Mine(Diagonal):
+    twist: float = Field(default=0.5, gt=0)
+"""
+
+
+def test_options_of_one_s_own_operator_are_given_by_name(here):
+    (here / "other.py").write_text(OPERATOR)
+    words = ("plan", "m", "--data", "digits", "--span", "1:2", "--operator", "mine", "--import=other")
+    said = command(*words, "--operator-option", "twist=-1", cwd=here)
+    assert said.returncode == 2 and "twist" in said.stderr and "greater than 0" in said.stderr
+
+
+def test_importing_delayer_imports_no_plug_in(site, here):
+    code = "import sys, delayer, delayer.cli; print('planted_plugins' in sys.modules)"
+    paths = os.pathsep.join([str(site), str(Path(delayer.__file__).parent.parent)])
+    said = fresh.run([sys.executable, "-c", code], cwd=here, env=os.environ | {"PYTHONPATH": paths})
+    assert said.stdout == "False\n"
+
+
 # -- files name, and that is all --------------------------------------------------------------------------------------------
 
 

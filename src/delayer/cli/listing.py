@@ -40,6 +40,7 @@ def list_command(
         "sources": sources,
         "schedules": schedules,
         "strategies": strategies,
+        "operators": operators,
     }
     known: dict[str, list[tuple[str, str]]] = {
         "metrics": [(name, f"{m.title}. {m.source}") for name, m in metrics.items()],
@@ -56,7 +57,7 @@ def list_command(
         raise DelayerError(f"There is no list of {what!r}. Ask for {', '.join(known)}.")
     for kind, rows in known.items():
         if what in ("", kind):
-            outside = {name: origin.whose for name, _ in rows if kind in tables and (origin := tables[kind].origin(name))}
+            outside = {name: origin.whose for name, _ in rows if (origin := tables[kind].origin(name))}
             table = Table("name", "what", *(["package"] if outside else []), title=kind, title_justify="left")
             for name, text in rows:
                 table.add_row(name, text, *([outside.get(name, "delayer")] if outside else []))

@@ -35,7 +35,8 @@ class Plan(Naming):
     seed: Seed = 0
 
     def _words(self) -> Iterator[tuple[str, str]]:
-        yield from (("edit", edit.edit) for edit in self.edits)
+        for edit in self.edits:
+            yield from (("edit", edit.edit), ("operator", edit.stands_there))
 
     @field_validator("edits", mode="before")
     @classmethod

@@ -10,11 +10,15 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from delayer.registry import origins
 from delayer.stages.work import Work
 from delayer.study import Record
 from delayer.study.marks import Mark, file_hash, read_marks, write_mark
 from delayer.study.version import __version__
 from delayer.tasks import TaskOptions
+
+READS_ALL = {"score": "metric", "sites": "site metric", "scan": "operator"}
+"""Stages that ask every entry of a registry, so that a plug-in from outside makes theirs another result."""
 
 
 def stage_key(work: Work, stage: str, *options: Any) -> str:
@@ -28,6 +32,7 @@ def stage_key(work: Work, stage: str, *options: Any) -> str:
             work.data,
             work.seed,
             [o.model_dump(mode="json") if isinstance(o, Record | TaskOptions) else o for o in options],
+            *sorted(one.name for one in origins() if one.kind == READS_ALL.get(stage)),
         ]
     )
     return hashlib.sha256(text.encode()).hexdigest()[:16]

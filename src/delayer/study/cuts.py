@@ -17,6 +17,11 @@ class EditInfo(Record):
     operator: str = ""
     """What stands there now: "drop" for nothing, or the map's operator."""
 
+    @property
+    def words(self) -> tuple[tuple[str, str], ...]:
+        """Kind and name of what may be a plug-in's."""
+        return ("edit", self.edit), ("operator", self.operator)
+
     @field_validator("spans")
     @classmethod
     def _spans(cls, spans: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
@@ -59,4 +64,4 @@ class Candidates(Naming):
     measured: tuple[Measured, ...]
 
     def _words(self) -> Iterator[tuple[str, str]]:
-        yield from (("edit", edit.edit) for one in self.measured for edit in one.edits)
+        yield from (word for one in self.measured for edit in one.edits for word in edit.words)

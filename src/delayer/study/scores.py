@@ -156,7 +156,7 @@ class SpanDamage(Record):
         return self
 
 
-class Scan(Record):
+class Scan(Naming):
     """scan.json: every operator on every span, judged on held-out rows."""
 
     rows: str
@@ -165,3 +165,6 @@ class Scan(Record):
     spans: tuple[SpanDamage, ...]
     failed: tuple[str, ...] = ()
     """Spans that maps, or all operators, were refused for, and why."""
+
+    def _words(self) -> Iterator[tuple[str, str]]:
+        yield from (("operator", one.operator) for one in self.spans)

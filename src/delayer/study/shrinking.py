@@ -70,7 +70,7 @@ class Shrunk(Naming):
 
     def _words(self) -> Iterator[tuple[str, str]]:
         yield "schedule", self.schedule
-        yield from (("edit", one.edit) for one in self.edits)
+        yield from (word for edit in self.edits for word in edit.words)
 
     @model_validator(mode="after")
     def _agrees(self) -> "Shrunk":
