@@ -127,6 +127,15 @@ def unfused() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fused)
 
 
+def seed_(seed: int) -> None:
+    """Set torch's random numbers, those of an accelerator in use too; torch.manual_seed writes down a stack for each idle one."""
+    torch.default_generator.manual_seed(seed)
+    if torch.accelerator.is_available():
+        device = torch.get_device_module(torch.accelerator.current_accelerator().type)
+        if hasattr(device, "manual_seed_all") and device.is_initialized():
+            device.manual_seed_all(seed)
+
+
 @contextmanager
 def seeded(seed: int = 0) -> Iterator[None]:
     """Inside: random numbers of torch, numpy and Python follow from the seed. After: they go on where they were.
@@ -142,11 +151,9 @@ def seeded(seed: int = 0) -> Iterator[None]:
     before = random.getstate(), torch.get_rng_state(), numpy and numpy.random.get_state(), device and device.get_rng_state_all()
     try:
         random.seed(seed)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed also writes down the stack for each idle accelerator
+        seed_(seed)
         if numpy:
             numpy.random.seed(seed % 2**32)
-        if device:
-            device.manual_seed_all(seed)
         yield
     finally:
         random.setstate(before[0])

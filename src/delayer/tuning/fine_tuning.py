@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
 from delayer.errors import DataError, ModelError, NotFiniteError
-from delayer.network.calling import call, output_of, ready
+from delayer.network.calling import call, output_of, ready, seed_
 from delayer.network.hashing import model_hash
 from delayer.study import Count, Grade, Index, Record
 from delayer.tasks import Task, evaluate, predictions
@@ -183,7 +183,7 @@ def tune_(
             order = torch.randperm(len(fit), generator=shuffle).tolist()
             for batch in fit.read(order[run.place.step - epoch * len(fit) :]):
                 step, since = run.place.step, run.place.retreats * len(fit)
-                torch.manual_seed(seed * PRIME + step)  # a resumed run meets the same dropout
+                seed_(seed * PRIME + step)  # a resumed run meets the same dropout
                 rate = rate_at(
                     step - since,
                     num_steps - since,
