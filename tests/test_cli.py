@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -48,14 +47,11 @@ def command(monkeypatch, capsys):
     return run
 
 
-def elsewhere(*words, **more) -> fresh.Process | subprocess.Popen:
-    """The command line in a process of its own; where `subprocess` is told more about it, a wholly new one."""
+def elsewhere(*words, first: str = "") -> fresh.Process:
+    """The command line in a process of its own, which runs a piece of code before."""
     paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "delayer.cli", *map(str, words)]
-    where = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": paths}}
-    if not more:
-        return fresh.Process(command, **where)
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **where, **more)
+    begin = ["-c", f"{first}\nfrom delayer import cli\ncli.main()"] if first else ["-m", "delayer.cli"]
+    return fresh.Process([sys.executable, *begin, *map(str, words)], cwd=ROOT, env=os.environ | {"PYTHONPATH": paths})
 
 
 def test_the_main_job(command, tmp_path):
@@ -380,11 +376,12 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
     """A limit on the size of files is what the operating system offers for trying this."""
     out = tmp_path / "s"
 
-    def small_files():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    run = elsewhere("run", NETWORK, "--data", "digits", "--span", "2:3", "--out", out, *QUICK, preexec_fn=small_files)
+    small_files = (
+        "import resource, signal\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
+    )
+    run = elsewhere("run", NETWORK, "--data", "digits", "--span", "2:3", "--out", out, *QUICK, first=small_files)
     _, err = run.communicate(timeout=200)
     assert run.returncode == 2 and "could not be written" in err, err
     assert not (out / "model").exists() and not list(out.glob(".model*")) and not list(out.glob(".unfinished-*"))
@@ -410,10 +407,10 @@ def _until(path: Path, lines: int, process: fresh.Process) -> None:
 
 
 @pytest.mark.parametrize("kind, code", [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
-def test_a_killed_run_goes_on_where_it_stood(command, tmp_path, kind, code):
+def test_a_killed_run_goes_on_where_it_stood(command, tmp_path, tmp_path_factory, kind, code):
     """The plan is the one of an unbroken run, and what was measured before the kill is not measured again."""
     words = ["run", NETWORK, "--data", "digits", "--remove", "blocks=2", *QUICK, "--effort", "30"]
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    killed, whole = tmp_path / "killed", tmp_path_factory.getbasetemp() / "unbroken"  # made by the first of the two
     first = elsewhere(*words, "--out", killed)
     _until(killed / ".measured.jsonl", 5, first)
     first.send_signal(kind)

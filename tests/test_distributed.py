@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 
+import fresh
 import pytest
 import torch
 
@@ -109,13 +110,9 @@ def runs(tmp_path_factory) -> dict[str, dict]:
         "--main_process_port",
         "0",
     ]
-    started = [
-        subprocess.Popen(
-            [sys.executable, *launcher, str(script), str(folder)], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for launcher in ([], launch)
-    ]
-    for run in started:
+    two = subprocess.Popen([sys.executable, *launch, str(script), str(folder)], env=environment, stderr=subprocess.PIPE, text=True)
+    one = fresh.Process([sys.executable, "-c", SCRIPT, folder], env=environment)
+    for run in (one, two):
         said = run.communicate(timeout=200)[1]
         assert run.returncode == 0, said[-3000:]
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
@@ -199,18 +196,13 @@ def test_a_process_does_not_wait_for_one_that_is_lost(other, patience, tmp_path)
         "MASTER_ADDR": "127.0.0.1",
         "DELAYER_PATIENCE": patience,
     }
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORK, other], env=environment | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
+    started = [fresh.Process([sys.executable, "-c", WORK, other], env=environment | {"RANK": str(rank)}) for rank in range(2)]
     try:
         said = started[0].communicate(timeout=90)[1]
     finally:
         for process in started:
             process.kill()
-            process.communicate()
+            process.wait()
     lines = [line for line in said.splitlines() if line.startswith("delayer: ")]
     assert started[0].returncode == 2 and len(lines) == 1 and "Traceback" not in said, said[-3000:]
     assert "Another of the 2 processes ended, or gave no answer" in lines[0]
