@@ -12,9 +12,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks here are tiny: more th
 
 import fresh
 import pytest
-import torch
-
-torch.set_num_threads(1)
 
 # The files that take longest, longest first: workers begin with them, so that none is left with one at the end.
 LONGEST = (
@@ -43,6 +40,13 @@ def pytest_addoption(parser):
         "--data-root", default=os.environ.get("DELAYER_DATA"), help="folder with real weights and data; by default DELAYER_DATA"
     )
     parser.addoption("--until", type=float, metavar="SECONDS", help="skip what would begin later than this (as date +%%s counts)")
+
+
+def pytest_configure(config):
+    if not config.getoption("numprocesses", None):  # whoever only hands out work needs no PyTorch
+        import torch
+
+        torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items):

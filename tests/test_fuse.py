@@ -66,7 +66,9 @@ ROADS = {
 }
 
 
-@pytest.mark.parametrize("name", ROADS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "timm-mobilenetv2" else []) for name in ROADS]
+)  # torchvision's is as long a road over the same blocks
 def test_linearise_fuse_save_and_reload(name, tmp_path):
     case = BY_NAME[name]
     first, num = ROADS[name]
@@ -147,8 +149,20 @@ class _Stats:
 # -- in float64 --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["torchvision-mobilenetv2", "timm-resnet", "own-stages"])
-@pytest.mark.parametrize("repairs", [("none",), ("none", "constant_channel", "border_strip")])
+REPAIRED = ("none", "constant_channel", "border_strip")
+
+
+@pytest.mark.parametrize(
+    "name, repairs",
+    [
+        ("torchvision-mobilenetv2", REPAIRED),
+        ("timm-resnet", REPAIRED),
+        ("timm-resnet", ("none",)),
+        ("own-stages", REPAIRED),
+        ("own-stages", ("none",)),
+        pytest.param("torchvision-mobilenetv2", ("none",), marks=pytest.mark.slow),
+    ],
+)
 def test_whole_networks_keep_their_function_to_rounding(name, repairs):
     chain, inputs = BY_NAME[name].chain(), BY_NAME[name].inputs().double()
     chain.model.double()

@@ -29,7 +29,7 @@ from delayer.tuning import TuneOptions
 pytest.importorskip("sklearn")
 ROOT = Path(__file__).parent.parent
 NETWORK = "tests.tiny:network"
-DATA = ("--data", "digits", "--num-fit", "64", "--num-validation", "48", "--num-test", "48", "--batch-size", "8")
+DATA = ("--data", "digits", "--num-fit", "64", "--num-validation", "48", "--num-test", "48", "--batch-size", "16")
 SHRINK = ShrinkOptions(remove=2, a_round=2, tolerance=100)
 TUNE = TuneOptions(epochs=2, learning_rate=0.01, teacher_weight=0, label_weight=1, checkpoint_steps=100)
 COMMANDS = {
