@@ -1,8 +1,9 @@
 """Python processes that have seen nothing of the tests, without the seconds that importing PyTorch costs each of them.
 
-A server (`multiprocessing`'s) imports torch, delayer and what most networks and data come from once, and forks for each question: a process of its own, with the
-folder, environment, arguments, import path and output that the command asks for, and no network of the caller's in it.
-`run` and `Process` take the commands that `subprocess` takes; test_fresh.py holds the two side by side.
+A server (`multiprocessing`'s) imports torch, delayer and what most networks and data come from once, and forks for each
+question: a process of its own, with the folder, environment, arguments, import path and output that the command asks for, and
+no network of the caller's in it. `run` and `Process` take the commands that `subprocess` takes; test_fresh.py holds the two
+side by side.
 """
 
 import gc
@@ -18,9 +19,8 @@ import warnings
 from pathlib import Path
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
-    ["torch", "torch._dynamo", "delayer.cli", "delayer.store.proof", "delayer.nas.worker", "timm", "transformers", "sklearn.datasets"]
-)
+OURS = ["delayer.cli", "delayer.store.proof", "delayer.nas.worker"]
+_context.set_forkserver_preload(["torch", "torch._dynamo", *OURS, "timm", "transformers", "sklearn.datasets"])
 
 
 class Process:

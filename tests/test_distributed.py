@@ -110,7 +110,9 @@ def runs(tmp_path_factory) -> dict[str, dict]:
         "--main_process_port",
         "0",
     ]
-    two = subprocess.Popen([sys.executable, *launch, str(script), str(folder)], env=environment, stderr=subprocess.PIPE, text=True)
+    two = subprocess.Popen(
+        [sys.executable, *launch, str(script), str(folder)], env=environment, stderr=subprocess.PIPE, text=True
+    )
     one = fresh.Process([sys.executable, "-c", SCRIPT, folder], env=environment)
     for run in (one, two):
         said = run.communicate(timeout=200)[1]
