@@ -12,7 +12,7 @@ from delayer.errors import DataError, MemoryLimitError, NotFiniteError
 from delayer.families import chain_of
 from delayer.network.chain import Chain
 from delayer.observing.one_pass import observe, observe_pair, watching
-from delayer.observing.rows import Rows
+from delayer.observing.rows import Rows, chosen
 from delayer.observing.stats import Geometry, Hsic, Moments
 from delayer.observing.stats.hsic import hsic_of
 from delayer.tasks.splits import Batch, Split
@@ -192,6 +192,16 @@ def test_more_padding_changes_nothing(side):
 
 def hooks_of(model) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def test_a_mask_that_hides_nothing_chooses_the_rows_of_no_mask():
+    """Positions are counted from the first real token, with a mask and without."""
+    ids, half = torch.arange(5), Rows("each", 0.5)
+    plain = chosen(half, ids, 40, None, 3)
+    assert torch.equal(plain, chosen(half, ids, 40, torch.ones(5, 40), 3)) and 0 < len(plain) < 200
+    shifted = torch.ones(5, 43)
+    shifted[:, :3] = 0
+    assert torch.equal(plain // 40 * 43 + plain % 40 + 3, chosen(half, ids, 43, shifted, 3))
 
 
 def test_nothing_stays_behind():

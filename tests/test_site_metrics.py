@@ -56,6 +56,12 @@ def test_entropy_of_known_shares():
     assert nepenthe(seen(KNOWN)) == egp(seen(KNOWN)) == pytest.approx(active)
 
 
+def test_the_released_code_has_two_states_where_a_saturating_activation_has_four():
+    z = torch.tensor([[-5.0], [-1], [1], [5], [-6]])
+    assert seen(z, "hardswish").counts()[:, 0].tolist() == [1, 0, 1, 1, 2]
+    assert easier_released(seen(z, "hardswish")) == pytest.approx(h2(0.4))
+
+
 def literal_egp(z, size=128):
     layer = []
     for k in range(0, len(z), size):
