@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import fresh
 import hostile
@@ -26,6 +27,7 @@ from delayer.registry import _ALL, imports, origins, outside
 from delayer.registry.origins import _HEARD as HEARD
 from delayer.registry.origins import distribution
 from delayer.registry.outside import import_again, import_typed
+from delayer.stages.artefacts import stage_key
 from delayer.store.proof import reload_proof
 from delayer.study import Scores, Shrunk, StudyInfo
 
@@ -483,3 +485,10 @@ def test_a_process_that_cannot_import_it_says_so_and_goes_on(here):
     with pytest.warns(DelayerWarning, match="--import fails: there is no module fails"):
         import_again(["fails", "loose"])
     assert "loose_metric" in metrics
+
+
+def test_a_stage_that_asks_all_of_a_kind_is_done_again_with_a_new_one(here):
+    work = SimpleNamespace(model_hash="m", task=SimpleNamespace(hash="d"), data=("digits",), seed=0)
+    before = {stage: stage_key(work, stage) for stage in ("score", "sites", "cut")}
+    import_typed("loose")
+    assert [stage for stage, key in before.items() if stage_key(work, stage) != key] == ["score"]
