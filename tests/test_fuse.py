@@ -22,6 +22,7 @@ from delayer.edits.linearise import Linearise
 from delayer.edits.move_padding import MovePadding
 from delayer.errors import PlanError
 from delayer.families import chain_of
+from delayer.fitting.evidence import Evidence
 from delayer.measure.onnx import export_onnx
 from delayer.merging import num_macs
 from delayer.merging.regions import regions
@@ -125,7 +126,7 @@ def test_lines_that_were_fitted_fold_in(tmp_path):
     chain = chain_of(load(**case.write(case.chain().model, tmp_path)), inputs)
     watched = copy_of(chain)
     sites = sites_(watched, inputs)
-    stats = _Stats(observe_sites(watched, sites, [Batch(inputs, None, 0)]))
+    stats = Evidence(activations=observe_sites(watched, sites, [Batch(inputs, None, 0)]).__getitem__)
     edits = [Linearise(site=s.path, mode="affine", num_features=s.num_features, axis=s.axis) for s in sites]
     before = apply(chain, plan_of(chain, *edits), stats)
     found, _ = fusions(Chain(before, chain.family, chain.blocks), inputs)
@@ -136,14 +137,6 @@ def test_lines_that_were_fitted_fold_in(tmp_path):
     assert not any("Linearised" in repr(block) for block in blocks)
     save(small, plan, chain, tmp_path / "small", example=inputs)
     assert gap(answer(load(str(tmp_path / "small")), inputs), answer(small, inputs)) < 1e-6
-
-
-class _Stats:
-    def __init__(self, found):
-        self.found = found
-
-    def switches(self, site):
-        return self.found[site]
 
 
 # -- in float64 --------------------------------------------------------------------------------------------------------

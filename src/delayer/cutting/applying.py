@@ -26,17 +26,34 @@ def edit_modules_(chain: Chain, edits: Sequence[Edit], evidence: Evidence | None
 
 
 def apply_(
-    chain: Chain, plan: Plan, stats: Moments | None = None, *, data: Sequence[Any] | None = None, progress: Progress | None = None
+    chain: Chain,
+    plan: Plan,
+    stats: Moments | Evidence | None = None,
+    *,
+    data: Sequence[Any] | None = None,
+    progress: Progress | None = None,
 ) -> nn.Module:
     """Cut a chain's model as planned, in place, and get the model.
 
-    stats: moments of the pairs that the plan needs; None together with no data builds the shapes alone, which is what
-    loading does.
+    stats: moments of the pairs that the plan needs, or all the evidence that its edits ask for; None together with no data
+    builds the shapes alone, which is what loading does.
     data: batches to gather what is missing from: moments for refit="independent", and for refit="sequential" the pass
     that fits each map on the stream of the network cut so far against the original's targets.
     The chain's block numbers are void afterwards.
     """
     plan.check(chain, weights=stats is not None or data is not None)
+    if isinstance(stats, Evidence):
+        edit_modules_(chain, plan.edits, stats)
+    else:
+        _fit_(chain, plan, stats, data, progress)
+    chain.compact_(plan.gone)
+    # A saved copy is rebuilt by one plan, so a second cut is noted as one that no plan tells.
+    chain.model.delayer_edits = None if hasattr(chain.model, "delayer_edits") else plan.edits
+    return chain.model
+
+
+def _fit_(chain: Chain, plan: Plan, stats: Moments | None, data: Sequence[Any] | None, progress: Progress | None) -> None:
+    """Put the plan's edits in place, fitted on what is there and on what is gathered from data."""
     watches = tuple(dict.fromkeys(path for edit in plan.edits for path in edit.watches))
     needs, rows, independent = plan.needs(chain), parse_rows(plan.rows), plan.refit == "independent"
     if independent and needs and stats is None and data is not None:
@@ -49,10 +66,6 @@ def apply_(
     else:
         counted = switches_of(chain, watches, data).__getitem__ if watches and data is not None else None
         edit_modules_(chain, plan.edits, None if stats is None and data is None else Evidence(stats, activations=counted))
-    chain.compact_(plan.gone)
-    # A saved copy is rebuilt by one plan, so a second cut is noted as one that no plan tells.
-    chain.model.delayer_edits = None if hasattr(chain.model, "delayer_edits") else plan.edits
-    return chain.model
 
 
 def fit_edits_(
@@ -83,7 +96,12 @@ def fit_edits_(
 
 
 def apply(
-    chain: Chain, plan: Plan, stats: Moments | None = None, *, data: Sequence[Any] | None = None, progress: Progress | None = None
+    chain: Chain,
+    plan: Plan,
+    stats: Moments | Evidence | None = None,
+    *,
+    data: Sequence[Any] | None = None,
+    progress: Progress | None = None,
 ) -> nn.Module:
     """A copy of a chain's model, cut as planned; the original stays as it was. See `apply_`.
 
