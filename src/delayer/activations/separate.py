@@ -29,7 +29,7 @@ class _Own(fx.Tracer):
     forward refuses another value, as it does not know what to do with it.
     """
 
-    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
 
     def create_args_for_root(self, root_fn, is_module, concrete_args=None):
@@ -37,7 +37,7 @@ class _Own(fx.Tracer):
         defaults = inspect.signature(self.root.forward).parameters
         for k, arg in enumerate(args):
             name = getattr(getattr(arg, "node", None), "target", None)
-            if name in defaults and defaults[name].default is None:
+            if isinstance(name, str) and name in defaults and defaults[name].default is None:
                 self.create_proxy("call_function", must_be_none, (arg, name, type(self.root).__name__), {})
                 args[k] = None
         return function, args
@@ -99,7 +99,8 @@ def separate_(owner: nn.Module, path: str = "") -> list[str]:
     forwards = {training: type(fx.GraphModule(owner, one[0])).forward for training, one in modes.items()}
     # A subclass in its place keeps the object, so that parents, families and plans know the module as before.
     kind = type(owner)
-    members = {"__module__": kind.__module__, "__doc__": kind.__doc__, "separated_uses": True, "forward": forwards[was]}
+    members: dict[str, Any] = {"__module__": kind.__module__, "__doc__": kind.__doc__, "separated_uses": True}
+    members["forward"] = forwards[was]
     if str(graph.python_code("self").src) != str(other.python_code("self").src):
         members |= {
             "_in_training": forwards[True],
@@ -160,9 +161,10 @@ def _rewritten(owner: nn.Module, where: str) -> tuple[fx.Graph, dict[str, nn.Mod
 def _use(owner: nn.Module, node: fx.Node, where: str) -> tuple[Activation, nn.Module, str | None] | None:
     """The kind of activation that a node computes, a module that does, and the child's name where it is one."""
     if node.op == "call_module":
-        child = owner.get_submodule(node.target)
+        name = str(node.target)
+        child = owner.get_submodule(name)
         kind = activation_of(child)
-        return kind and (kind, _twin(child), node.target)
+        return kind and (kind, _twin(child), name)
     if node.op not in ("call_function", "call_method") or (kind := BY_CALL.get(node.target)) is None:
         return None
     given = {k: v for k, v in node.kwargs.items() if k != "input"}
@@ -174,11 +176,11 @@ def _use(owner: nn.Module, node: fx.Node, where: str) -> tuple[Activation, nn.Mo
 
 
 def _input(node: fx.Node) -> fx.Node:
-    return node.args[0] if node.args else node.kwargs["input"]
+    return node.all_input_nodes[0]  # in the order of the call: an activation's input comes first
 
 
 def _name(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else node.target.__name__
+    return node.target if isinstance(node.target, str) else str(getattr(node.target, "__name__", ""))
 
 
 def _in_place(node: fx.Node, module: nn.Module) -> bool:

@@ -74,8 +74,8 @@ def _in_order(chain: Chain, example: Inputs) -> list[Site]:
             made[id(output)] = (output, output._version, names[module])
 
     def note_site(module: nn.Module, args: Any, kwargs: Any) -> None:
-        z, path, caller = hidden_in(args, kwargs), names[module], callers.get(module)
-        if len(z) != num_samples * alone.get(module, 0):
+        z, path, caller, kind = hidden_in(args, kwargs), names[module], callers.get(module), activation_of(module)
+        if kind is None or len(z) != num_samples * alone.get(module, 0):
             return
         same = made.get(id(z))
         axis = -1 if z.ndim == 2 else wide.get(id(z), (z, chain.axis))[1]
@@ -88,7 +88,7 @@ def _in_order(chain: Chain, example: Inputs) -> list[Site]:
             path,
             Site(
                 path=path,
-                kind=activation_of(module).name,
+                kind=kind.name,
                 block=_block_of(chain, path),
                 axis=axis,
                 num_features=width,

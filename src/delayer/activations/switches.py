@@ -1,6 +1,7 @@
 """How often each activation switches: states of its input per channel and batch, and the sums of its best linear fit."""
 
 from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from delayer.activations.kinds import BY_NAME
 from delayer.activations.normal import Normal
+from delayer.errors import DataError
 
 STATES = ("off", "zero", "on", "above", "below")
 """z < 0, z = 0 and z > 0; then what lies on the outer pieces of a saturating activation (see `Activation`)."""
@@ -20,7 +22,7 @@ BLOCK = 1 << 17
 def _in_blocks(f: Callable[..., Tensor], *rows: Tensor) -> Tensor:
     """The sum of a function over blocks of rows [n, channels]."""
     size = max(1, BLOCK // rows[0].shape[1]) if rows[0].device.type == "cpu" else len(rows[0])
-    return sum(f(*block) for block in zip(*(r.split(max(1, size)) for r in rows), strict=True))
+    return reduce(torch.add, (f(*block) for block in zip(*(r.split(max(1, size)) for r in rows), strict=True)))
 
 
 def _sums(z: Tensor, y: Tensor) -> Tensor:
@@ -78,8 +80,14 @@ class Switches:
 
     def normal(self) -> Normal:
         """Mean and deviation of the inputs [channels]; deviation 0 where a channel is constant."""
-        z, zz = self._sums[:2] / self.num_rows
+        z, zz, *_ = self._means()
         return Normal(z, self._variance(z, zz).sqrt())
+
+    def _means(self) -> Tensor:
+        """E[z], E[z²], E[y], E[yz] and E[y²] [5, channels]. Raises DataError where nothing was seen."""
+        if self._sums is None:
+            raise DataError(f"No input of this {self.kind} was seen, so it has no mean. Give it at least one row.")
+        return self._sums / self.num_rows
 
     @staticmethod
     def _variance(z: Tensor, zz: Tensor) -> Tensor:
@@ -98,7 +106,7 @@ class Switches:
         residual and variance are means of squares: what the fit leaves of y, and what y varies. Where the output is
         constant the line is level; where the input is, any line through its one point is best, and it passes if it can.
         """
-        z, zz, y, yz, yy = self._sums / self.num_rows
+        z, zz, y, yz, yy = self._means()
         var_z, var_y, cov = self._variance(z, zz), self._variance(y, yy), yz - y * z
         varies, passed = (var_z > 0) & (var_y > 0), (y == z) & (yz == zz)
         scale = torch.where(passed, 1.0, torch.where(varies, cov / var_z.clamp_min(1e-300), 0.0))

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import typer
@@ -78,8 +79,9 @@ def _run() -> None:
         raise
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "show"):  # a usage error of the command line itself
-            error.show()
-            sys.exit(error.exit_code)
+            usage: Any = error
+            usage.show()
+            sys.exit(usage.exit_code)
         # Libraries in other languages have no exceptions for these: the CPU's allocator, safetensors, torch's file writer.
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             _fail(OUT_OF_MEMORY)

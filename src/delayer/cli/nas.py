@@ -59,7 +59,8 @@ def nas_command(
     from delayer import nas
 
     reporter = Reporter(quiet=quiet)
-    if table:
+    if data is None:
+        assert table is not None  # one of the two is given
         with reporter.step("Seeds") as tick:
             found = nas.replay(
                 table,
@@ -97,12 +98,13 @@ def nas_command(
         print(found.model_dump_json(indent=1))
         return
     console = Console()
-    console.print(_strategies(found) if table else _front(found))
-    for text in found.verdict if table else ():
-        console.print(text)
-    if table:
+    if isinstance(found, NasTable):
+        console.print(_strategies(found))
+        for text in found.verdict:
+            console.print(text)
         console.print(f"Redundancy: {found.redundancy}.")
     else:
+        console.print(_front(found))
         console.print(f"{found.strategy} {found.rule}.")
         console.print(f"Winner on test data: {found.grade.value:.2f}{found.grade.unit}", style="bold")
     console.print(f"Folder: {out}" + (f", page: {page}" if page else ""), highlight=False)
@@ -120,14 +122,14 @@ def _front(found: NasResults) -> Table:
         "latency",
         title="Pareto front (* the winner)",
     )
-    for trial in map(trials.get, shown):
+    for trial in map(trials.__getitem__, shown):
         table.add_row(
             "*" * (trial.slot == found.winner),
             trial.candidate,
-            f"{trial.accuracy:.2f} %",
+            "–" if trial.accuracy is None else f"{trial.accuracy:.2f} %",
             "–" if trial.msrs is None else f"{trial.msrs:.2f}",
-            f"{trial.params:,}",
-            f"{trial.latency_ms:.2f} ms",
+            "–" if trial.params is None else f"{trial.params:,}",
+            "–" if trial.latency_ms is None else f"{trial.latency_ms:.2f} ms",
         )
     return table
 

@@ -1,9 +1,9 @@
 """The work that a command is about: opened anew, or from a study folder, and what the user allows files to name."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -102,14 +102,19 @@ def _check_own(folder: Path, data: list[str] | None, test: str | None, *typed: B
         )
 
 
+Options = TypeVar("Options", bound=BaseModel)
+
+
+def _stated(kind: type[Options], options: Mapping[str, Any]) -> Options:
+    """The options of a kind that a study states, and no others."""
+    return kind(**{k: v for k, v in options.items() if k in kind.model_fields and v is not None})
+
+
 def reopened(folder: Path, reporter: Reporter) -> stages.Work:
     """The work of a study folder, with the network, data and options that it was made with."""
     info: StudyInfo = Study(folder).read("study")
     try:
-        chosen = {
-            m: m(**{k: v for k, v in info.asked.options.items() if k in m.model_fields and v is not None})
-            for m in (stages.LoadOptions, TaskOptions)
-        }
+        load, task = _stated(stages.LoadOptions, info.asked.options), _stated(TaskOptions, info.asked.options)
     except ValidationError as problem:
         raise StudyError(
             f"{folder / 'study.json'} states options that do not do: {first_fault(problem)}. Bring the file back, "
@@ -120,8 +125,8 @@ def reopened(folder: Path, reporter: Reporter) -> stages.Work:
         model,
         info.asked.data,
         out=folder,
-        load_options=chosen[stages.LoadOptions],
-        task_options=chosen[TaskOptions],
+        load_options=load,
+        task_options=task,
         test=info.asked.options.get("test"),
         options=info.asked.options,
         reporter=reporter,

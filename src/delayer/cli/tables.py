@@ -10,6 +10,7 @@ from rich.table import Table
 from delayer import stages
 from delayer.cutting import Plan
 from delayer.report.shrinking import comparison_table
+from delayer.report.tables import text_of
 from delayer.study import Comparison, OnnxInfo, Results, Scan, Scores
 from delayer.tuning import TuneReport
 
@@ -52,7 +53,7 @@ def show(stage: str, record: Any) -> None:
         found, shown = comparison_table(record), (0, 2, 3, 6, 8, 9, 10)
         table = Table(*(found.head[k] for k in shown), title="Schedules after their last round, means over seeds")
         for row in found.rows:
-            table.add_row(*(row[k] for k in shown))
+            table.add_row(*(text_of(row[k]) for k in shown))
         console.print(table)
     elif isinstance(record, Results):
         console.print(_results_table(record))

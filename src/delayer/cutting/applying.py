@@ -12,6 +12,7 @@ from delayer.errors import PlanError
 from delayer.fitting.evidence import Evidence
 from delayer.fitting.streams import Streams
 from delayer.network.chain import Chain
+from delayer.network.notes import note_
 from delayer.observing.one_pass import observe
 from delayer.observing.rows import Rows
 from delayer.observing.stats import Moments
@@ -48,7 +49,7 @@ def apply_(
         _fit_(chain, plan, stats, data, progress)
     chain.compact_(plan.gone)
     # A saved copy is rebuilt by one plan, so a second cut is noted as one that no plan tells.
-    chain.model.delayer_edits = None if hasattr(chain.model, "delayer_edits") else plan.edits
+    note_(chain.model, delayer_edits=None if hasattr(chain.model, "delayer_edits") else plan.edits)
     return chain.model
 
 

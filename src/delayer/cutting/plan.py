@@ -12,7 +12,7 @@ from delayer.edits import Edit, edit_from
 from delayer.errors import PlanError
 from delayer.network.chain import Chain
 from delayer.network.hashing import model_hash
-from delayer.observing.rows import Rows
+from delayer.observing.rows import Rows, row_kind
 from delayer.study import Naming, Seed, read_record, write_atomically
 
 
@@ -104,4 +104,4 @@ def read_plan(path: str | Path) -> Plan:
 def parse_rows(text: str) -> Rows:
     """The row policy that `str(rows)` wrote."""
     kind, _, share = text.partition(":")
-    return Rows(kind, float(share) if share else 1.0)
+    return Rows(row_kind(kind), float(share) if share else 1.0)

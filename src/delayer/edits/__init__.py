@@ -22,14 +22,18 @@ class Edit(Record):
 
     edit: str
     """The edit's name."""
-    needs_stats: ClassVar[bool] = False
-    """Whether `apply_` fits something, so that it needs evidence (or, without it, builds shapes only)."""
-
-    follows: ClassVar[bool] = False
-    """Whether it can only be fitted on the stream of the network cut so far, so that edits are made in order."""
-
     reshapes: ClassVar[bool] = True
     """Whether something new stands in the network afterwards, which the network's own loader does not know."""
+
+    @property
+    def needs_stats(self) -> bool:
+        """Whether `apply_` fits something, so that it needs evidence (or, without it, builds shapes only)."""
+        return False
+
+    @property
+    def follows(self) -> bool:
+        """Whether it can only be fitted on the stream of the network cut so far, so that edits are made in order."""
+        return False
 
     @property
     def label(self) -> str:
@@ -87,7 +91,7 @@ class Edit(Record):
         """Paths of the activations whose statistics it reads."""
         return ()
 
-    def apply_(self, chain: Chain, evidence: Evidence | None = None) -> None:
+    def apply_(self, chain: Chain, evidence: Evidence | None = None) -> object:
         """Change the chain; with no evidence build the shapes alone, for weights to be loaded into."""
         raise TypeError(f"{type(self).__name__} changes nothing.")
 
@@ -117,7 +121,12 @@ E_ = TypeVar("E_", bound=type[Edit])
 
 def edit(name: str) -> Callable[[E_], E_]:
     """Register a class as the edit of that name."""
-    return edits.register(name)
+
+    def add(kind: E_) -> E_:
+        edits.register(name)(kind)
+        return kind
+
+    return add
 
 
 def edit_from(data: Any) -> Edit:

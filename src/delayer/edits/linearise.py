@@ -74,7 +74,7 @@ class Linearise(Edit):
             raise PlanError(f"{parent or 'The network'} has no activation {name}. `delayer sites` lists those that it has.")
         switches = evidence.switches(self.site) if evidence is not None and self.needs_stats else None
         weights = next(owner.parameters(), next(chain.model.parameters(), None))
-        owner._modules[name] = self.module(switches, weights).train(owner.training)
+        owner.set_submodule(name, self.module(switches, weights).train(owner.training))
 
     def module(self, switches: Switches | Normal | None, like: Tensor | None = None) -> nn.Module:
         """What stands at the site; with no statistics its shape alone. like: whose device and type it takes."""
@@ -87,6 +87,11 @@ class Linearise(Edit):
         if self.mode == "sign":
             scale = switches.mostly_on().double()
             shift = torch.zeros_like(scale)
+        elif isinstance(switches, Normal):
+            raise PlanError(
+                f"{self.site} is to become its best line, which data tell and the parameters of its norm do not. "
+                'Give data=, or write "mode": "sign".'
+            )
         else:
             scale, shift, _, _ = switches.best_line()
         linear.scale.copy_(scale)

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from delayer.edits import Edit, edit
 from delayer.errors import PlanError
@@ -34,13 +35,14 @@ class MovePadding(Edit):
 
     def apply_(self, chain: Chain, evidence: Evidence | None = None) -> None:
         """Raises PlanError unless both are convolutions that pad with zeros, by numbers."""
-        one, two = (self._convolution(chain, path) for path in (self.first, self.second))
-        if len(one.padding) != len(two.padding) or one.out_channels != two.in_channels:
+        (one, before), (two, behind) = (self._convolution(chain, path) for path in (self.first, self.second))
+        if len(before) != len(behind) or one.out_channels != two.in_channels:
             raise PlanError(f"{self.first} gives no images that {self.second} takes, so it cannot pad for it.")
-        one.padding = tuple(p + s * q for p, s, q in zip(one.padding, one.stride, two.padding, strict=True))
-        two.padding = (0,) * len(two.padding)
+        one.padding = tuple(p + s * q for p, s, q in zip(before, one.stride, behind, strict=True))
+        two.padding = (0,) * len(behind)
 
-    def _convolution(self, chain: Chain, path: str) -> nn.Module:
+    def _convolution(self, chain: Chain, path: str) -> tuple[_ConvNd, tuple[int, ...]]:
+        """A convolution, and its padding."""
         try:
             found = chain.model.get_submodule(path)
         except AttributeError as error:
@@ -49,4 +51,4 @@ class MovePadding(Edit):
             raise PlanError(f"{path} is a {type(found).__name__}; only the padding of convolutions can be moved.")
         if isinstance(found.padding, str) or found.padding_mode != "zeros":
             raise PlanError(f"{path} pads by {found.padding!r} with {found.padding_mode}; only a number of zeros can be moved.")
-        return found
+        return found, found.padding

@@ -20,8 +20,14 @@ class RenewNorms(Edit):
 
     edit: Literal["renew_norms"] = "renew_norms"
     reshapes = False
-    needs_stats = True
-    follows = True
+
+    @property
+    def needs_stats(self) -> bool:
+        return True
+
+    @property
+    def follows(self) -> bool:
+        return True
 
     @property
     def label(self) -> str:

@@ -34,7 +34,6 @@ class ReplaceSpan(SpanEdit):
 
     edit: Literal["replace_span"] = "replace_span"
     operator: SerializeAsAny[Operator] = Affine()
-    needs_stats = True
 
     @model_validator(mode="before")
     @classmethod
@@ -65,6 +64,10 @@ class ReplaceSpan(SpanEdit):
     @property
     def spans(self) -> tuple[Span, ...]:
         return (Span(self.start, self.stop),)
+
+    @property
+    def needs_stats(self) -> bool:
+        return True
 
     @property
     def follows(self) -> bool:

@@ -40,8 +40,14 @@ class ResolveBlock(Edit):
     sweeps: int = Field(default=1, ge=1, le=100)
     """How often a layer is solved. From the second time on what a ReLU hides is free: what should be negative may be any
     negative number, so that the layer's strength goes where it shows."""
-    needs_stats = True
-    follows = True
+
+    @property
+    def needs_stats(self) -> bool:
+        return True
+
+    @property
+    def follows(self) -> bool:
+        return True
 
     @property
     def spans(self) -> tuple[Span, ...]:

@@ -4,7 +4,7 @@ Sequential fits: what a layer reads comes from the network as it is by then, wha
 that errors are mended on the way and do not compound. Of the samples nothing is kept but what enters the block under way.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
@@ -79,10 +79,11 @@ class Streams:
         """
 
         def ends(cut: Run, first: Run) -> tuple[Tensor, Tensor]:
-            total = first.total.reshape(cut.total.shape)
+            (last, present), (_, wanted) = cut.ending, first.ending
+            total = wanted.reshape(present.shape)
             if hidden_free and cut.tail == "relu":
-                total = free_where_hidden(total, cut.total)
-            return cut.last.read, total if cut.rest is None else total - cut.rest
+                total = free_where_hidden(total, present)
+            return last.read, total if cut.rest is None else total - cut.rest
 
         return self._gather(block, target, ends)
 
@@ -90,7 +91,7 @@ class Streams:
         """Paths inside a block of the linear layers that run before its last, in order."""
         run = self._run(self.chain, block, next(self._read()))
         paths = [layer.path for layer in run.layers]
-        return paths[: paths.index(run.last.path)]
+        return paths[: paths.index(run.ending[0].path)]
 
     def inner_layer(self, block: int, path: str, *, hidden_free: bool = False) -> tuple[PatchMoments, PatchMoments, Run]:
         """The same for a layer before the last, which should answer what it answers in the original."""
@@ -102,8 +103,8 @@ class Streams:
         return self._gather(block, block, ends, path)
 
     def span(
-        self, span: Span, window: dict, present: Callable[[Tensor], Tensor] | None = None
-    ) -> tuple[PatchMoments, PatchMoments, Tail]:
+        self, span: Span, window: Mapping[str, tuple[int, int]] | None, present: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[PatchMoments, PatchMoments, Tail | None]:
         """What enters a span, with the original's total at its end, for one convolution with a window of its own.
 
         present: the total that a convolution gives now; then what a ReLU hides is free.
@@ -116,7 +117,7 @@ class Streams:
                 entering = first.before if len(span) == 1 else self._run(source, span.start, batch).before
             else:
                 entering = self._run(source, span.start, batch).before
-            total = first.total.reshape(entering.shape)
+            total = first.ending[1].reshape(entering.shape)
             if present is not None and first.tail == "relu":
                 with torch.no_grad():
                     total = free_where_hidden(total, present(entering))
@@ -133,21 +134,22 @@ class Streams:
                 call(self.chain.model, batch.inputs)
 
     def _gather(self, block: int, target: int, ends, path: str = "") -> tuple[PatchMoments, PatchMoments, Run]:
-        fit = heldout = run = None
+        gathered: tuple[PatchMoments, PatchMoments, Run] | None = None
         for batch in self._read():
             first, cut = self._run(self.original, target, batch), self._run(self.chain, block, batch)
-            if first.total.numel() != cut.total.numel() or first.tail != cut.tail:
+            (last, total), (_, wanted) = cut.ending, first.ending
+            if wanted.numel() != total.numel() or first.tail != cut.tail:
                 raise PlanError(
-                    f"Block {block} cannot stand for block {target}: it gives {list(cut.total.shape)} and ends in "
-                    f"{cut.tail}, the other {list(first.total.shape)} in {first.tail}. Choose a target in the same run."
+                    f"Block {block} cannot stand for block {target}: it gives {list(total.shape)} and ends in "
+                    f"{cut.tail}, the other {list(wanted.shape)} in {first.tail}. Choose a target in the same run."
                 )
-            if fit is None:
-                run = cut
-                window = window_of(self.chain.module(block).get_submodule(path or cut.last.path))
-                fit, heldout = PatchMoments(window), PatchMoments(window)
+            if gathered is None:
+                window = window_of(self.chain.module(block).get_submodule(path or last.path))
+                gathered = PatchMoments(window), PatchMoments(window), cut
             x, y = ends(cut, first)
-            self._add(batch, x, y, fit, heldout)
-        return fit, heldout, run
+            self._add(batch, x, y, gathered[0], gathered[1])
+        assert gathered is not None  # `_read` gives one batch at least
+        return gathered
 
     def _add(self, batch: Any, x: Tensor, y: Tensor, fit: PatchMoments, heldout: PatchMoments) -> None:
         num = y[0, 0].numel() if fit.window is not None else y[0].numel() // y.shape[-1]
@@ -183,7 +185,7 @@ class Streams:
             # Nothing but its blocks should tell a network what its blocks read; where something does, it shows here.
             self._checked[chain] = prefix.start
             whole = self._pass(chain, block, batch, nullcontext())
-            if not (torch.equal(run.before, whole.before) and torch.equal(run.total, whole.total)):
+            if not (torch.equal(run.before, whole.before) and torch.equal(run.ending[1], whole.ending[1])):
                 prefix.forget()
                 return whole
         return run

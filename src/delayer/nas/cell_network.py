@@ -4,6 +4,7 @@ Source: Dong & Yang 2020, arXiv 2001.00326, section 2.1; own implementation.
 """
 
 from collections.abc import Mapping
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ class Cell(nn.Module):
         nodes = [x]
         for node in range(1, self.num_nodes + 1):
             terms = [self.operations[f"{s}-{to}"](nodes[s]) for s, to in self.edges if to == node]
-            nodes.append(sum(terms[1:], terms[0]) if terms else torch.zeros_like(x))
+            nodes.append(reduce(torch.add, terms) if terms else torch.zeros_like(x))
         return nodes[-1]
 
 

@@ -106,6 +106,7 @@ class CellSpace(Space):
             operations, width=self.width, num_cells=self.num_cells, in_channels=in_channels, num_classes=num_classes
         )
 
-    def layers(self, model: CellNetwork) -> list[nn.Module]:
+    def layers(self, model: nn.Module) -> list[nn.Module]:
         """The stem and every cell, in order."""
+        assert isinstance(model, CellNetwork)  # which this space builds
         return [model.stem, *model.body]

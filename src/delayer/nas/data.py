@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from delayer.errors import DataError, DelayerError, NasError
 from delayer.libraries import first_line
 from delayer.nas.space import Space
+from delayer.network.calling import first_tensor
+from delayer.network.notes import note_
 from delayer.tasks import Task, TaskOptions, open_task
 from delayer.tasks.images import image_shape
 from delayer.tasks.sources import sources
@@ -29,13 +31,14 @@ class NasData:
     def build(self, space: Space, candidate: str) -> nn.Module:
         """A candidate's network for this data, untrained."""
         model = space.build(candidate, in_channels=self.in_channels, num_classes=self.num_classes)
-        model.preprocessing = self.preprocessing
+        note_(model, preprocessing=self.preprocessing)
         return model
 
     def fit(self, share: float, seed: int) -> tuple[Tensor, Tensor]:
         """A seeded share of the training images [n, channels, height, width] and their labels [n]."""
         batches = list(self.task.batches("fit"))
-        x, y = torch.cat([b.inputs for b in batches]), torch.cat([b.labels for b in batches])
+        x = torch.cat([first_tensor(b.inputs) for b in batches])
+        y = torch.cat([b.labels for b in batches if b.labels is not None])  # `open_data` takes labelled images alone
         if share == 1:
             return x, y
         chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[: max(2, round(share * len(x)))]
@@ -68,5 +71,5 @@ def open_data(spec: str, space: Space, options: TaskOptions, *, test: str | None
             f"The first candidate of the space, {first_of_all}, cannot be built: {type(error).__name__}: "
             f"{first_line(error)}. A block of yours is called as factory(in_width, width, stride)."
         ) from error
-    model.preprocessing = preprocessing
+    note_(model, preprocessing=preprocessing)
     return NasData(open_task(spec, model, options, test_spec=test), channels, num_classes, preprocessing)

@@ -93,8 +93,9 @@ class DepthWidthSpace(Space):
         block = self.block if callable(self.block) else named(self.block, *BLOCK)
         return StagedNetwork(self.decode(candidate), self.num_stages, block, in_channels, num_classes)
 
-    def layers(self, model: "StagedNetwork") -> list[nn.Module]:
+    def layers(self, model: nn.Module) -> list[nn.Module]:
         """The stem and every block, in order."""
+        assert isinstance(model, StagedNetwork)  # which this space builds
         return [model.stem, *model.body]
 
 

@@ -24,6 +24,7 @@ class Engine(Protocol):
 
     def ended(self) -> dict[str, tuple[int, str]]:
         """{name: (exit code, last words)} of workers that ended since it was last asked."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """End all workers."""

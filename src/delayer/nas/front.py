@@ -29,15 +29,15 @@ def pareto_front(trials: Sequence[NasTrial]) -> list[NasTrial]:
 
     A figure that was not measured for all is left out of the comparison.
     """
-    trained = [trial for trial in trials if trial.state == "trained"]
-    costs = [name for name in COSTS if all(getattr(trial, name) is not None for trial in trained)]
-    points = [(-trial.accuracy, *(getattr(trial, name) for name in costs)) for trial in trained]
+    trained = [(trial, trial.accuracy) for trial in trials if trial.state == "trained" and trial.accuracy is not None]
+    costs = [name for name in COSTS if all(getattr(trial, name) is not None for trial, _ in trained)]
+    points = [(-accuracy, *(getattr(trial, name) for name in costs)) for trial, accuracy in trained]
 
     def beaten(a: tuple) -> bool:
         return any(b != a and all(y <= x for x, y in zip(a, b, strict=True)) for b in points)
 
-    front = [trial for trial, point in zip(trained, points, strict=True) if not beaten(point)]
-    return sorted(front, key=lambda trial: (-trial.accuracy, trial.slot))
+    front = [one for one, point in zip(trained, points, strict=True) if not beaten(point)]
+    return [trial for trial, _ in sorted(front, key=lambda one: (-one[1], one[0].slot))]
 
 
 def as_csv(trials: Sequence[NasTrial]) -> str:

@@ -15,6 +15,7 @@ from delayer.nas.data import NasData
 from delayer.nas.options import ProxyOptions
 from delayer.nas.redundancy import redundancy
 from delayer.nas.space import Space
+from delayer.network.calling import first_tensor
 from delayer.tasks import evaluate
 
 PRIME = 1_000_003
@@ -97,7 +98,7 @@ def assess(
     A dead candidate is not trained: its accuracy is chance, and no layer of it says anything.
     seed: decides the first weights, the order of the images and how they are changed.
     """
-    begun, first = time.monotonic(), data.task.batches("validation")[0].inputs[:1]
+    begun, first = time.monotonic(), first_tensor(data.task.batches("validation")[0].inputs)[:1]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = data.build(space, candidate).to(device)

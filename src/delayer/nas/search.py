@@ -18,6 +18,7 @@ from delayer.nas.storage import Trials, at_work
 from delayer.nas.strategies import StrategyOptions, strategies
 from delayer.nas.winner import save_winner
 from delayer.nas.worker import EXHAUSTED, seen_of, weights_path
+from delayer.network.calling import first_tensor
 from delayer.progress import Reporter
 from delayer.store.weights import fill_, read_weights
 from delayer.study import NasResults, NasTrial, Study, read_bytes, read_record, write_atomically
@@ -171,7 +172,7 @@ def _conclude(
         rule=strategy.rule.format(**setup.strategy_options.model_dump()),
         options=setup.model_dump(mode="json") | {"search": options.model_dump(mode="json")},
         trials=timed,
-        front=[trial.slot for trial in pareto_front(timed)],
+        front=tuple(trial.slot for trial in pareto_front(timed)),
         winner=winner.slot,
         grade=evaluate(model, data.task, "test", device=setup.device),
         num_failed=sum(t.state == "failed" for t in timed),
@@ -192,7 +193,7 @@ def _conclude(
 def _timed(finished: list[NasTrial], space, data: NasData, options: SearchOptions, device: str) -> tuple[NasTrial, ...]:
     """The trials by slot, the trained ones timed side by side, so that no worker disturbs them."""
     trained = {trial.candidate for trial in finished if trial.state == "trained"}
-    x = data.task.batches("validation")[0].inputs
+    x = first_tensor(data.task.batches("validation")[0].inputs)
     x = x[[i % len(x) for i in range(options.latency_batch)]]
     models = {candidate: data.build(space, candidate).eval() for candidate in sorted(trained)}
     reference = {"reference": data.build(space, sorted(trained)[0]).eval()}

@@ -12,6 +12,7 @@ from torch import nn
 from delayer.errors import DelayerWarning, NasError, WeightsError
 from delayer.nas.data import NasData
 from delayer.nas.options import SpaceOptions
+from delayer.network.notes import note_
 from delayer.store.artefact import Source
 from delayer.store.given import give, given, is_name, remember
 from delayer.store.integrity import record_hash, sha256
@@ -43,8 +44,8 @@ def network(**config: Any) -> nn.Module:
     """
     stated = config_of(config)
     model = stated.space.open().build(stated.candidate, in_channels=stated.in_channels, num_classes=stated.num_classes)
-    model.preprocessing = stated.preprocessing
-    model.delayer_source = Source(kind="factory", name="delayer.nas:network", config=stated.model_dump(mode="json"))
+    source = Source(kind="factory", name="delayer.nas:network", config=stated.model_dump(mode="json"))
+    note_(model, preprocessing=stated.preprocessing, delayer_source=source)
     return model
 
 

@@ -35,7 +35,7 @@ def seen_of(results: Sequence[NasTrial]) -> list[Seen]:
     return [
         Seen(r.slot, r.candidate, r.accuracy, float("inf") if r.msrs is None else r.msrs, r.params, r.state == "dead")
         for r in results
-        if r.state != "failed"
+        if r.state != "failed" and r.accuracy is not None and r.params is not None
     ]
 
 

@@ -4,7 +4,7 @@ Padding is masked here and only here.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,6 +12,18 @@ from torch import Tensor
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # splitmix64 constants, as signed integers
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
+
+
+RowKind = Literal["each", "mean", "first", "last"]
+
+
+def row_kind(text: str) -> RowKind:
+    """The kind of that name. Raises ValueError that names those that there are."""
+    known: tuple[RowKind, ...] = get_args(RowKind)
+    for kind in known:
+        if kind == text:
+            return kind
+    raise ValueError(f"Row policy {text!r} is unknown; use each, mean, first or last.")
 
 
 @dataclass(frozen=True)
@@ -24,12 +36,11 @@ class Rows:
     processes keep the same rows.
     """
 
-    kind: Literal["each", "mean", "first", "last"] = "each"
+    kind: RowKind = "each"
     share: float = 1.0
 
     def __post_init__(self):
-        if self.kind not in ("each", "mean", "first", "last"):
-            raise ValueError(f"Row policy {self.kind!r} is unknown; use each, mean, first or last.")
+        row_kind(self.kind)
         if not 0 < self.share <= 1:
             raise ValueError(f"The share of rows must lie in (0, 1], not {self.share}.")
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from delayer.report.formats import change, count, difference, in_unit, milliseconds, missing, number, percent, size
+from delayer.report.formats import change, count, difference, in_unit, milliseconds, missing, number, percent, present, size
 from delayer.report.measured_figures import setting
 from delayer.study import Candidates, LatencyInfo, Proof, Results, Scores, StudyInfo
 
@@ -37,7 +37,7 @@ def cards_of(
         samples = max(score.num_samples for score in scores.scores)
         cards.append(Card("Metrics", str(len({s.name for s in scores.scores})), note=f"on {samples:,} samples"))
     chosen = next((m for m in candidates.measured if m.chosen), None) if candidates else None
-    if chosen:
+    if candidates and chosen:
         unit = candidates.grade_unit
         before, after = (in_unit(v, unit) for v in (candidates.original_grade, chosen.grade))
         moved = difference(candidates.original_grade, chosen.grade, unit)
@@ -66,12 +66,12 @@ def result_cards(results: Results) -> list[Card]:
         kl = "" if missing(b.grade.kl) else f"as the original; KL {number(b.grade.kl, 2)} nats"
         kl = f"{kl}, among {among}".lstrip(", ") if among else kl
         cards.append(Card("Same answers", percent(b.grade.agreement), note=kl))
-    if not missing(b.grade.error):
+    if present(b.grade.error):
         correlated = "" if missing(b.grade.correlation) else f"correlation {number(b.grade.correlation)}"
         cards.append(Card("Distance from the original", percent(100 * b.grade.error), note=correlated or "relative error"))
     if not missing(a.peak_memory_mib):
-        values = [f"{number(m.peak_memory_mib)}\u00a0MiB" for m in (b, a)]
-        cards.append(Card("Peak memory", *values, change(a.peak_memory_mib, b.peak_memory_mib)))
+        after, before = (f"{number(m.peak_memory_mib)}\u00a0MiB" for m in (b, a))
+        cards.append(Card("Peak memory", after, before, change(a.peak_memory_mib, b.peak_memory_mib)))
     else:
         cards.append(Card("Size on disk", size(b.size_bytes), size(a.size_bytes), change(a.size_bytes, b.size_bytes)))
     if results.proofs:

@@ -4,19 +4,25 @@ A number and its unit are joined by a no-break space; minus is the real minus si
 """
 
 import math
+from typing import TypeGuard
 
 MISSING = "–"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
+def present(value: object) -> TypeGuard[float]:
+    """Whether there is a finite number (JSON has neither NaN nor infinity: they come back as None)."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def missing(value: object) -> bool:
-    """Whether there is no finite number (JSON has neither NaN nor infinity: they come back as None)."""
-    return not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value)
+    """Whether there is none."""
+    return not present(value)
 
 
 def number(value: float | None, digits: int = 3) -> str:
     """A plain number with `digits` significant digits, as a power of ten where it is tiny or huge."""
-    if missing(value):
+    if not present(value):
         return MISSING
     if value == 0:
         return "0"
@@ -31,7 +37,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def scaled(value: float | None, steps: tuple[tuple[float, str], ...]) -> str:
     """Three significant digits in the largest unit that fits; `steps` are (size, unit), largest first."""
-    if missing(value):
+    if not present(value):
         return MISSING
     size, unit = next((step for step in steps if abs(value) >= 0.9995 * step[0]), steps[-1])
     if isinstance(value, int) and size == 1:
@@ -56,7 +62,7 @@ def milliseconds(value: float | None) -> str:
 
 def percent(value: float | None) -> str:
     """A number that is a percentage already."""
-    if missing(value):
+    if not present(value):
         return MISSING
     if 0 < abs(value) < 0.01:
         return _joined("< 0.01", "%")
@@ -65,7 +71,7 @@ def percent(value: float | None) -> str:
 
 def error(value: float | None) -> str:
     """A relative residual, as the percentage of the target that the operator does not explain."""
-    if missing(value):
+    if not present(value):
         return MISSING
     return percent(100 * value) if value < 10 else f"{number(value, 2)} ×"
 
@@ -79,7 +85,7 @@ def in_unit(value: float | None, unit: str) -> str:
 
 def change(before: float | None, after: float | None) -> str:
     """By how much it grew or shrank, in percent of what it was."""
-    if missing(before) or missing(after) or before == 0:
+    if not (present(before) and present(after)) or before == 0:
         return MISSING
     share = 100 * (after - before) / before
     return "unchanged" if abs(share) < 0.05 else _joined(f"{share:+.1f}", "%")
@@ -87,7 +93,7 @@ def change(before: float | None, after: float | None) -> str:
 
 def difference(before: float | None, after: float | None, unit: str) -> str:
     """By how much a grade moved, in its own unit; percentages move by points."""
-    if missing(before) or missing(after):
+    if not (present(before) and present(after)):
         return MISSING
     move = after - before
     points = unit in ("%", "percent")

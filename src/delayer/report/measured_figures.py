@@ -76,9 +76,10 @@ def candidate_figure(candidates: Candidates, name: str, field: str, original: fl
 def front(measured: Sequence[Measured], field: str, higher_is_better: bool) -> list[Measured]:
     """Those that nothing cheaper equals, cheapest first."""
     sign = 1 if higher_is_better else -1
+    worth = {id(m): sign * m.grade for m in measured if m.grade is not None}
     best: list[Measured] = []
-    for m in sorted(measured, key=lambda m: (getattr(m, field), -sign * m.grade)):
-        if not best or sign * m.grade > sign * best[-1].grade:
+    for m in sorted((m for m in measured if id(m) in worth), key=lambda m: (getattr(m, field), -worth[id(m)])):
+        if not best or worth[id(m)] > worth[id(best[-1])]:
             best.append(m)
     return best
 

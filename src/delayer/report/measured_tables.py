@@ -18,8 +18,8 @@ def measures_table(results: Results) -> Table:
         ("size on disk", size(a.size_bytes), size(b.size_bytes), change(a.size_bytes, b.size_bytes)),
     ]
     if not missing(a.peak_memory_mib):
-        memory = [f"{number(m.peak_memory_mib)} MiB" for m in (a, b)]
-        rows.append(("peak memory", *memory, change(a.peak_memory_mib, b.peak_memory_mib)))
+        before, after = (f"{number(m.peak_memory_mib)} MiB" for m in (a, b))
+        rows.append(("peak memory", before, after, change(a.peak_memory_mib, b.peak_memory_mib)))
     return Table(("", "original", "cut", "change"), rows)
 
 

@@ -19,8 +19,11 @@ _COSTS = {"redundancy (MSRS)": ("msrs", number), "parameters": ("params", count)
 def render_nas(folder: str | Path) -> Path:
     """Write nas.html into the folder of a search or a replay and return its path. Raises StudyError without either."""
     folder = Path(folder)
-    kinds = (("nas.json", NasResults, _of_search), ("nas_table.json", NasTable, _of_table))
-    shown = [make(read_record(folder / file, kind)) for file, kind, make in kinds if (folder / file).exists()]
+    shown = []
+    if (folder / "nas.json").exists():
+        shown.append(_of_search(read_record(folder / "nas.json", NasResults)))
+    if (folder / "nas_table.json").exists():
+        shown.append(_of_table(read_record(folder / "nas_table.json", NasTable)))
     if not shown:
         raise StudyError(f"{folder} holds neither nas.json nor nas_table.json. Run `delayer nas` first.")
     page = filled("nas.html", {"headline": shown[0]["headline"], "parts": shown})

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from delayer.report.figures import NEUTRAL, Figure, distinct, plain_layout, rounded
-from delayer.report.formats import missing, number, source
+from delayer.report.formats import number, present, source
 from delayer.report.tables import Table
 from delayer.study import Score
 
@@ -50,7 +50,7 @@ def networks_figure(scores: Sequence[Score], own: str) -> Figure:
 
 
 def _above(low: float | None, high: float | None) -> float:
-    return 0 if missing(low) or missing(high) else high - low
+    return high - low if present(low) and present(high) else 0
 
 
 def _shown(value: float | None) -> str:

@@ -51,15 +51,15 @@ def length_figure(scan: Scan, choice: Choice) -> Figure:
         drawn = [best[length] for length in sorted(best) if best[length].residual < _CEILING]
         style = {"line": {"color": choice.colours[operator], "width": 2}, "marker": {"size": 6}}
         data.append(_by_length(drawn, name=operator, mode="lines+markers", **style))
-    chosen = [cut for cut in choice.cuts if cut.damage]
+    chosen = [(cut, cut.damage) for cut in choice.cuts if cut.damage]
     marker = {
         "symbol": "diamond",
         "size": 12,
-        "color": [choice.colours[cut.operator] for cut in chosen],
+        "color": [choice.colours[cut.operator] for cut, _ in chosen],
         "line": {"color": NEUTRAL, "width": 1.5},
     }
     if chosen:
-        data.append(_by_length([cut.damage for cut in chosen], name="chosen", mode="markers", marker=marker))
+        data.append(_by_length([damage for _, damage in chosen], name="chosen", mode="markers", marker=marker))
     layout = plain_layout("blocks removed by one span", "least error")
     layout["xaxis"] |= {"tickformat": "d"}
     heights = [log10(y) for line in data for y in line["y"]] or [0.0]

@@ -5,7 +5,7 @@ from statistics import fmean
 
 from delayer.report.figures import NEUTRAL, Figure, plain_layout
 from delayer.report.formats import count, in_unit, milliseconds, number
-from delayer.report.tables import Table
+from delayer.report.tables import Table, text_of
 from delayer.study import Compared, Comparison, Shrunk
 
 _TRAINED, _UNTRAINED = "#0f83c9", "#d55e00"
@@ -127,8 +127,9 @@ def comparison_figure(comparison: Comparison) -> Figure:
 def comparison_headline(comparison: Comparison) -> str:
     """What the best schedules have left where the most is gone."""
     rows = comparison_table(comparison).rows
-    most = max(int(removed) for _, _, removed, *_ in rows)
-    best = [(schedule, grade) for schedule, _, removed, grade, *_ in rows if int(removed) == most][:3]
+    removed = [int(text_of(row[2])) for row in rows]
+    most = max(removed)
+    best = [(text_of(row[0]), text_of(row[3])) for row, num in zip(rows, removed, strict=True) if num == most][:3]
     grade = comparison.original
     return (
         f"Without {most} of {comparison.num_sites} activations {', '.join(f'{name} has {left}' for name, left in best)}; "
@@ -142,6 +143,7 @@ def comparison_table(comparison: Comparison) -> Table:
     for schedule, points in grouped(comparison).items():
         last = points[max(points)]
         speeds = [row.speedup for row in last if row.speedup is not None]
+        macs = [row.macs for row in last if row.macs]
         times = [row.latency_ms for row in last if row.latency_ms is not None]
         rows.append(
             (
@@ -153,7 +155,7 @@ def comparison_table(comparison: Comparison) -> Table:
                     in_unit(fmean(r.grade.value for r in last), last[0].grade.unit),
                     number(fmean(r.num_merged for r in last)),
                     count(fmean(r.params for r in last)),
-                    count(fmean(r.macs for r in last)) if all(r.macs for r in last) else "",
+                    count(fmean(macs)) if len(macs) == len(last) else "",
                     milliseconds(fmean(times)) if times else "",
                     f"{fmean(speeds):.2f}×" if speeds else "",
                     number(fmean(r.num_epochs for r in last)),

@@ -33,6 +33,11 @@ class Table:
     note: str = ""
 
 
+def text_of(cell: str | Cell) -> str:
+    """What a cell says, without its colours."""
+    return cell.text if isinstance(cell, Cell) else cell
+
+
 def cropped(num_shown: int, num_rows: int, what: str, file: str) -> str:
     """A note for a table that leaves rows out."""
     return f"{num_shown:,} of {num_rows:,} {what}; {file} holds them all." if num_shown < num_rows else ""

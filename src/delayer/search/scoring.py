@@ -10,7 +10,7 @@ from delayer.metrics.blocks import Layout, Metric, metrics
 from delayer.network.chain import Chain
 from delayer.network.layers import layers_of
 from delayer.observing.one_pass import observe
-from delayer.observing.rows import Rows
+from delayer.observing.rows import Rows, row_kind
 from delayer.observing.stats import Stat
 from delayer.registry.options import OptionsOf
 from delayer.study import Record, Score
@@ -33,7 +33,7 @@ def layout_of(chain: Chain, options: ScoreOptions = ScoreOptions()) -> Layout:
     return Layout(
         num_points=chain.num_points,
         groups=tuple(segment.points for segment in chain.segments),
-        rows=Rows(chain.family.rows),
+        rows=Rows(row_kind(chain.family.rows)),
         outlets=tuple(block.outlet for block in chain.blocks),
         layers=tuple(layer.place for layer in layers),
         kinds=tuple(layer.kind for layer in layers if layer.block is not None),

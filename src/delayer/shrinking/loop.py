@@ -140,7 +140,7 @@ class _Run:
         asked |= {"network": model_hash(chain.model), "data": task.hash, "seed": str(seed)}
         self.place = _Place(asked=asked, original=original, grade=original, step=options.a_round or self.schedule.a_round)
         if folder and (found := read_checkpoint(folder / "shrink.safetensors", _Place)):
-            self._resume_(*found)
+            self._resume_(folder, *found)
 
     def round_(self) -> Round | None:
         """One round; None, and a note, where there is nothing left to do."""
@@ -152,7 +152,7 @@ class _Run:
             place.note = f"{num_gone} of {len(self.sites)} activations are gone, as many as were asked for."
             return None
         still = {site.path for site in left}
-        touched = {site.block for site in self.sites if site.path not in still}
+        touched = {site.block for site in self.sites if site.path not in still and site.block is not None}
         number, before, masks = len(place.rounds) + 1, deepcopy(small.model), dict(self.masks)
         warm = dict(self.warm) if self.warm is not None else None
         self.tuned: list[int] = []
@@ -264,11 +264,11 @@ class _Run:
         for file in self.folder.glob("round-*.safetensors"):
             file.unlink()
 
-    def _resume_(self, tensors: dict[str, Tensor], place: _Place) -> None:
+    def _resume_(self, folder: Path, tensors: dict[str, Tensor], place: _Place) -> None:
         """Put a state back. Raises StudyError for that of another run."""
         if other := sorted(name for name, value in self.place.asked.items() if place.asked.get(name) != value):
-            raise StudyError(f"{self.folder} holds another shrinking: its {', '.join(other)} differ. Choose another folder.")
-        path = self.folder / "shrink.safetensors"
+            raise StudyError(f"{folder} holds another shrinking: its {', '.join(other)} differ. Choose another folder.")
+        path = folder / "shrink.safetensors"
         for edit in place.edits:
             edit.apply_(self.small)
         now = {name[4:]: t for name, t in tensors.items() if name.startswith("now ")}

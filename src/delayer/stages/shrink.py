@@ -8,6 +8,7 @@ from delayer.cutting import Plan
 from delayer.edits.fuse import Fuse
 from delayer.network.calling import example_of
 from delayer.network.chain import Chain
+from delayer.network.notes import note_
 from delayer.shrinking import ShrinkOptions, merge_faster_, shrink
 from delayer.stages.artefacts import finish, stage_key
 from delayer.stages.standing import bring_back_, find, put_
@@ -54,7 +55,7 @@ def shrink_stage(work: Work, options: ShrinkOptions = ShrinkOptions()) -> tuple[
         edits=edits + merged,
         seed=work.seed,
     )
-    small.model.delayer_edits = plan.edits
+    note_(small.model, delayer_edits=plan.edits)
     put_(work, small.model, plan, lineage)
     work.study.write("shrink", shrunk)
     finish(work, "shrink", key, ["shrink.json", MODEL], ["plan.json"])

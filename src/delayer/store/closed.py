@@ -164,7 +164,9 @@ def check_folder(folder: Path) -> None:
 
 def closed_configuration(kind: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration with what its class declares, and numbers; a text under a name that nobody declares is left out."""
-    declared = {f.name for f in dataclasses.fields(kind.config_class)} if dataclasses.is_dataclass(kind.config_class) else set()
+    config_class: Any = kind.config_class
+    fields = dataclasses.fields(config_class) if dataclasses.is_dataclass(config_class) else ()
+    declared = {f.name for f in fields}
     declared |= {
         *kind.config_class.attribute_map,
         "model_type",

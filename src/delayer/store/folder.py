@@ -21,6 +21,7 @@ from delayer.libraries import first_line
 from delayer.network.calling import Inputs
 from delayer.network.chain import Chain
 from delayer.network.hashing import check_finite
+from delayer.network.notes import config_of, note_
 from delayer.store.artefact import Artefact, Made, Source
 from delayer.store.companions import copy_companions
 from delayer.store.given import give
@@ -188,8 +189,8 @@ def _load_artefact(folder: Path, trust: Trust, allow_changed: bool) -> nn.Module
     model = cut_skeleton(measured_skeleton(artefact, shapes, trust, said), artefact.chain, plan)
     fill_(model, read_weights(file), name=str(file))
     note_dtype_(model, dtypes)
-    if hasattr(getattr(model, "config", None), "_name_or_path"):
-        model.config._name_or_path = str(folder)  # its tokenizer or image processor is here
+    if (config := config_of(model)) is not None and hasattr(config, "_name_or_path"):
+        config._name_or_path = str(folder)  # its tokenizer or image processor is here
     first_cut = {"source": artefact.source.model_dump(mode="json"), "chain": artefact.chain, "plan": plan.model_dump(mode="json")}
-    model.delayer_source = Source(kind="delayer", name=str(folder), config=first_cut)
+    note_(model, delayer_source=Source(kind="delayer", name=str(folder), config=first_cut))
     return model

@@ -104,7 +104,7 @@ def _class_of(config: Any, shapes: Shapes, said: str) -> Any:
             found[one] = (len(bare[1] - bare[0]), len(bare[0] - bare[1] - tied), len(given - own))
     if not found:
         raise UnknownName(f"transformers has no network for a {type(config).__name__}. Name its class under `architectures`.")
-    return min(found, key=found.get)
+    return min(found, key=found.__getitem__)
 
 
 def _unknown(name: str, error: Exception) -> UnknownName:

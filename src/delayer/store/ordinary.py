@@ -13,6 +13,7 @@ from delayer.errors import ModelError
 from delayer.libraries import first_line, library, quiet
 from delayer.network.calling import Inputs, call, evaluating, output_of, ready, seeded
 from delayer.network.chain import Chain
+from delayer.network.notes import note_, pretrained_of
 from delayer.store.artefact import Source
 from delayer.store.closed import TIMM_FACTS, check_configuration, check_folder, check_timm, huggingface_class, timm_facts
 from delayer.store.huggingface import from_pretrained
@@ -30,7 +31,7 @@ def load_ordinary(folder: Path, source: Source) -> nn.Module:
     config = _ordinary_config(folder, source)
     if source.kind == "timm":
         model = library("timm", "vision").create_model(f"local-dir:{folder}", pretrained=True)
-        model.delayer_source = Source(kind="timm", name=source.name, config=config["model_args"])
+        note_(model, delayer_source=Source(kind="timm", name=source.name, config=config["model_args"]))
         return model.eval()
     kind = huggingface_class(source.model_class, str(folder))
     return mark_huggingface(from_pretrained(kind, str(folder), **source.arguments), str(folder)).eval()
@@ -40,7 +41,7 @@ def load_timm_folder(folder: Path, source: Source) -> nn.Module:
     """The network of timm's that the folder's configuration describes, without timm's loader: that opens pickles too."""
     config = _ordinary_config(folder, source, strict=False)
     model = load_timm(source.name, False, config["model_args"])
-    model.pretrained_cfg = {**(model.pretrained_cfg or {}), **timm_facts(config.get("pretrained_cfg") or {})}
+    note_(model, pretrained_cfg={**pretrained_of(model), **timm_facts(config.get("pretrained_cfg") or {})})
     return fill_(model, read_weights(folder / "model.safetensors"), name=str(folder / "model.safetensors"))
 
 
@@ -101,7 +102,8 @@ def _write_ordinary(model: nn.Module, chain: Chain, source: Source, folder: Path
                 key: value.to(getattr(torch, dtype)) if dtype and value.is_floating_point() else value
                 for key, value in model.state_dict().items()
             }
-            model.save_pretrained(folder, state_dict=state, max_shard_size="1000GB")
+            network: Any = model  # of transformers
+            network.save_pretrained(folder, state_dict=state, max_shard_size="1000GB")
         if dtype:
             config = read_json(folder / "config.json") | {"dtype": dtype}
             write_atomically(folder / "config.json", json.dumps(config, indent=2))
@@ -110,7 +112,7 @@ def _write_ordinary(model: nn.Module, chain: Chain, source: Source, folder: Path
     if source.kind == "timm" and chain.family.rebuild_arguments:
         save_file(distinct_weights(model, dtype), str(folder / "model.safetensors"), metadata={"format": "pt"})
         changed = chain.family.rebuild_arguments(Chain(model, chain.family, chain.blocks).lengths())
-        stated = timm_facts(model.pretrained_cfg or {})
+        stated = timm_facts(pretrained_of(model))
         write_atomically(
             folder / "config.json",
             json.dumps(

@@ -13,6 +13,7 @@ from torch import nn
 
 from delayer.errors import DelayerError, ModelError, UnknownName
 from delayer.libraries import first_line, library
+from delayer.network.notes import config_of, note_, pretrained_of
 from delayer.store.artefact import Source
 from delayer.store.closed import check_timm_folder
 from delayer.store.given import give, is_name
@@ -41,8 +42,8 @@ def source_of(model: nn.Module, factory: str | None = None) -> Source:
     if isinstance(source := getattr(model, "delayer_source", None), Source):
         return source
     if _is_huggingface(model) and not hasattr(model, "delayer_edits"):
-        return mark_huggingface(model, getattr(model.config, "_name_or_path", "")).delayer_source
-    if (stated := getattr(model, "pretrained_cfg", None)) and stated.get("architecture"):
+        return _huggingface_source(model, getattr(config_of(model), "_name_or_path", ""))
+    if (stated := pretrained_of(model)).get("architecture"):
         return Source(kind="timm", name=stated["architecture"], config={"num_classes": model.num_classes})
     raise ModelError(
         f"This {type(model).__name__} was not loaded by delayer{_changed(model)}, so a saved copy could not be "
@@ -52,7 +53,7 @@ def source_of(model: nn.Module, factory: str | None = None) -> Source:
 
 
 def _is_huggingface(model: nn.Module) -> bool:
-    return hasattr(getattr(model, "config", None), "to_dict") and type(model).__module__.startswith("transformers.")
+    return hasattr(config_of(model), "to_dict") and type(model).__module__.startswith("transformers.")
 
 
 def _changed(model: nn.Module) -> str:
@@ -61,15 +62,19 @@ def _changed(model: nn.Module) -> str:
 
 def mark_huggingface(model: nn.Module, name: str) -> nn.Module:
     """Note on a Hugging Face network how it can be built again."""
+    note_(model, delayer_source=_huggingface_source(model, name))
+    return model
+
+
+def _huggingface_source(model: nn.Module, name: str) -> Source:
     bare = hasattr(model, "pooler") and model.pooler is None
-    model.delayer_source = Source(
+    return Source(
         kind="huggingface",
         name=name,
         model_class=type(model).__name__,
-        config=json.loads(model.config.to_json_string(use_diff=False)),
+        config=json.loads(config_of(model).to_json_string(use_diff=False)),
         arguments={"add_pooling_layer": False} if bare else {},
     )
-    return model
 
 
 def load_timm(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Module:
@@ -88,7 +93,7 @@ def load_timm(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.M
         what = f"{name!r} with its pretrained weights" if pretrained else f"{name!r}"
         advice = "Check the network connection, or give --weights FILE.safetensors." if pretrained else ""
         raise ModelError(f"timm could not build {what}: {first_line(error)}. {advice}".rstrip()) from error
-    model.delayer_source = Source(kind="timm", name=name, config=dict(arguments))
+    note_(model, delayer_source=Source(kind="timm", name=name, config=dict(arguments)))
     return model
 
 
@@ -108,5 +113,5 @@ def call_factory(name: str, factory: Callable[..., Any], arguments: Mapping[str,
         raise ModelError(
             f"{name!r} gave a {type(model).__name__} where a torch.nn.Module was expected. Return the network itself."
         )
-    model.delayer_source = Source(kind="factory", name=name, config=dict(arguments))
+    note_(model, delayer_source=Source(kind="factory", name=name, config=dict(arguments)))
     return model

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from delayer.errors import WeightsError
 from delayer.network.hashing import tensors_of
+from delayer.network.notes import note_
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -45,7 +46,7 @@ def header(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 def note_dtype_(model: nn.Module, dtypes: Iterable[str]) -> nn.Module:
     """Note on a network the half precision that all its weights were stored in, so that a copy is stored in it again."""
     floats = {dtype for dtype in dtypes if dtype.startswith(("F", "BF"))}
-    model.delayer_dtype = {"F16": "float16", "BF16": "bfloat16"}.get(floats.pop(), "") if len(floats) == 1 else ""
+    note_(model, delayer_dtype={"F16": "float16", "BF16": "bfloat16"}.get(floats.pop(), "") if len(floats) == 1 else "")
     return model
 
 

@@ -1,7 +1,7 @@
 """A frozen record, what its numbers may be, and how one is read."""
 
 from pathlib import Path
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Self, TypeVar, dataclass_transform
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,7 +20,15 @@ Measurement = Annotated[float, Field(allow_inf_nan=True)]
 """What was measured or computed of a network, which may be infinite or undefined where the network is broken."""
 
 
-class Record(BaseModel):
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
+class _Frozen(type(BaseModel)):
+    """Tells type checkers that records are frozen, which they do not read in `model_config`.
+
+    So the records can be hashed, and a kind of record may narrow a field of a wider one.
+    """
+
+
+class Record(BaseModel, metaclass=_Frozen):
     """A frozen record; unknown fields are refused, so a typing error in a hand-edited file is found.
 
     Numbers are finite unless their field says otherwise (`Measurement`).

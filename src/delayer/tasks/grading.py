@@ -78,15 +78,16 @@ def _no_labels(outputs: Outputs, how: str) -> DataError:
 
 def _regression(outputs: Outputs, reference: Outputs | None, seed: int) -> Grade:
     """R² against labels, or relative error against the original, and both sides' distance from the original."""
-    error = correlation = None
+    error = correlation = values = None
+    output = torch.arange(outputs.values.shape[1]) if outputs.output is None else outputs.output
     if reference is not None:
         _same_samples(outputs, reference)
         theirs = reference.values[: outputs.num_samples]
-        values = squared_errors(outputs.values, theirs, outputs.output)
-        error, correlation = root(values.mean().item()), correlation_of(outputs.values, theirs, outputs.output)
+        values = squared_errors(outputs.values, theirs, output)
+        error, correlation = root(values.mean().item()), correlation_of(outputs.values, theirs, output)
     if outputs.truth is not None:
-        name, values, final = "R²", squared_errors(outputs.values, outputs.truth, outputs.output), lambda x: 100 * (1 - x)
-    elif reference is not None:
+        name, values, final = "R²", squared_errors(outputs.values, outputs.truth, output), lambda x: 100 * (1 - x)
+    elif values is not None:
         name, final = "relative error", lambda x: 100 * root(x)
     else:
         raise _no_labels(outputs, "their relative error against")
@@ -98,7 +99,7 @@ def _regression(outputs: Outputs, reference: Outputs | None, seed: int) -> Grade
         higher_is_better=outputs.truth is not None,
         error=error,
         correlation=correlation,
-        interval=None if interval is None else tuple(sorted(map(final, interval))),
+        interval=None if interval is None else (min(ends := (final(interval[0]), final(interval[1]))), max(ends)),
         split=outputs.split,
         num_samples=outputs.num_samples,
     )

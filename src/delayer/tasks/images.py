@@ -30,7 +30,7 @@ def image_notes(images: Sequence[tuple[int, int, int]], plan: ImagePlan) -> tupl
         if num and channels != plan.channels:
             notes.append(f"{_of(num, images)} {what}: converted to {become}.")
     odd = sum(num for size, num in sizes.items() if plan.size and size != plan.size)
-    if odd:
+    if plan.size is not None and odd:
         (h, w), _ = Counter({size: num for size, num in sizes.items() if size != plan.size}).most_common(1)[0]
         notes.append(
             f"{_of(odd, images)} not {plan.size[0]} × {plan.size[1]} but of other sizes, such as {h} × {w}: "
@@ -76,7 +76,7 @@ def image_tensor(image: Any, plan: ImagePlan) -> Tensor:
     # Everything here is numpy: torch would start a pool of its own in each reading thread.
     pixels = np.asarray(image, np.float32) / (1 if image.mode == "F" else 255)
     pixels = np.broadcast_to(pixels.reshape(*pixels.shape[:2], -1), (*pixels.shape[:2], plan.channels))
-    pixels = (pixels - np.float32(plan.mean)) / np.float32(plan.std)
+    pixels = (pixels - np.asarray(plan.mean, np.float32)) / np.asarray(plan.std, np.float32)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 

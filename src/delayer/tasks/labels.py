@@ -135,8 +135,8 @@ def _listed(names: tuple[str, ...], path: Path, num_outputs: int) -> tuple[dict[
         raise DataError(f"{path} lists {len(lines)} classes, the network has {num_outputs} outputs. Give its own list.")
     whole = {line: k for k, line in enumerate(lines) if line}
     first = {line.replace(",", " ").split()[0]: k for k, line in reversed(list(enumerate(lines))) if line}
-    index = {name: whole.get(name, first.get(name)) for name in names}
-    if missing := [name for name, k in index.items() if k is None]:
+    index = {name: k for name in names if (k := whole.get(name, first.get(name))) is not None}
+    if missing := [name for name in names if name not in index]:
         near = get_close_matches(missing[0], [*whole, *first], n=2)
         raise DataError(
             f"{path} lacks {len(missing)} of {len(names)} classes of the data: {', '.join(missing[:5])}. "

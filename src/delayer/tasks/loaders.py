@@ -58,7 +58,7 @@ class LoaderSplit(Split):
     def read(self, numbers: Iterable[int]) -> Iterator[Batch]:
         """Those samples in batches, in the order in which the loader gives them."""
         numbers = list(numbers)
-        return iter(self) if numbers == list(range(len(self))) else map(self.__getitem__, numbers)
+        return iter(self) if numbers == list(range(len(self))) else map(self.batch, numbers)
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -81,11 +81,12 @@ class LoaderSplit(Split):
             self._starts = starts
         return self._starts
 
-    def __getitem__(self, i: int) -> Batch:
+    def batch(self, i: int) -> Batch:
+        """One batch, from the end where i is negative."""
         number = range(len(self))[i]
-        if isinstance(self.batches, DataLoader) and isinstance(self.batches.batch_sampler, list):
-            loader = self.batches
-            raw = loader.collate_fn([loader.dataset[row] for row in loader.batch_sampler[number]])
+        loader = self.batches if isinstance(self.batches, DataLoader) else None
+        if loader is not None and isinstance(drawn := loader.batch_sampler, list):
+            raw = loader.collate_fn([loader.dataset[row] for row in drawn[number]])
         elif isinstance(self.batches, Sequence):
             raw = self.batches[number]
         else:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from delayer.errors import DataError, NotFiniteError
-from delayer.network.calling import call, output_of, ready, seeded
+from delayer.network.calling import call, first_tensor, output_of, ready, seeded
 from delayer.tasks.kinds import is_probability, token_ids
 from delayer.tasks.options import Kind
 from delayer.tasks.regression import numbers_of
@@ -61,7 +61,7 @@ def predictions(
     gather = _Gather(split)
     with ready(model, torch.empty(0), device) as spot:
         for number, batch in enumerate(split):
-            batch = batch.to(spot.device)
+            batch = batch.to(first_tensor(spot).device)
             with seeded(batch.start):
                 output = output_of(call(model, batch.inputs))
             gather.add(output, batch, number)

@@ -75,7 +75,7 @@ def _stated(model: nn.Module) -> tuple[str, dict[str, Any]]:
     if own := getattr(model, "preprocessing", None):
         return "the network's attribute `preprocessing`", dict(own)
     if getattr(model, "pretrained_cfg", None):
-        from timm.data import resolve_model_data_config
+        from timm.data.config import resolve_model_data_config
 
         return "timm's data configuration", _from_timm(resolve_model_data_config(model), model)
     config = getattr(model, "config", None)

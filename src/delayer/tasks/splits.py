@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -51,6 +52,8 @@ class Split(Sequence[Batch]):
     kind: what the network does with them. classes: the head's outputs among which it chooses; None for all.
     """
 
+    kind: Kind
+
     def __init__(
         self,
         name: str,
@@ -66,7 +69,17 @@ class Split(Sequence[Batch]):
     def __len__(self) -> int:
         return -(-self.num_samples // self.batch_size)
 
-    def __getitem__(self, i: int) -> Batch:
+    @overload
+    def __getitem__(self, i: int) -> Batch: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> list[Batch]: ...
+
+    def __getitem__(self, i: int | slice) -> Batch | list[Batch]:
+        return list(self.read(range(len(self))[i])) if isinstance(i, slice) else self.batch(i)
+
+    def batch(self, i: int) -> Batch:
+        """One batch, from the end where i is negative."""
         number = range(len(self))[i]  # counts negative numbers from the end, refuses what lies outside
         start = number * self.batch_size
         return Batch(*self._load(range(start, min(start + self.batch_size, self.num_samples))), start)
@@ -85,7 +98,7 @@ class Split(Sequence[Batch]):
         pool, ahead = ThreadPoolExecutor(num_threads), deque()
         try:
             for number in numbers:
-                ahead.append(pool.submit(self.__getitem__, number))
+                ahead.append(pool.submit(self.batch, number))
                 if len(ahead) > num_threads:
                     yield ahead.popleft().result()
             while ahead:

@@ -1,6 +1,6 @@
 """Data splits and a grade: what a network is fitted to, chosen by and judged on."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,7 +34,7 @@ class Task:
 
     name: str
     kind: Kind
-    splits: dict[str, Split]
+    splits: Mapping[str, Split]
     has_labels: bool
     hash: str
     notes: list[str] = field(default_factory=list)

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
 from delayer.errors import DataError, ModelError, NotFiniteError
-from delayer.network.calling import call, output_of, ready, seed_
+from delayer.network.calling import call, first_tensor, output_of, ready, seed_
 from delayer.network.hashing import model_hash
 from delayer.study import Count, Grade, Index, Record
 from delayer.tasks import Task, evaluate, predictions
@@ -153,14 +153,15 @@ def tune_(
     asked = _asked(model, task, teacher, options, counterparts, only, seed)
     num_steps, stopped = options.epochs * len(fit), ""
     with ExitStack() as stack:
-        there = stack.enter_context(ready(model, torch.empty(0), device)).device
+        there = first_tensor(stack.enter_context(ready(model, torch.empty(0), device))).device
         reference = None
         if teacher is not None:
             stack.enter_context(ready(teacher, torch.empty(0), there))
             reference = predictions(teacher, task.batches("validation"), device=there)
         place = Place(asked=asked, before=evaluate(model, task, reference=reference, device=there))
         trained = stack.enter_context(trained_parameters(model, only, update_norms=options.update_norms))
-        apart = stack.enter_context(comparing(model, teacher, counterparts)) if options.hidden_weight else None
+        compares = options.hidden_weight and teacher is not None and counterparts is not None  # as `_check` asks
+        apart = stack.enter_context(comparing(model, teacher, counterparts)) if compares else None
         stack.enter_context(torch.random.fork_rng(devices=[there] if there.type == "cuda" else []))
         run = Training(
             model,
@@ -241,8 +242,8 @@ def _mask_(trained: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None) ->
 
 def _loss(model: nn.Module, teacher: nn.Module | None, batch: Batch, task: Task, options: TuneOptions) -> Tensor:
     batch = replace(batch, inputs=augmented(batch.inputs, flip=options.flip, shift=options.shift))
-    asks = teacher is not None and (options.teacher_weight or options.hidden_weight)
-    taught = output_of(call(teacher, batch.inputs)) if asks else None
+    asks = options.teacher_weight or options.hidden_weight
+    taught = output_of(call(teacher, batch.inputs)) if teacher is not None and asks else None
     with torch.enable_grad():
         return distance(
             output_of(call(model, batch.inputs)),

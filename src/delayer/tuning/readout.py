@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from delayer.errors import DataError, ModelError, NotFiniteError
-from delayer.network.calling import call, output_of, ready, seeded, with_batch
+from delayer.network.calling import call, first_tensor, output_of, ready, seeded, with_batch
 from delayer.network.hooks import hooked
 from delayer.study import Grade, Record
 from delayer.tasks import Task, grade_of
@@ -86,14 +86,14 @@ def linear_readout(
                 done += 1
                 if progress:
                     progress(done, total)
-            seen[name] = tuple(torch.cat(column) for column in zip(*parts, strict=True))
+            seen[name] = torch.cat([rows for rows, _ in parts]), torch.cat([labels for _, labels in parts])
             if not torch.isfinite(seen[name][0]).all():
                 raise NotFiniteError(f"NaN or infinity among the features of the {name} split. Check the weights and the data.")
     rows, labels = seen["fit"]
     if task.kind == "regression":
         head = least_squares_head(rows, labels.flatten(1) if labels.ndim > 1 else labels[:, None])
-        grades = (_grade_numbers(head, *seen[name], name, task, options) for name in ("validation", "test"))
-        return Readout(head, (), path, *grades)
+        validation, test = (_grade_numbers(head, *seen[name], name, task, options) for name in ("validation", "test"))
+        return Readout(head, (), path, validation, test)
     classes, targets = labels.unique(return_inverse=True)
     head = train_head(rows, targets, options)
     validation = _grade(head, classes, *seen["validation"], "validation", task, options)
@@ -163,7 +163,7 @@ def _features(model: nn.Module, path: str, device: torch.device | str | None) ->
     caught: list[Tensor] = []
 
     def features(batch: Batch) -> Tensor:
-        batch = batch.to(spot.device)
+        batch = batch.to(first_tensor(spot).device)
         with seeded(batch.start):
             answer = output_of(call(model, batch.inputs))
         found = caught.pop() if path else _pooled(answer, batch.mask)

@@ -127,7 +127,7 @@ class Training:
 
     def moments(self) -> Moments:
         """What the optimiser remembers of each parameter, by the parameter's name."""
-        names = {parameter: name for name, parameter in self.trained.items()}
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self.trained.items()}
         return {
             names[parameter]: {kind: t for kind, t in state.items() if t is not None}
             for parameter, state in self._optimizer.state.items()

@@ -137,7 +137,8 @@ def operator(name: str) -> Callable[[O_], O_]:
 
     def add(kind: O_) -> O_:
         kind.name = name
-        return operators.register(name)(kind)
+        operators.register(name)(kind)
+        return kind
 
     return add
 

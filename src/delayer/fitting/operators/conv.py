@@ -85,5 +85,6 @@ class Conv(Operator):
             seen.merge(heldout)
             weight, bias = solve_layer(seen, weight, ridge=ridge)
             found.double()
-            found.conv.weight.data, found.conv.bias.data = weight.reshape(found.conv.weight.shape), bias
+            found.conv.weight.data = weight.reshape(found.conv.weight.shape)
+            found.conv.get_parameter("bias").data = bias
         return found

@@ -12,6 +12,7 @@ from delayer.activations.normal import Normal
 from delayer.activations.switches import Switches
 from delayer.registry import Registry
 
+Reads = Literal["switches", "normal"]
 FEWEST = 100
 """Samples: a share of one half is known to 0.05 (standard error) then."""
 
@@ -30,7 +31,7 @@ class SiteMetric:
     title: str
     unit: str
     source: str
-    reads: Literal["switches", "normal"]
+    reads: Reads
     fewest: int
     value: Callable[[Switches | Normal], float]
 
@@ -39,7 +40,7 @@ site_metrics: Registry[SiteMetric] = Registry("site metric", "delayer.metrics.ac
 
 
 def site_metric(
-    *, title: str, unit: str, source: str, reads: str = "switches", fewest: int = FEWEST
+    *, title: str, unit: str, source: str, reads: Reads = "switches", fewest: int = FEWEST
 ) -> Callable[[Callable[..., float]], Callable[..., float]]:
     """Register a function under its own name as a site metric."""
 

@@ -17,6 +17,9 @@ from delayer.registry import Registry
 from delayer.registry.options import own_options
 from delayer.study import Record
 
+Shape = Literal["pairs", "spans", "blocks", "network"]
+Redundant = Literal["high", "low"]
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -55,8 +58,8 @@ class Metric:
 
     name: str
     title: str
-    shape: Literal["pairs", "spans", "blocks", "network"]
-    redundant: Literal["high", "low"]
+    shape: Shape
+    redundant: Redundant
     unit: str
     source: str
     stat: Callable[[Layout], Stat]
@@ -94,8 +97,8 @@ metrics: Registry[Metric] = Registry("metric", "delayer.metrics.blocks")
 def metric(
     *,
     title: str,
-    shape: str,
-    redundant: str,
+    shape: Shape,
+    redundant: Redundant,
     unit: str,
     source: str,
     stat: Callable[[Layout], Stat],

@@ -28,5 +28,6 @@ def adjacent_similarity(stat: Hsic, *, layout: Layout) -> Tensor:
     adjacent = batch_similarities(stat).diagonal(1, -2, -1).mean(0)
     block_of = {outlet: block for block, outlet in enumerate(layout.outlets)}
     for place, value in zip(layout.layers[1:], adjacent, strict=True):
-        values[block_of[place]] = value
+        if isinstance(place, int):  # a path is the layer before the first block
+            values[block_of[place]] = value
     return values

@@ -118,7 +118,7 @@ def msrs(stat: Hsic, *, layout: Layout, tau: float | None = None, beta: float = 
     scores, pairs = msrs_of(similarities, tau=tau, beta=beta), _pairs(similarities)
     most = max(pairs.shape[-1], 1)
     low, high = mean_interval((scores / most).tolist())
-    interval = {} if low is None else {"low": max(low, 0.0), "high": min(high, 1.0)}
+    interval = {} if low is None or high is None else {"low": max(low, 0.0), "high": min(high, 1.0)}
     return {
         "share": float(scores.mean()) / most,
         **interval,

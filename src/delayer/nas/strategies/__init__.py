@@ -30,6 +30,8 @@ class StrategyOptions(Record):
 class Ask(Protocol):
     """What a strategy is: a function that names the next candidate."""
 
+    __name__: str
+
     def __call__(self, space: Space, seen: Sequence[Seen], taken: set[str], rng: Random, options: StrategyOptions) -> str | None:
         """The next candidate, or None when the space holds no other.
 

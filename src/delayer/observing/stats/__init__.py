@@ -3,8 +3,8 @@
 A statistic states `rows` (its row policy) and `points` (what it reads); `observe` feeds every one of them in one pass.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, Self
 
 from torch import Tensor
 
@@ -18,16 +18,24 @@ class Stat(Protocol):
     """Something that accumulates over rows."""
 
     rows: Rows
-    points: tuple[int | str, ...]
-    num_rows: int
 
-    def update(self, rows: Mapping[int | str, Tensor], ids: Tensor) -> None:
+    @property
+    def points(self) -> Sequence[int | str]:
+        """What it reads."""
+        raise NotImplementedError
+
+    @property
+    def num_rows(self) -> int:
+        """Rows seen, at the point that saw most."""
+        raise NotImplementedError
+
+    def update(self, rows: Mapping[Any, Tensor], ids: Tensor) -> None:
         """Add a batch's rows [n, features] for each point (at least its own); ids [batch] number the samples.
 
         The rows are shared with other statistics and must stay as they are.
         """
 
-    def merge(self, other: "Stat") -> None:
+    def merge(self, other: Self) -> None:
         """Add what another one has seen."""
 
     def pool(self, add_: Callable[[Tensor], None], gather: Callable[[Any], list[Any]]) -> None:
@@ -39,6 +47,7 @@ class Stat(Protocol):
 
     def state(self) -> dict[str, Tensor]:
         """Everything seen so far, as tensors that safetensors can hold."""
+        raise NotImplementedError
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Replace everything seen so far."""

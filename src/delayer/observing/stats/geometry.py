@@ -60,11 +60,30 @@ class Geometry:
     def _mean(self, name: str) -> Tensor:
         return self._sums[name] / self._sums["count"]
 
-    squared_distance = property(lambda self: self._mean("distance"))
-    cosine = property(lambda self: self._mean("cosine"))
-    angle = property(lambda self: self._mean("angle"))
-    squared_norm = property(lambda self: self._mean("product").diagonal())
-    num_rows = property(lambda self: int(self._sums["count"].max()))
+    @property
+    def squared_distance(self) -> Tensor:
+        """Mean of ‖h_j − h_i‖² [points, points]."""
+        return self._mean("distance")
+
+    @property
+    def cosine(self) -> Tensor:
+        """Mean cosine [points, points]."""
+        return self._mean("cosine")
+
+    @property
+    def angle(self) -> Tensor:
+        """Mean angle over π [points, points]."""
+        return self._mean("angle")
+
+    @property
+    def squared_norm(self) -> Tensor:
+        """Mean of ‖h_i‖² [points]."""
+        return self._mean("product").diagonal()
+
+    @property
+    def num_rows(self) -> int:
+        """Rows seen, at the pair that saw most."""
+        return int(self._sums["count"].max())
 
     def state(self) -> dict[str, Tensor]:
         """The sums as tensors, to be saved and loaded again."""

@@ -35,9 +35,10 @@ class Moments:
         self.points = tuple(sorted({point for group in self.groups for point in group}))
         self.rows, self.exact = rows, exact
         self._count = torch.zeros(len(self.groups), dtype=torch.float64)
-        self._shift: list[Tensor | None] = [None] * len(self.groups)
-        self._sums: list[Tensor | None] = [None] * len(self.groups)
-        self._products: list[Tensor | None] = [None] * len(self.groups)
+        # By group, for those that have seen a row.
+        self._shift: dict[int, Tensor] = {}
+        self._sums: dict[int, Tensor] = {}
+        self._products: dict[int, Tensor] = {}
         self._waiting: list[list[Tensor]] = [[] for _ in self.groups]
 
     @staticmethod
@@ -52,7 +53,7 @@ class Moments:
             x = torch.cat([rows[p].to(dtype) for p in group], 1)
             if not len(x):
                 continue
-            if self._products[g] is None:
+            if g not in self._products:
                 self._begin(g, x.mean(0).double())
             self._count[g] += len(x)
             shift, sums, _ = self._on(g, x.device)
@@ -114,8 +115,8 @@ class Moments:
         for g in range(len(self.groups)):
             self._settle(g)
             other._settle(g)
-            if other._products[g] is not None:
-                if self._products[g] is None:
+            if g in other._products:
+                if g not in self._products:
                     self._begin(g, other._shift[g].clone())
                 other._recentre(g, self._on(g, other._shift[g].device)[0])
                 self._sums[g] += other._sums[g]
@@ -126,7 +127,7 @@ class Moments:
         """Add up what all processes have seen, in each."""
         for g in range(len(self.groups)):
             self._settle(g)
-            own = self._shift[g]
+            own = self._shift.get(g)
             shift = next((s for s in gather(None if own is None else own.cpu()) if s is not None), None)
             if shift is None:
                 continue
@@ -170,7 +171,7 @@ class Moments:
         state = {"count": self._count.clone()}
         for g in range(len(self.groups)):
             self._settle(g)
-            if self._products[g] is not None:
+            if g in self._products:
                 state |= {
                     f"shift.{g}": self._shift[g].cpu(),
                     f"sums.{g}": self._sums[g].cpu(),
@@ -181,9 +182,8 @@ class Moments:
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave."""
 
-        def read(name: str) -> list[Tensor | None]:
-            found = (state.get(f"{name}.{g}") for g in range(len(self.groups)))
-            return [None if t is None else t.clone() for t in found]
+        def read(name: str) -> dict[int, Tensor]:
+            return {g: state[f"{name}.{g}"].clone() for g in range(len(self.groups)) if f"{name}.{g}" in state}
 
         self._count = state["count"].clone()
         self._shift, self._sums, self._products = read("shift"), read("sums"), read("products")

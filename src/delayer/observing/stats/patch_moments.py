@@ -112,7 +112,7 @@ class PatchMoments:
             xx, xy = xx + num * torch.outer(mean_x, mean_x), xy + num * torch.outer(mean_x, mean_y)
             yy = yy + num * mean_y.square()
             mean_x, mean_y = torch.zeros_like(mean_x), torch.zeros_like(mean_y)
-        return tuple(t.cpu() for t in (mean_x, mean_y, xx, xy, yy))
+        return mean_x.cpu(), mean_y.cpu(), xx.cpu(), xy.cpu(), yy.cpu()
 
     def state(self) -> dict[str, Tensor]:
         """The sums as tensors, to be saved and loaded again."""

@@ -24,5 +24,5 @@ def magnitude(look: Look, most: int) -> Chosen:
     """Those behind the layer whose mean absolute weight is smallest."""
     weights = dict(look.chain.model.named_parameters())
     size = {site: float(weights[site.weight].detach().abs().mean()) if site.weight else float("inf") for site in look.sites}
-    chosen = sorted(look.sites, key=size.get)[:most]
+    chosen = sorted(look.sites, key=size.__getitem__)[:most]
     return [look.edit(site, "identity") for site in chosen], f"smallest mean weight {size[chosen[0]]:.4f}"

@@ -25,5 +25,5 @@ def easier(look: Look, most: int) -> Chosen:
     variant = look.own(EasierOptions).variant
     stats = look.training_stats if variant == "released" else look.stats
     values = {site: entropy(stats[site.path], variant) for site in look.sites}
-    chosen = sorted(look.sites, key=values.get)[:most]
+    chosen = sorted(look.sites, key=values.__getitem__)[:most]
     return [look.edit(site, "identity") for site in chosen], f"lowest entropy {values[chosen[0]]:.3f} bits"

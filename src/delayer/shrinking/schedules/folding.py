@@ -42,7 +42,7 @@ def folding(look: Look, most: int) -> Chosen:
         for site, module in sloped.items():
             put_(model, site.path, module.activation)
     slopes = {site: float(module.slope.detach()) for site, module in sloped.items()}
-    order = sorted(look.sites, key=slopes.get, reverse=True)
+    order = sorted(look.sites, key=slopes.__getitem__, reverse=True)
     arrived = [site for site in order if slopes[site] >= ARRIVED]
     chosen = (arrived or order)[:most]
     return [look.edit(site, "identity") for site in chosen], f"largest slope {slopes[chosen[0]]:.2f}"

@@ -37,7 +37,7 @@ def nepenthe(look: Look, most: int) -> Chosen:
         look.masks[name] = pruned(layers[name][0], look.masks.get(name), count)
         with torch.no_grad():
             layers[name][0].mul_(look.masks[name])
-    order = sorted(look.sites, key=values.get)[:most]
+    order = sorted(look.sites, key=values.__getitem__)[:most]
     chosen = [site for site in order if look.options.fill or values[site] <= ZERO]
     return [look.edit(site, "sign") for site in chosen], (
         f"lowest entropy {values[order[0]]:.3f} bits, {sum(shares.values()):,} weights pruned"

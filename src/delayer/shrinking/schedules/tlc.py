@@ -25,11 +25,11 @@ def tlc(look: Look, most: int) -> Chosen:
     edits = {site: look.edit(site, "sign") for site in look.sites}
     if look.own(TlcOptions).data_free:
         scores = {site: score_of(look, site) for site in look.sites}
-        chosen = sorted(look.sites, key=scores.get)[:most]
+        chosen = sorted(look.sites, key=scores.__getitem__)[:most]
         return [edits[site] for site in chosen], f"error likelihood {scores[chosen[0]]:.3f}"
     loss = look.loss()
     gaps = {site: look.loss([edits[site]]) - loss for site in look.sites}
-    order = sorted(look.sites, key=gaps.get)
+    order = sorted(look.sites, key=gaps.__getitem__)
     chosen = order[:most] if look.options.fill else order[:1]
     if not look.options.fill and gaps[order[0]] < 0:
         for count in range(2, most + 1):

@@ -25,10 +25,11 @@ def hf(path: str, part: str | None, options: TaskOptions, model: nn.Module) -> S
     notes, name = [], part
     if isinstance(dataset, DatasetDict):
         name = part or ("train" if "train" in dataset or len(dataset) != 1 else next(iter(dataset)))
+        found = ", ".join(map(str, dataset))
         if name not in dataset:
-            raise DataError(f"hf:{path} has no split {name!r}; found {', '.join(dataset)}. Pick one by hf:{path}#SPLIT.")
+            raise DataError(f"hf:{path} has no split {name!r}; found {found}. Pick one by hf:{path}#SPLIT.")
         if part is None and len(dataset) > 1:
-            notes.append(f"hf:{path} has the splits {', '.join(dataset)}; {name} is used.")
+            notes.append(f"hf:{path} has the splits {found}; {name} is used.")
         dataset = dataset[name]
     elif part is not None and part != str(dataset.split):
         raise DataError(f"hf:{path} holds one split, {dataset.split}, not {part}. Leave #{part} out.")
@@ -57,16 +58,17 @@ def _from_hub(path: str) -> Any:
 
     name, slash, config = path.rpartition("/")
     # "a/b" may be an owner's data set or a configuration of one without owner, such as glue/sst2.
-    tries = ([] if path.count("/") > 1 else [[path]]) + ([[name, config]] if slash else [])
+    tries: list[tuple[str, str | None]] = [] if path.count("/") > 1 else [(path, None)]
+    tries += [(name, config)] if slash else []
     if path.split("/")[0] in packaged_modules._PACKAGED_DATASETS_MODULES:
         raise DataError(
             f"hf:{path} names a reader of the datasets library, which would take every file below {Path.cwd()}. "
             "Give the name of a data set, or hf:FOLDER."
         )
     reasons = []
-    for arguments in tries:
+    for owner, one in tries:
         try:
-            return load_dataset(*arguments)
+            return load_dataset(owner, one)
         except Exception as error:  # no connection, no such name, a script that is no longer run, ...
             reasons.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
     raise DataError(
