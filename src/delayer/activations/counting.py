@@ -155,4 +155,5 @@ def normal_of(chain: Chain, site: Site, switches: Callable[[str], Switches]) -> 
 
     switches: the statistics of a path; asked for only where no batch norm feeds the site directly.
     """
-    return switches(site.path).normal() if site.norm is None else from_norm(chain.model.get_submodule(site.norm))
+    norm = None if site.norm is None else chain.model.get_submodule(site.norm)
+    return from_norm(norm) if isinstance(norm, _BatchNorm) else switches(site.path).normal()

@@ -115,7 +115,8 @@ def _by_mode() -> Callable:
     """A forward that goes the way of the module's mode."""
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return self._in_training(*args, **kwargs) if self.training else self._in_evaluation(*args, **kwargs)
+        way: Callable = getattr(self, "_in_training" if self.training else "_in_evaluation")
+        return way(*args, **kwargs)
 
     return forward
 

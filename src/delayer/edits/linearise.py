@@ -17,6 +17,8 @@ from delayer.fitting.evidence import Evidence
 from delayer.modules.linearised import Linearised
 from delayer.network.chain import Chain
 
+Mode = Literal["identity", "sign", "affine"]
+
 
 @edit("linearise")
 class Linearise(Edit):
@@ -31,7 +33,7 @@ class Linearise(Edit):
     edit: Literal["linearise"] = "linearise"
     site: str
     """Path of the activation, as `delayer sites` names it."""
-    mode: Literal["identity", "sign", "affine"] = "identity"
+    mode: Mode = "identity"
     num_features: int = Field(ge=1, le=10_000_000)
     axis: int = Field(default=1, ge=-8, le=8)
     """Where the features are."""

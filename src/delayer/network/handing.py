@@ -50,8 +50,8 @@ def apart(value: Any) -> Items | None:
     """A value taken apart; None for what is neither a tensor nor a container."""
     if isinstance(value, Tensor):
         return Items("tensor", {"": value})
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return Items("named tuple", dict(zip(value._fields, value, strict=True)))
+    if isinstance(value, tuple) and (names := getattr(value, "_fields", None)):
+        return Items("named tuple", dict(zip(names, value, strict=True)))
     if isinstance(value, tuple | list):
         return Items("tuple" if isinstance(value, tuple) else "list", {str(k): item for k, item in enumerate(value)})
     if isinstance(value, Answer):

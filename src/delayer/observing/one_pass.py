@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from delayer.network.hooks import hooked
 from delayer.observing.processes import add_, gather, num_processes, shard
 from delayer.observing.rows import Rows, chosen, positions, take
 from delayer.observing.stats import Moments, Stat
+
+S = TypeVar("S", bound=Stat)
 
 
 class Watcher(Protocol):
@@ -148,15 +150,24 @@ def _within_memory(batch: Any) -> Iterator[None]:
         ) from error
 
 
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """Batches that prepare the next ones while one is used, as `Split` does."""
+
+    def read(self, numbers: Iterable[int]) -> Iterable[Any]:
+        """The batches of these numbers, in order."""
+        raise NotImplementedError
+
+
 def _reading(batches: Sequence[Any]) -> tuple[range, Iterable[Any]]:
     """The numbers of this process's batches, and the batches, read ahead where the sequence can (`Split.read`)."""
     if not len(batches):
         raise DataError("The data set is empty, so there is nothing to watch. Give at least one batch.")
     mine = shard(len(batches))
-    return mine, batches.read(mine) if hasattr(batches, "read") else (batches[number] for number in mine)
+    return mine, batches.read(mine) if isinstance(batches, ReadsAhead) else (batches[number] for number in mine)
 
 
-def _pooled(stats: Sequence[Stat]) -> list[Stat]:
+def _pooled(stats: Sequence[S]) -> list[S]:
     """The statistics over all processes, the same on each. Raises DataError for one without rows."""
     for stat in stats:
         if num_processes() > 1:

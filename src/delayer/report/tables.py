@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from delayer.report.cuts import Choice, blocks_text, errors_of
-from delayer.report.formats import MISSING, count, error, missing, number
+from delayer.report.formats import MISSING, count, error, missing, number, present
 from delayer.study import Scan, Scores, SpanDamage
 
 MOST_ROWS = 200
@@ -108,8 +108,9 @@ def spans_table(scan: Scan, choice: Choice) -> Table:
         damage, name = best[span]
         each = (error(mine[span].residual) if span in mine else error(None) for mine in errors.values())
         saved = str(damage.blocks_saved), count(damage.params_saved), count(damage.macs_saved)
+        ridge = damage.options.get("ridge")
         winner = Cell(damage.title, swatch=choice.colours[name])
-        rows.append((f"{span[0]}:{span[1]}", winner, *each, number(damage.options.get("ridge"), 2), *saved))
+        rows.append((f"{span[0]}:{span[1]}", winner, *each, number(ridge if present(ridge) else None, 2), *saved))
     chosen = {(start, stop) for _, start, stop in choice.spans}
     marked = frozenset(i for i, span in enumerate(order[:MOST_ROWS]) if span in chosen)
     head = ("span", "best operator", *errors, "its ridge", "blocks saved", "parameters saved", "multiply-adds saved")

@@ -240,7 +240,9 @@ class _Search:
             kinds = {one for one in map(operator_in, table.spans) if not one.removes}
             profile = profile_blocks(subject.chain, one, operators=sorted(kinds, key=lambda operator: operator.title))
         totals["latency"] = profile.total_ms
-        asked = budget
+        asked, share = budget, 0.0
+        cut: tuple[Edit, ...] = ()
+        measured: list[Any] = []
         for _ in range(4):
             cut, measured = plan_spans(
                 subject.chain, table, asked, measure, totals=totals, effort=effort, milliseconds=partial(saved_ms, profile)

@@ -216,7 +216,7 @@ def _undominated(value: Tensor, enough: float, keep: int) -> Tensor:
     for key in (value[4], value[3], value[2], value[0]):  # stable sorts, least important key first
         order = order[key[order].argsort(stable=True)]
     saved = value[1, order].clamp(max=enough)
-    pushed = saved
+    pushed, largest = saved, torch.full_like(saved, -math.inf)
     for _ in range(keep):  # after k rounds: the k-th largest saved before each label, and what it pushed down
         largest = torch.cat([saved.new_full((1,), -math.inf), pushed.cummax(0).values[:-1]])
         pushed = torch.minimum(pushed, largest)

@@ -103,6 +103,8 @@ def cut_params(chain: Chain, cut: Sequence[Edit], total: int) -> int:
 def cut_macs(subject: Subject, cut: Sequence[Edit]) -> int | None:
     """Multiply-adds for one sample after a cut."""
     total = subject.macs
+    if total is None:
+        return None
     for edit in cut:
         total -= sum(subject.block_macs[b] for span in edit.removed for b in range(span.start, span.stop))
         total += edit.num_macs(subject.chain)

@@ -14,7 +14,7 @@ from delayer.errors import ModelError
 from delayer.fitting.batch_norm import whole
 from delayer.network.calling import call, evaluating
 from delayer.network.chain import Chain
-from delayer.network.inside_block import Form, check_form, form_of, running
+from delayer.network.inside_block import Form, Tail, check_form, form_of, running
 from delayer.observing.one_pass import device_of
 
 Layers = Literal["last", "all"]
@@ -100,6 +100,8 @@ def resolved(
     return (*edits, *found)
 
 
-def tail_of(chain: Chain, index: int, batch: Any) -> str:
+def tail_of(chain: Chain, index: int, batch: Any) -> Tail:
     """What a block ends in, "identity" or "relu". Raises ModelError for anything else."""
-    return check_form(forms_of(chain, batch)[index], chain.blocks[index].path).tail
+    tail = check_form(forms_of(chain, batch)[index], chain.blocks[index].path).tail
+    assert tail is not None  # which is what is checked
+    return tail

@@ -171,7 +171,7 @@ def _disagreements(ranks: dict[str, dict[int, int]]) -> list[str]:
         others = [two for two in apart[one] if frozenset((one, two)) not in told]
         told |= {frozenset((one, two)) for two in others}
         if others:
-            first = {title: min(ranks[title], key=ranks[title].get) for title in (one, others[0])}
+            first = {title: min(ranks[title], key=ranks[title].__getitem__) for title in (one, others[0])}
             said.append(
                 f"{one} ranks the blocks unlike {' and '.join(others)} (rank correlation under 0.5): it calls block "
                 f"{first[one]} the most redundant, {others[0]} block {first[others[0]]}. Trust measured cuts, not a score."

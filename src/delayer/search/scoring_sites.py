@@ -99,7 +99,7 @@ def score_sites(
 def _value(metric: SiteMetric, chain: Chain, site: Site, stats: dict[str, Switches]) -> float | None:
     if metric.reads == "switches":
         return metric.value(stats[site.path])
-    return metric.value(normal_of(chain, site, stats.get)) if stats or site.norm else None
+    return metric.value(normal_of(chain, site, stats.__getitem__)) if stats or site.norm else None
 
 
 def _states(stat: Switches | None) -> dict[str, float]:
@@ -113,12 +113,9 @@ def _states(stat: Switches | None) -> dict[str, float]:
 def rank_sites(sites: Sequence[SiteInfo]) -> tuple[dict[str, Any], ...]:
     """The activations, least switching first by mean rank; equal values share a rank."""
     names = list(dict.fromkeys(name for site in sites for name, value in site.values.items() if value is not None))
+    known = {name: [value for site in sites if (value := site.values[name]) is not None] for name in names}
     rows = []
     for site in sites:
-        ranks = {
-            name: 1 + sum(other.values[name] < site.values[name] for other in sites if other.values[name] is not None)
-            for name in names
-            if site.values[name] is not None
-        }
+        ranks = {name: 1 + sum(other < own for other in known[name]) for name in names if (own := site.values[name]) is not None}
         rows.append({"path": site.path, "ranks": ranks, "mean_rank": sum(ranks.values()) / len(ranks) if ranks else None})
     return tuple(sorted(rows, key=lambda row: (row["mean_rank"] is None, row["mean_rank"] or 0)))

@@ -12,7 +12,7 @@ from delayer.activations.counting import counting_batches, observe_sites
 from delayer.activations.sites import Site
 from delayer.activations.switches import Switches
 from delayer.edits import Edit
-from delayer.edits.linearise import Linearise
+from delayer.edits.linearise import Linearise, Mode
 from delayer.edits.replace_span import ReplaceSpan
 from delayer.fitting.evidence import Evidence
 from delayer.fitting.operators.conv import Conv
@@ -59,7 +59,7 @@ class Look:
         seed: int,
         reference: Outputs,
         masks: dict[str, Tensor],
-        tune_: Callable[..., None],
+        tune_: Callable[..., object],
         touched: Collection[int] = (),
     ):
         self.chain, self.original, self.sites, self.task, self.options = chain, original, tuple(sites), task, options
@@ -100,7 +100,7 @@ class Look:
         """The options of a schedule, out of those that were given."""
         return own_options(kind, self.options.schedule_options)
 
-    def edit(self, site: Site, mode: str) -> Linearise:
+    def edit(self, site: Site, mode: Mode) -> Linearise:
         """The edit that makes an activation linear in that way."""
         return Linearise(site=site.path, mode=mode, num_features=site.num_features, axis=site.axis)
 

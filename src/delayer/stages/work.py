@@ -140,7 +140,8 @@ def open_work(
 def pick_device(name: str) -> str:
     """The accelerator where there is one, for "auto". Raises DelayerError for one that is not there."""
     if name == "auto":
-        return torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return "cpu" if found is None else found.type
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

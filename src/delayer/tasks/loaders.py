@@ -39,7 +39,8 @@ class LoaderSplit(Split):
             )
         if isinstance(batches, DataLoader) and not isinstance(batches.batch_sampler, list):
             batches = _settled(batches)
-        self.name, self.kind, self.classes = name, kind, classes
+        self.name, self.classes = name, classes
+        self.kind = kind
         self.batches, self.limit, self._starts = batches, limit, None
 
     def first(self, num_samples: int) -> "LoaderSplit":

@@ -140,7 +140,7 @@ class _Gather:
         self.top1.append(top1.cpu())
         if truth is not None:
             self.truth.append(truth.cpu())
-        if self.split.kind == "causal-lm":
+        if self.split.kind == "causal-lm" and truth is not None:
             self.nll.append(F.nll_loss(log_probs, truth, reduction="none").cpu())
         # Rows with the smallest random numbers stay, so that the batches do not matter, and so that rows kept
         # among many samples would also have been kept among the first few of them.
@@ -235,6 +235,8 @@ def _rows(output: Tensor, batch: Batch, kind: Kind) -> Iterator[tuple[Tensor, Te
         yield torch.arange(start, start + num), output, batch.labels
         return
     ids, mask = token_ids(batch.inputs), batch.mask
+    if ids is None:
+        raise DataError("The task is causal-lm, but its inputs hold no token numbers. Name the kind of task that fits (--kind).")
     for i in range(num):  # one by one, since logits of a whole batch once more may not fit into memory
         real = torch.ones_like(ids[i, 1:], dtype=torch.bool)
         if mask is not None:

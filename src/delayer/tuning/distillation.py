@@ -35,6 +35,8 @@ def distance(
     Source: Hinton, Vinyals, Dean 2015, arXiv 1503.02531 (the factor T² keeps the gradients' scale).
     """
     if kind == "embedding":
+        if taught is None:
+            raise ValueError("Hidden states are learnt from a teacher alone. Give taught=, what it answers.")
         mine, theirs = _pooled(output, batch.mask).float(), _pooled(taught, batch.mask).float()
         return ((mine - theirs).square().sum(1) / theirs.square().sum(1).clamp_min(1e-12)).mean()
     if kind == "regression":

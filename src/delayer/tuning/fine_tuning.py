@@ -160,8 +160,9 @@ def tune_(
             reference = predictions(teacher, task.batches("validation"), device=there)
         place = Place(asked=asked, before=evaluate(model, task, reference=reference, device=there))
         trained = stack.enter_context(trained_parameters(model, only, update_norms=options.update_norms))
-        compares = options.hidden_weight and teacher is not None and counterparts is not None  # as `_check` asks
-        apart = stack.enter_context(comparing(model, teacher, counterparts)) if compares else None
+        apart = None
+        if options.hidden_weight and teacher is not None and counterparts is not None:  # as `_check` asks
+            apart = stack.enter_context(comparing(model, teacher, counterparts))
         stack.enter_context(torch.random.fork_rng(devices=[there] if there.type == "cuda" else []))
         run = Training(
             model,

@@ -72,7 +72,8 @@ def linear_readout(
     options = options or ReadoutOptions()
     splits = {name: task.batches(name) for name in ("fit", "validation", "test")}
     path = "" if task.kind == "embedding" else head_path(model, splits["fit"][0])
-    total, done, seen = sum(map(len, splits.values())), 0, {}
+    total, done = sum(map(len, splits.values())), 0
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
     with _features(model, path, device) as features:
         for name, split in splits.items():
             parts = []

@@ -78,22 +78,24 @@ def redtest_spans(chain: Chain, similarity: Score, budget: Budget) -> tuple[Edit
             f"RedTest compares layers on batches of at least 4 samples; the fit split has "
             f"{similarity.num_samples}. Give more data (--num-fit)."
         )
-    units = [_unit(chain, layers, k) for k in range(len(layers))]
-    stages = [[k for k, _ in run] for _, run in groupby(enumerate(layers), key=lambda item: item[1].width)]
-    values = [similarity.values[layer.block] for layer in layers]
+    blocks = [block for block, _ in layers]
+    units = [_unit(chain, blocks, k) for k in range(len(layers))]
+    stages = [[k for k, _ in run] for _, run in groupby(enumerate(layers), key=lambda item: item[1][1].width)]
+    values = [similarity.values[block] for block in blocks]
     kept = kept_layers(values, stages, len(layers) - num, fixed=[k for k, unit in enumerate(units) if not unit])
     gone = [block for k, unit in enumerate(units) if k not in kept for block in unit]
     return tuple(DropSpan(start=start, stop=stop) for start, stop in joined(chain, gone))
 
 
-def _layers(chain: Chain) -> list[Layer]:
-    return [layer for layer in layers_of(chain) if layer.block is not None]
+def _layers(chain: Chain) -> list[tuple[int, Layer]]:
+    """The layers in blocks, each with its block."""
+    return [(layer.block, layer) for layer in layers_of(chain) if layer.block is not None]
 
 
-def _unit(chain: Chain, layers: Sequence[Layer], k: int) -> list[int]:
+def _unit(chain: Chain, blocks: Sequence[int], k: int) -> list[int]:
     """The blocks that go with a layer: none where it changes the shape, and what follows a bare one up to the next."""
-    first, bare = layers[k].block, not any(chain.module(layers[k].block).children())
-    last = layers[k + 1].block if bare and k + 1 < len(layers) else chain.num_blocks if bare else first + 1
+    first, bare = blocks[k], not any(chain.module(blocks[k]).children())
+    last = blocks[k + 1] if bare and k + 1 < len(blocks) else chain.num_blocks if bare else first + 1
     found = []
     for block in range(first, last):
         joins = not found or chain.blocks[block - 1].outlet == chain.blocks[block].inlet
