@@ -7,6 +7,7 @@ from torch import nn
 from delayer.errors import ModelError
 from delayer.fitting.batch_norm import fold, unfold_
 from delayer.merging.reading import read
+from delayer.network.handing import items_of
 from delayer.network.hooks import hooked
 from delayer.network.inside_block import Run
 from delayer.network.norms import scale_and_shift
@@ -61,3 +62,8 @@ def test_a_norm_without_statistics_is_no_fixed_map():
 def test_a_block_without_layers_has_no_ending():
     with pytest.raises(ModelError, match="ran no Linear or Conv2d.*Choose another block"):
         _ = Run(before=torch.zeros(1)).ending
+
+
+def test_what_is_no_answer_of_a_block_is_said():
+    with pytest.raises(ModelError, match="A block answered with a float where delayer needs a tensor.*Choose other blocks"):
+        items_of(3.0)

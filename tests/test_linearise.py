@@ -265,3 +265,8 @@ def test_exports_to_onnx_like_any_other_plan(tmp_path):
     cut = plan(chain, *(edit(s.path, "affine", s.num_features, s.axis) for s in sites[1:4]))
     small = apply(chain, cut, data=[Batch(x, None, 0)])
     assert export_onnx(small, x, tmp_path / "model.onnx").max_relative_difference < 1e-4
+
+
+def test_a_best_line_is_not_read_from_the_parameters_of_a_norm():
+    with pytest.raises(PlanError, match="relu_2 is to become its best line, which data tell.*Give data="):
+        edit("relu_2", "affine").module(Normal(torch.zeros(6), torch.ones(6)))

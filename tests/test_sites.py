@@ -13,6 +13,7 @@ from delayer.activations.counting import counting_batches, normal_of, observe_si
 from delayer.activations.normal import from_norm
 from delayer.activations.separate import separate_
 from delayer.activations.sites import sites_
+from delayer.activations.switches import Switches
 from delayer.errors import DataError, ModelError, NotFiniteError
 from delayer.families import chain_of
 from delayer.metrics.activations.easier import easier, easier_released
@@ -560,3 +561,9 @@ def test_norms_of_other_libraries_are_found(name):
     if "resnet" in name:
         last = [s for s in sites if s.block == 2][-1]
         assert last.norm is None
+
+
+def test_an_activation_without_rows_has_no_mean():
+    for ask in (Switches("relu").normal, Switches("relu").best_line):
+        with pytest.raises(DataError, match="No input of this relu was seen.*Give it at least one row"):
+            ask()

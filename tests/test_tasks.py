@@ -483,6 +483,8 @@ def test_labels_of_batches_out_of_range():
 def test_a_kind_that_does_not_fit_the_answer():
     with pytest.raises(DataError, match=r"task is causal-lm, .* answers with \[5, 4\]"):
         evaluate(image_net(), task_of([torch.zeros(5, 3, 6, 6)], kind="causal-lm"), "fit")
+    with pytest.raises(DataError, match="task is causal-lm, but its inputs hold no token numbers. Name the kind"):
+        evaluate(nn.Conv1d(3, 4, 1), task_of([torch.zeros(5, 3, 6)], kind="causal-lm"), "fit")
 
 
 def test_the_hash_follows_the_data():

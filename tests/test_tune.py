@@ -555,3 +555,8 @@ def test_what_is_no_picture_is_not_moved(data, teacher):
             augmented(inputs, shift=2)
     with pytest.raises(DataError, match="Flips and shifts move pictures"):
         tune_(deepcopy(teacher), task_of(*data), teacher, TuneOptions(epochs=1, flip=True))
+
+
+def test_hidden_states_are_learnt_from_a_teacher_alone():
+    with pytest.raises(ValueError, match="Hidden states are learnt from a teacher alone. Give taught="):
+        distance(torch.zeros(2, 3), None, Batch(torch.zeros(2, 3), None, 0), "embedding")

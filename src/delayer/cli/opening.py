@@ -55,7 +55,7 @@ def opens_networks(command: Callable[..., Any]) -> Callable[..., Any]:
 def opened(
     model: str,
     data: list[str] | None,
-    out: Path | None,
+    out: Path,
     load: stages.LoadOptions,
     task: TaskOptions,
     test: str | None,

@@ -29,7 +29,7 @@ def redundancy(
     Source: Lu et al. 2024 (RedTest), arXiv 2411.10507. Fidelity: on validation data, where the paper takes test data.
     """
     stat = Hsic(range(len(layers)), Rows("mean"), batch_size=batch_size)
-    pooled: dict[int, Tensor] = {}
+    pooled: dict[int | str, Tensor] = {}
 
     def watch(index: int):
         def hook(module, args, output: Tensor) -> None:

@@ -176,7 +176,7 @@ class _Search:
             tables.append(table)
             # What no map can be fitted to is refused when it is fitted, with the reason.
             edits = [edit_of(row) for row in table.spans] or [edit_with(offered[0], span)]
-            graded = [(*chosen, edit) for edit in edits]
+            graded: list[tuple[Edit, ...]] = [(*chosen, edit) for edit in edits]
             ensure_judged((cut, measure(cut)) for cut in graded)
             measured += [(cut, 0.0, measure(cut)) for cut in graded]
             chosen = best_of(graded, lambda cut: damage_of(measure(cut)), partial(takes, subject.chain))

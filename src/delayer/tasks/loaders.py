@@ -40,12 +40,17 @@ class LoaderSplit(Split):
         if isinstance(batches, DataLoader) and not isinstance(batches.batch_sampler, list):
             batches = _settled(batches)
         self.name, self.classes = name, classes
-        self.kind = kind
+        self.stated: Kind | None = kind
+        self.kind = kind or "image-classification"
         self.batches, self.limit, self._starts = batches, limit, None
+
+    def read_as_(self, kind: Kind) -> None:
+        """Read labels as this kind of task does, from now on."""
+        self.kind = self.stated = kind
 
     def first(self, num_samples: int) -> "LoaderSplit":
         """The same with its first samples only."""
-        return LoaderSplit(self.name, self.batches, self.kind, min(num_samples, self.limit or num_samples), self.classes)
+        return LoaderSplit(self.name, self.batches, self.stated, min(num_samples, self.limit or num_samples), self.classes)
 
     def __iter__(self) -> Iterator[Batch]:
         start = 0
@@ -145,13 +150,13 @@ def _labels(labels: Tensor, split: LoaderSplit) -> Tensor | None:
         raise DataError(f"A label of the {split.name} split is NaN or infinity. Correct or remove these samples.")
     labels = labels.flatten() if labels.shape == (len(labels), 1) else labels
     numbers = labels.is_floating_point() and (labels.ndim > 1 or not torch.equal(labels, labels.round()))
-    if split.kind is None and labels.ndim == 2 and labels.shape[1] > 1 and ((labels == 0) | (labels == 1)).all():
+    if split.stated is None and labels.ndim == 2 and labels.shape[1] > 1 and ((labels == 0) | (labels == 1)).all():
         raise DataError(
             f"Labels of the {split.name} split are rows of zeros and ones, which name several classes at once (multi-label) or "
             f"one (one-hot); {found}. Give class numbers (y.argmax(1)), x alone to compare with the original, or "
             'kind="regression".'
         )
-    if split.kind == "regression" or (split.kind is None and numbers):
+    if split.kind == "regression" or (split.stated is None and numbers):
         return labels.float()
     if split.kind in ("embedding", "causal-lm"):
         return labels

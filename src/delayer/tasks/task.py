@@ -180,7 +180,7 @@ def task_of(
         of_text = "causal-lm" if first.labels is None else "text-classification"
         kind = "image-classification" if token_ids(first.inputs) is None else of_text
     for name, split in splits.items():
-        split.kind = kind
+        split.read_as_(kind)
         heads[name] = next(iter(split))  # labels as this kind reads them
     graded = kind.endswith("classification") or kind == "regression"
     has_labels = all(head.labels is not None for head in heads.values()) and graded
