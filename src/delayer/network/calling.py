@@ -130,8 +130,9 @@ def unfused() -> Iterator[None]:
 def seed_(seed: int) -> None:
     """Set torch's random numbers, those of an accelerator in use too; torch.manual_seed writes down a stack for each idle one."""
     torch.default_generator.manual_seed(seed)
-    if torch.accelerator.is_available():
-        device = torch.get_device_module(torch.accelerator.current_accelerator().type)
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is not None:
+        device = torch.get_device_module(accelerator.type)
         if hasattr(device, "manual_seed_all") and device.is_initialized():
             device.manual_seed_all(seed)
 
