@@ -76,7 +76,7 @@ found = {
         *(torch.stack(s.best_line()).tolist() for s in switches.values()),
     ],
     "each": [
-        *((r.residual, r.residual_fit, 1 + (r.ridge or 0.0)) for r in (*table.spans, *spans)),
+        *((r.residual, r.residual_fit, 1 + r.options.get("ridge", 0.0)) for r in (*table.spans, *spans)),
         *([float(t.norm()) for t in (p.mean_x, p.mean_y, p.xx, p.xy, p.yy)]
           for s in (fit, unseen) for i in points for j in points if i < j for p in [s.pair(i, j)]),
     ],
