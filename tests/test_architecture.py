@@ -197,3 +197,9 @@ def test_the_public_face_is_what_it_says_and_nothing_else():
     )
     assert {*verbs.split(), "edits", "operators", "metrics", "stats", "methods"} <= set(delayer.__all__)
     assert all(callable(getattr(delayer, name)) for name in verbs.split())
+    assert delayer.edits.DropSpan.__module__ == "delayer.edits.drop_span" and {"Affine", "LowRank"} <= set(dir(delayer.operators))
+    assert not {"Any", "json", "torch"} & {
+        name for space in ("edits", "operators", "methods", "stats") for name in dir(getattr(delayer, space))
+    }
+    with pytest.raises(AttributeError, match="delayer.edits has no Nothing"):
+        _ = delayer.edits.Nothing

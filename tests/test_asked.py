@@ -53,6 +53,11 @@ WORDS = [
         PlanError,
         "operator low_rank was given options that do not do: rank: Input should be greater than or equal to 1",
     ),
+    (
+        {**BY_HAND, "operator_options": {"depth": 3}},
+        BudgetError,
+        "No operator has an option depth .3 was given.. Known are kernel",
+    ),
     ({**BY_HAND, "operator_options": {"kernel": 3}}, BudgetError, "--kernel 3 goes with --operator conv; the operator is chosen"),
     (
         {**BY_HAND, "operator_options": {"kernel": 4}, "operator": "conv"},

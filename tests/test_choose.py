@@ -6,6 +6,7 @@ import torch
 import delayer
 from delayer.cutting import applying
 from delayer.errors import BudgetError
+from delayer.fitting.operators.low_rank import LowRank
 from delayer.search.options import PlanOptions, ScanOptions
 from delayer.stages import cut_stage, open_work, plan_stage, run_all
 from delayer.tasks import TaskOptions
@@ -29,7 +30,7 @@ ASKED = [
     {"remove": "blocks=2", "effort": 4},
     {"max_drop": 60.0, "effort": 4},
     {"spans": ["1:3", "4"]},
-    {"spans": ["2:4"], "operator": "low_rank", "rank": 3},
+    {"spans": "2:4", "operator": LowRank(rank=3)},
     {"remove": "blocks=1", "method": "rba"},
     {"spans": ["2"], "operator": "drop", "repair": "best"},
 ]
@@ -40,10 +41,11 @@ def test_a_plan_without_a_folder_is_the_plan_with_one(asked, tmp_path):
     chain, task = subject()
     before = {name: t.clone() for name, t in chain.model.state_dict().items()}
     found = delayer.plan(chain, task, samples=20, **asked)
-    given = {key: value for key, value in asked.items() if key not in ("spans", "rank")}
-    options = PlanOptions(
-        span=tuple(asked.get("spans", ())), operator_options={"rank": 3} if "rank" in asked else {}, samples=20, **given
-    )
+    given = {key: value for key, value in asked.items() if key != "spans"}
+    if isinstance(one := asked.get("operator"), LowRank):
+        given |= {"operator": one.name, "operator_options": {"rank": one.rank}}
+    spans = asked.get("spans", ())
+    options = PlanOptions(span=(spans,) if isinstance(spans, str) else tuple(spans), samples=20, **given)
     there = plan_stage(opened(tmp_path), options)
     assert found.edits == there.edits and found.refit == there.refit and found.data_hash == there.data_hash
     assert all(torch.equal(t, before[name]) for name, t in chain.model.state_dict().items())
@@ -56,8 +58,13 @@ def test_what_cannot_be_planned_is_refused_before_any_work(monkeypatch):
         delayer.plan(chain, task)
     with pytest.raises(BudgetError, match="at most 6 blocks can go"):
         delayer.plan(chain, task, remove="blocks=20")
-    with pytest.raises(BudgetError, match="--rank 3 goes with --operator low_rank; the operator is affine"):
-        delayer.plan(chain, task, spans=["2"], operator="affine", rank=3)
+    with pytest.raises(BudgetError, match="--operator low_rank says what stands in a span by hand, and no --span was given"):
+        delayer.plan(chain, task, remove="blocks=1", operator="low_rank")
+    with pytest.raises(BudgetError, match="names no operator"):
+        delayer.plan(chain, task, remove="blocks=1", operators=[])
+    for wrong in ({"max_drop": -1}, {"max_drop": float("nan")}, {"remove": 2}, {"refit": "x"}, {"effort": -1}, {"share": 2}):
+        with pytest.raises(BudgetError, match=f"That cannot be planned: {next(iter(wrong))}: .*See help.delayer.plan."):
+            delayer.plan(chain, task, **wrong)
 
 
 def test_score_and_scan_share_one_pass(tmp_path, monkeypatch):

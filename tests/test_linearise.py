@@ -270,3 +270,16 @@ def test_exports_to_onnx_like_any_other_plan(tmp_path):
 def test_a_best_line_is_not_read_from_the_parameters_of_a_norm():
     with pytest.raises(PlanError, match="relu_2 is to become its best line, which data tell.*Give data="):
         edit("relu_2", "affine").module(Normal(torch.zeros(6), torch.ones(6)))
+
+
+def test_only_activations_become_linear_with_as_many_features_as_they_pass():
+    chain = planted()
+    first = next(path for path, module in chain.model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d))
+    with pytest.raises(PlanError, match=f"{first} is a .* and no activation. `delayer sites` lists"):
+        edit(first, "identity").apply_(chain)
+    found = sites_(chain, X)[0]
+    stats = observe_sites(chain, [found], batches())
+    with pytest.raises(PlanError, match=f"{found.path} passes {found.num_features} features, and its edit says 3"):
+        Linearise(site=found.path, mode="sign", num_features=3, axis=found.axis).apply_(
+            chain, Evidence(activations=stats.__getitem__)
+        )

@@ -173,3 +173,11 @@ def test_no_file_makes_an_operator_of_nonsense():
     ):
         with pytest.raises(ValidationError):
             ReplaceSpan.model_validate_json(json.dumps({"edit": "replace_span", "start": 1, "stop": 2, **wrong}), strict=True)
+
+
+def test_numbers_of_other_libraries_are_numbers():
+    import numpy
+
+    assert operator_of("low_rank", {"rank": numpy.int64(3), "ridge": torch.tensor(0.5)}) == LowRank(rank=3, ridge=0.5)
+    with pytest.raises(PlanError, match="An option of an operator is a number or a word, not Tensor"):
+        operator_of("affine", {"ridge": torch.ones(2)})

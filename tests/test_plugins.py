@@ -129,7 +129,7 @@ def here(tmp_path, monkeypatch) -> Path:
 
 def command(*words: str, cwd: Path, paths=(), really_new: bool = False, **environment: str) -> subprocess.CompletedProcess:
     paths = os.pathsep.join(map(str, (*paths, Path(delayer.__file__).parent.parent)))
-    env = {"COLUMNS": "150", **{k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, **environment, "PYTHONPATH": paths}
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | environment | {"PYTHONPATH": paths, "COLUMNS": "150"}
     line = [sys.executable, "-m", "delayer.cli", *words]
     if really_new:
         return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True)

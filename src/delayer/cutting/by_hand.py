@@ -3,13 +3,17 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from delayer.cutting.plan import Plan
 from delayer.edits import Edit
 from delayer.edits.drop_span import DropSpan
 from delayer.edits.replace_span import ReplaceSpan
+from delayer.errors import PlanError
 from delayer.fitting.operators import Operator, operator_of
 from delayer.network.chain import Chain, Span
 from delayer.network.hashing import model_hash
+from delayer.study import first_fault
 
 
 def edit_with(operator: Operator, span: Span) -> Edit:
@@ -35,14 +39,17 @@ def plan_by_hand(
     """
     chosen = operator_of(operator, options) if isinstance(operator, str) else operator
     edits: list[Edit] = []
-    for item in spans:
+    for item in (spans,) if isinstance(spans, str) else spans:
         span = Span.parse(item) if isinstance(item, str) else item
         chain.check(span)
         edits.append(edit_with(chosen, span))
-    return Plan(
-        model=model or type(chain.model).__name__,
-        model_hash=model_hash(chain.model),
-        num_blocks=chain.num_blocks,
-        edits=tuple(edits),
-        refit=refit,
-    )
+    try:
+        return Plan(
+            model=model or type(chain.model).__name__,
+            model_hash=model_hash(chain.model),
+            num_blocks=chain.num_blocks,
+            edits=tuple(edits),
+            refit=refit,
+        )
+    except ValidationError as error:
+        raise PlanError(f"That is no plan: {first_fault(error)}.") from error

@@ -140,3 +140,19 @@ def edit_from(data: Any) -> Edit:
     except UnknownName as error:
         raise ValueError(shortened(str(error))) from error
     return kind.model_validate_json(json.dumps(data), strict=True)  # also out of Python a number is a number
+
+
+__all__ = ["Edit", "SpanEdit", "edit", "edit_from", "edits"]
+
+
+def __getattr__(name: str) -> Any:
+    """A registered class by its name, such as `delayer.edits.DropSpan`."""
+    if name[:1].isupper():
+        for kind in edits.values():
+            if kind.__name__ == name:
+                return kind
+    raise AttributeError(f"{__name__} has no {name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(kind.__name__ for kind in edits.values())})

@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from delayer.activations.kinds import activation_of
 from delayer.activations.normal import Normal
 from delayer.activations.separate import separate_
 from delayer.activations.sites import Site
@@ -74,6 +75,11 @@ class Linearise(Edit):
                 raise
         if name not in owner._modules:
             raise PlanError(f"{parent or 'The network'} has no activation {name}. `delayer sites` lists those that it has.")
+        present = owner.get_submodule(name)
+        if activation_of(present) is None and not isinstance(present, Linearised | nn.Identity):
+            raise PlanError(
+                f"{self.site} is a {type(present).__name__} and no activation. `delayer sites` lists those that there are."
+            )
         switches = evidence.switches(self.site) if evidence is not None and self.needs_stats else None
         weights = next(owner.parameters(), next(chain.model.parameters(), None))
         owner.set_submodule(name, self.module(switches, weights).train(owner.training))
@@ -96,6 +102,11 @@ class Linearise(Edit):
             )
         else:
             scale, shift, _, _ = switches.best_line()
+        if len(scale) != self.num_features:
+            raise PlanError(
+                f"{self.site} passes {len(scale)} features, and its edit says {self.num_features}. "
+                "`delayer sites` knows the number."
+            )
         linear.scale.copy_(scale)
         linear.shift.copy_(shift)
         return linear

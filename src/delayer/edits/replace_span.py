@@ -18,7 +18,7 @@ from delayer.study import shortened
 MOST_TIMES, FEW_PARAMS = 4, 2**24
 """A map of more parameters than so many original networks, and these, is refused before it is built."""
 
-SAYS_NOTHING = {"tail": "identity", "sweeps": 1}
+SAYS_NOTHING = {"tail": "identity", "sweeps": 1, "ridge": None, "rank": None, "kernel": None}
 """What earlier versions wrote of every operator, also of those that have no such option."""
 
 
@@ -48,10 +48,22 @@ class ReplaceSpan(SpanEdit):
             raise ValueError("an operator is given by its name")
         try:
             known = operators[name].model_fields
-            options = {k: v for k, v in options.items() if k in known or SAYS_NOTHING.get(k) != v}
+            silent = {
+                k for k, v in options.items() if k in SAYS_NOTHING and type(v) is type(SAYS_NOTHING[k]) and v == SAYS_NOTHING[k]
+            }
+            options = {k: v for k, v in options.items() if k in known or k not in silent}
             return own | {"operator": operator_of(name, options)}
         except (UnknownName, PlanError) as error:
             raise ValueError(shortened(str(error))) from error
+
+    @model_validator(mode="after")
+    def _leaves_something(self) -> "ReplaceSpan":
+        if self.operator.removes:
+            raise ValueError(
+                f'{self.operator.name} leaves nothing in a span\'s place. Write {{"edit": "drop_span", "start": {self.start}, '
+                f'"stop": {self.stop}}}'
+            )
+        return self
 
     @model_serializer(mode="wrap")
     def _flat(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

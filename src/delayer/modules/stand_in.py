@@ -27,7 +27,9 @@ class StandIn(nn.Module):
         for name, value in vars(module).items():
             if not name.startswith("_") and name != "training" and isinstance(value, PLAIN):
                 setattr(self, name, value)
-        self.layer_idx: int | None = next((vars(m)["layer_idx"] for m in module.modules() if "layer_idx" in vars(m)), None)
+        self.layer_idx: int | None = next(
+            (found for m in module.modules() if (found := getattr(m, "layer_idx", None)) is not None), None
+        )
         self.block = block
         self.map = map
         kept = vars(module).get("shells", {})  # of what stood here before a stand-in

@@ -103,10 +103,12 @@ def _check_map(options: PlanOptions) -> None:
     for name, value in options.operator_options.items():
         takers = [other for other, kind in operators.items() if name in kind.model_fields]
         if options.operator not in takers:
+            if not takers:
+                known = sorted({option for kind in operators.values() for option in kind.model_fields})
+                raise BudgetError(f"No operator has an option {name} ({value} was given). Known are {', '.join(known)}.")
             raise BudgetError(
-                f"--{name} {value} goes with --operator {' or '.join(takers) or 'none'}; the operator is "
-                f"{options.operator or 'chosen on held-out data'}. Give --operator {takers[0] if takers else 'affine'}, or leave "
-                f"--{name} out."
+                f"--{name} {value} goes with --operator {' or '.join(takers)}; the operator is "
+                f"{options.operator or 'chosen on held-out data'}. Give --operator {takers[0]}, or leave --{name} out."
             )
     if options.operator is not None and options.operator_options:
         settings_of(options.operator, 64, options.operator_options)

@@ -5,9 +5,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from delayer.cutting import Plan, apply
 from delayer.cutting.by_hand import edit_with, plan_by_hand
 from delayer.edits import Edit
+from delayer.errors import BudgetError
 from delayer.fitting.operators import Operator, operators, settings_of
 from delayer.measure import compare_latency, num_params
 from delayer.measure.profile import profile_blocks, saved_ms
@@ -30,7 +33,7 @@ from delayer.search.repairing import grade_of_plan, repaired
 from delayer.search.scan import scan, watched_groups
 from delayer.search.subject import Subject
 from delayer.search.ties import best_of
-from delayer.study import Candidates, Grade, Scan
+from delayer.study import Candidates, Grade, Scan, first_fault
 from delayer.tasks import Task
 
 
@@ -52,12 +55,13 @@ def plan(
     *,
     remove: str | None = None,
     max_drop: float | None = None,
-    spans: Iterable[Span | str] = (),
+    spans: Iterable[Span | str] | str = (),
     method: str = "ours",
-    operator: str | None = None,
-    operators: Iterable[str] | None = None,
+    operator: str | Operator | None = None,
+    operators: Iterable[str] | str | None = None,
     refit: Literal["best", "independent", "sequential"] = "best",
     repair: Literal["none", "resolve", "norms", "best"] = "none",
+    repair_samples: int = 256,
     samples: int = 128,
     effort: int = 24,
     share: float = 0.25,
@@ -65,32 +69,38 @@ def plan(
     seed: int = 0,
     name: str = "",
     reporter: Reporter | None = None,
-    **operator_options: Any,
 ) -> Plan:
     """What to cut from a network, chosen on the task's validation data; nothing is written, and the network stays as it is.
 
     chain: from `chain_of`. task: from `open_task` or `task_of`.
     Exactly one of remove ("blocks=3", "params=25%", "macs=25%", "latency=20%"), max_drop (points of the validation grade) and
     spans (by hand) says how much.
-    method: "ours", searched and measured, or a published one. operator, operator_options: of spans by hand; chosen on held-out
-    data by default. operators: what a search may put in, by default `scanned_operators`.
-    refit, repair, samples, effort: see `PlanOptions`; share, memory (GiB): see `ScanOptions`.
+    method: "ours", searched and measured, or a published one. operator: what stands in spans by hand, a name or an operator with
+    options of its own, such as `LowRank(rank=32)`; chosen on held-out data by default. operators: what a search may put in, by
+    default `scanned_operators`.
+    refit, repair, repair_samples, samples, effort: see `PlanOptions`; share, memory (GiB): see `ScanOptions`.
     Raises BudgetError, SpanError, PlanError or ModelError for what cannot be done, before any work where that can be known.
     """
-    options = PlanOptions(
-        remove=remove,
-        max_drop=max_drop,
-        span=tuple(map(str, spans)),
-        method=method,
-        operator=operator,
-        operator_options=operator_options,
-        refit=refit,
-        repair=repair,
-        samples=samples,
-        effort=effort,
-    )
-    wanted = {} if operators is None else {"operators": ",".join(operators)}
-    scan_options = ScanOptions(share=share, memory=memory, **wanted)
+    by_hand = (spans,) if isinstance(spans, str) else tuple(map(str, spans))
+    names = operators if operators is None or isinstance(operators, str) else ",".join(operators) or ","
+    own = operator.model_dump(exclude_unset=True) if isinstance(operator, Operator) else {}
+    try:
+        options = PlanOptions(
+            remove=remove,
+            max_drop=max_drop,
+            span=by_hand,
+            method=method,
+            operator=operator.name if isinstance(operator, Operator) else operator,
+            operator_options=own,
+            refit=refit,
+            repair=repair,
+            repair_samples=repair_samples,
+            samples=samples,
+            effort=effort,
+        )
+        scan_options = ScanOptions(share=share, memory=memory, operators=names or "")
+    except ValidationError as error:
+        raise BudgetError(f"That cannot be planned: {first_fault(error)}. See help(delayer.plan).") from error
     subject = Subject(
         name=name or type(chain.model).__name__,
         chain=chain,

@@ -34,7 +34,8 @@ class PlanOptions(Record):
     method: str = "ours"
     """ours (searched and measured), rba (linear maps, no bias) or redtest (layers dropped), both as published."""
     operator: str | None = None
-    """Operator for spans by hand: affine, linear, diagonal, low_rank, conv or drop; by default chosen on held-out data."""
+    """Operator for spans by hand, such as affine, low_rank, conv or drop (`delayer list operators` names all); by default chosen
+    on held-out data."""
     operator_options: Annotated[dict[str, Any], OptionsOf("delayer.fitting.operators", "operators")] = {}
     """Options of that operator, by name."""
     refit: Literal["best", "independent", "sequential"] = "best"
@@ -55,7 +56,7 @@ def operators_of(text: str) -> tuple[str, ...]:
 
     Raises BudgetError for an unknown one, for one that no scan can judge, or where it names none.
     """
-    if not text:
+    if text == "":
         return scanned_operators()
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     known = [name for name, kind in operators.items() if kind.reads == "moments"]

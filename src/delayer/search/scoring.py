@@ -50,8 +50,9 @@ def stats_for(
     layout = layout_of(chain, options)
     shared: dict[tuple, Stat] = {}
     readers = []
-    for name in names if names is not None else metrics:
+    for name in (names,) if isinstance(names, str) else names if names is not None else metrics:
         chosen = metrics[name]
+        chosen.own(options.metric_options)  # raises before any pass
         stat = chosen.stat(layout)
         key = (type(stat), stat.rows, stat.points, getattr(stat, "batch_size", None))
         readers.append((chosen, shared.setdefault(key, stat)))

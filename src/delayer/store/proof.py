@@ -24,12 +24,12 @@ TOLERANCE = 1e-5
 def check(model: nn.Module, folder: str | Path, inputs: Inputs, *, factory: str | None = None) -> tuple[Proof, ...]:
     """Whether a saved network opens, in a fresh process, as the one that is in memory.
 
-    By delayer.load and, where the folder says that it is an ordinary checkpoint, by its library's own loader.
-
-    See `reload_proof`.
+    By delayer.load and, where the folder says that it is an ordinary checkpoint, by its library's own loader; see
+    `reload_proof`. Raises ModelError where the folder holds no saved network.
     """
+    saved = read_artefact(Path(folder))
     proofs = [reload_proof(model, folder, inputs, factory=factory)]
-    if read_artefact(Path(folder)).ordinary:
+    if saved.ordinary:
         proofs.append(reload_proof(model, folder, inputs, ordinary=True, factory=factory))
     return tuple(proofs)
 

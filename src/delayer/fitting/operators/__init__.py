@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from delayer.errors import ModelError, PlanError, UnknownName
+from delayer.errors import ModelError, PlanError
 from delayer.fitting.affine import RIDGES, TIE, Fits, unfit
 from delayer.network.chain import Chain, Span
 from delayer.network.inside_block import Tail
@@ -148,14 +148,23 @@ def operator_of(name: str, options: Mapping[str, Any] | None = None) -> Operator
 
     Raises UnknownName for a name that nobody registered, PlanError for options that it does not take.
     """
-    kind, given = operators[name], {key: value for key, value in (options or {}).items() if value is not None}
+    kind = operators[name]
+    given = {key: value for key, value in (options or {}).items() if value is not None or key not in kind.model_fields}
     if away := [key for key in given if key not in kind.model_fields]:
         takes = f"takes {', '.join(kind.model_fields)}" if kind.model_fields else "takes no options"
         raise PlanError(f"The operator {name} has no option {away[0]} ({away[0]}={given[away[0]]!r} was given); it {takes}.")
     try:
-        return kind.model_validate_json(json.dumps(given), strict=True)
+        return kind.model_validate_json(json.dumps(given, default=_plain_number), strict=True)
     except ValidationError as error:
         raise PlanError(f"The operator {name} was given options that do not do: {first_fault(error)}.") from error
+
+
+def _plain_number(value: Any) -> Any:
+    """numpy's and torch's numbers as Python's. Raises PlanError for anything else that is no plain value."""
+    found = value.item() if callable(getattr(value, "item", None)) and getattr(value, "ndim", 0) == 0 else None
+    if not isinstance(found, bool | int | float):
+        raise PlanError(f"An option of an operator is a number or a word, not {type(value).__name__}. Give a plain one.")
+    return found
 
 
 def settings_of(name: str, width: int, options: Mapping[str, Any] | None = None) -> tuple[Operator, ...]:
@@ -192,15 +201,17 @@ def fit(pair: Pair, operator: Operator, *, axis: int = -1, fits: Fits | None = N
     return module
 
 
-__all__ = [
-    "Ends",
-    "Operator",
-    "Solution",
-    "UnknownName",
-    "fit",
-    "operator",
-    "operator_of",
-    "operators",
-    "scanned_operators",
-    "settings_of",
-]
+__all__ = ["Ends", "Operator", "Solution", "fit", "operator", "operator_of", "operators", "scanned_operators", "settings_of"]
+
+
+def __getattr__(name: str) -> Any:
+    """A registered class by its name, such as `delayer.operators.LowRank`."""
+    if name[:1].isupper():
+        for kind in operators.values():
+            if kind.__name__ == name:
+                return kind
+    raise AttributeError(f"{__name__} has no {name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(kind.__name__ for kind in operators.values())})

@@ -70,14 +70,15 @@ class Metric:
 
     def read(self, stat: Stat, layout: Layout, options: Mapping[str, Any] | None = None) -> Tensor | dict[str, float]:
         """The values, from a statistic that was filled."""
-        return _ask(self.values, stat, layout, self._own(options))
+        return _ask(self.values, stat, layout, self.own(options))
 
-    def _own(self, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    def own(self, given: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Its options, out of those that were given to all. Raises PlugInError for a value that does not do."""
         return {} if self.options is None else own_options(self.options, given or {}).model_dump()
 
     def warn(self, stat: Stat, layout: Layout, options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
         """What a reader should know before trusting the values."""
-        own = tuple(_ask(self.warnings, stat, layout, self._own(options))) if self.warnings else ()
+        own = tuple(_ask(self.warnings, stat, layout, self.own(options))) if self.warnings else ()
         if own or stat.num_rows >= self.fewest:
             return own
         return (

@@ -54,3 +54,7 @@ class Stat(Protocol):
 
 
 __all__ = ["Geometry", "Hsic", "Moments", "Stat"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

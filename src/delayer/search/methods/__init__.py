@@ -64,3 +64,10 @@ def joined(chain: Chain, blocks: list[int]) -> list[tuple[int, int]]:
         follows = runs and runs[-1][-1] == block - 1 and chain.blocks[block - 1].outlet == chain.blocks[block].inlet
         runs[-1].append(block) if follows else runs.append([block])
     return [(run[0], run[-1] + 1) for run in runs]
+
+
+__all__ = ["Method", "joined", "method", "methods", "num_asked"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
