@@ -16,8 +16,8 @@ from delayer.cli.options import with_options
 from delayer.cutting import plan_by_hand, read_plan
 from delayer.cutting.by_hand import edit_with
 from delayer.edits.replace_span import ReplaceSpan
-from delayer.errors import DelayerError, PlanError
-from delayer.fitting.operators import Operator, fit, operator_of, operators, scanned_operators, settings_of
+from delayer.errors import DataError, DelayerError, PlanError, PlugInError
+from delayer.fitting.operators import Operator, fit, operator, operator_of, operators, scanned_operators, settings_of
 from delayer.fitting.operators.affine import Affine
 from delayer.fitting.operators.conv import Conv
 from delayer.fitting.operators.diagonal import Diagonal
@@ -160,6 +160,9 @@ def test_its_options_are_options_of_the_command():
     given |= {"rank": None, "operator_option": ["strength=0.5", "way=up"]}  # of a plug-in from outside
     filled = command(**{name: value if value is not None else names[name].default for name, value in given.items()})
     assert filled.operator_options == {"strength": 0.5, "way": "up"}
+    given |= {"rank": 4, "operator_option": ["rank=5"]}
+    with pytest.raises(DelayerError, match="rank is given twice"):
+        command(**{name: value if value is not None else names[name].default for name, value in given.items()})
     with pytest.raises(DelayerError, match="'strength' is no option of a plug-in. Write NAME=VALUE."):
         command(**dict.fromkeys(names) | {"operator_option": ["strength"]})
 
@@ -181,3 +184,27 @@ def test_numbers_of_other_libraries_are_numbers():
     assert operator_of("low_rank", {"rank": numpy.int64(3), "ridge": torch.tensor(0.5)}) == LowRank(rank=3, ridge=0.5)
     with pytest.raises(PlanError, match="An option of an operator is a number or a word, not Tensor"):
         operator_of("affine", {"ridge": torch.ones(2)})
+
+
+def test_an_option_has_no_name_that_says_something_else_in_a_plan():
+    class Wrong(Affine):
+        start: int = 0
+
+    with pytest.raises(PlugInError, match="The operator wrong has an option start, which says something else in a plan"):
+        operator("wrong")(Wrong)
+    assert "wrong" not in operators
+
+
+def test_batches_that_are_none_are_told_of_before_any_pass():
+    model = network()
+    task = task_of([torch.randn(4, 1, 8, 8)])
+    chain = chain_of(model, torch.randn(2, 1, 8, 8))
+    with pytest.raises(DataError, match="Give one, such as task.batches"):
+        observe(chain, task, [Moments([(0, 1)])])
+    with pytest.raises(DataError, match="no Tensor. Make a task of them: delayer.task_of"):
+        observe(chain, [torch.randn(2, 1, 8, 8)], [Moments([(0, 1)])])
+    [few] = observe(chain, task.batches("fit"), [Moments([(0, 1)])])
+    with pytest.raises(PlanError, match="those that were given lack this pair"):
+        apply(chain, plan_by_hand(chain, "1:3"), few)
+    with pytest.raises(PlanError, match="not by LoaderSplit. Give batches as data="):
+        apply(chain, plan_by_hand(chain, "1:3"), task.batches("fit"))

@@ -45,7 +45,10 @@ def with_options(**models: type[BaseModel]) -> Callable[[Callable], Callable]:
                 if given[name] is None:
                     continue
                 if one.key == ANY:
-                    values[one.model].setdefault(one.field, {}).update(map(_named, given[name]))
+                    into = values[one.model].setdefault(one.field, {})
+                    for key, value in map(_named, given[name]):
+                        if into.setdefault(key, value) is not value:
+                            raise DelayerError(f"{key} is given twice. Leave one of them out.")
                 else:
                     value = tuple(given[name]) if isinstance(given[name], list) else given[name]
                     into = values[one.model] if one.key is None else values[one.model].setdefault(one.field, {})

@@ -43,6 +43,8 @@ def apply_(
     The chain's block numbers are void afterwards.
     """
     plan.check(chain, weights=stats is not None or data is not None)
+    if stats is not None and not isinstance(stats, Moments | Evidence):
+        raise PlanError(f"A network is cut by moments or evidence, not by {type(stats).__name__}. Give batches as data=.")
     if isinstance(stats, Evidence):
         edit_modules_(chain, plan.edits, stats)
     else:

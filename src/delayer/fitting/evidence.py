@@ -41,7 +41,13 @@ class Evidence:
             raise PlanError(
                 f"The map from point {x} to point {y} is fitted on moments, and none were given. Give stats= or data=."
             )
-        return self._moments.pair(x, y)
+        try:
+            return self._moments.pair(x, y)
+        except KeyError as error:
+            raise PlanError(
+                f"The map from point {x} to point {y} is fitted on their moments, and those that were given lack this pair. "
+                "Gather the pairs of plan.needs(chain), or give data=."
+            ) from error
 
     def switches(self, path: str) -> Switches | Normal:
         """What is known of an activation: how often it switches, or how its input is distributed."""

@@ -19,6 +19,9 @@ from delayer.observing.stats import Moments, Stat
 S = TypeVar("S", bound=Stat)
 
 
+S = TypeVar("S", bound=Stat)
+
+
 class Watcher(Protocol):
     """Something else that sees a network while batches run through it, such as the switches of its activations."""
 
@@ -161,6 +164,13 @@ class ReadsAhead(Protocol):
 
 def _reading(batches: Sequence[Any]) -> tuple[range, Iterable[Any]]:
     """The numbers of this process's batches, and the batches, read ahead where the sequence can (`Split.read`)."""
+    if hasattr(batches, "splits"):
+        raise DataError("A task has several splits, and one is to be watched. Give one, such as task.batches('fit').")
+    if isinstance(batches, list | tuple) and batches and not hasattr(batches[0], "start"):
+        raise DataError(
+            f"Batches are those of a task, with their samples' numbers, and no {type(batches[0]).__name__}. "
+            "Make a task of them: delayer.task_of(batches).batches('fit')."
+        )
     if not len(batches):
         raise DataError("The data set is empty, so there is nothing to watch. Give at least one batch.")
     mine = shard(len(batches))
@@ -183,12 +193,12 @@ def _pooled(stats: Sequence[S]) -> list[S]:
 def observe(
     chain: Chain,
     batches: Sequence[Any],
-    stats: Sequence[Stat] = (),
+    stats: Sequence[S] = (),
     *,
     watchers: Sequence[Watcher] = (),
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> list[Stat]:
+) -> list[S]:
     """Fill statistics in one pass over data and get them back.
 
     chain: the network to watch, in evaluation mode (its mode is restored afterwards).

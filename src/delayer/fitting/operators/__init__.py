@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from delayer.errors import ModelError, PlanError
+from delayer.errors import ModelError, PlanError, PlugInError
 from delayer.fitting.affine import RIDGES, TIE, Fits, unfit
 from delayer.network.chain import Chain, Span
 from delayer.network.inside_block import Tail
@@ -106,22 +106,22 @@ class Operator(Record):
 
     def num_params(self, width: int) -> int:
         """Parameters that it puts in."""
-        raise NotImplementedError
+        raise NotImplementedError(f"The operator {self.name} says no num_params.")
 
     def num_macs(self, width: int) -> int:
         """Multiply-adds for one token or pixel."""
-        raise NotImplementedError
+        raise NotImplementedError(f"The operator {self.name} says no num_macs.")
 
     def module(self, width: int, axis: int = -1) -> nn.Module:
         """The module that it puts in, before anything was fitted: the identity."""
-        raise NotImplementedError
+        raise NotImplementedError(f"The operator {self.name} says no module.")
 
     def solve(self, pair: Pair, fits: Fits | None = None) -> Solution:
         """The map that brings a pair's first rows nearest to its second ones.
 
         fits: a decomposition of the first end to share; its own where None.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"The operator {self.name} says no solve.")
 
     def fitted(self, chain: Chain, span: Span, evidence: "Evidence") -> nn.Module:
         """The module for a span of a chain, fitted to what was gathered."""
@@ -133,9 +133,16 @@ O_ = TypeVar("O_", bound=type[Operator])
 
 
 def operator(name: str) -> Callable[[O_], O_]:
-    """Register a class as the operator of that name."""
+    """Register a class as the operator of that name.
+
+    Raises PlugInError for options whose names stand for something else where a plan writes them.
+    """
 
     def add(kind: O_) -> O_:
+        if taken := sorted({"edit", "start", "stop", "operator"} & kind.model_fields.keys()):
+            raise PlugInError(
+                f"The operator {name} has an option {taken[0]}, which says something else in a plan. Give it another name."
+            )
         kind.name = name
         operators.register(name)(kind)
         return kind
