@@ -88,6 +88,12 @@ def test_block_influence_and_angular_distance_of_known_angles():
     assert float(values("block_influence", [x, y, 7 * x, z, z])[0, 2]) == pytest.approx(0, abs=1e-12)
 
 
+def test_the_magnitude_gap_is_the_log_of_how_much_larger_the_state_became():
+    x = torch.randn(NUM, 9)
+    found = values("magnitude_gap", [x, -x, 3 * x, x, x])
+    assert float(found[0, 1]) == 0 and float(found[1, 2]) == float(found[0, 2]) == pytest.approx(math.log(3))
+
+
 def test_cka_has_ones_on_the_diagonal_and_at_most_one_elsewhere():
     found = values("cka")
     assert (found.diagonal() == 1).all() and found.abs().max() <= 1 + 1e-12

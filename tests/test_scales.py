@@ -45,7 +45,8 @@ def test_residuals_of_every_operator(scale):
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize(
-    "name", ["cka", "msrs", "adjacent_similarity", "relative_block_redundancy", "block_influence", "angular_distance"]
+    "name",
+    ["cka", "msrs", "adjacent_similarity", "relative_block_redundancy", "block_influence", "angular_distance", "magnitude_gap"],
 )
 def test_metrics_without_a_unit(name, scale):
     def values(scale):
