@@ -137,6 +137,13 @@ def plant_post_norm_(block: nn.Module) -> None:
     nn.init.zeros_(block.attention.output.LayerNorm.bias)
 
 
+def plant_distilbert_(block: nn.Module) -> None:
+    """The same, by the names that DistilBERT has for it."""
+    zeros(r"attention\.out_lin", r"ffn\.lin2")(block)
+    nn.init.ones_(block.sa_layer_norm.weight)
+    nn.init.zeros_(block.sa_layer_norm.bias)
+
+
 def plant_dirac_(block: nn.Module) -> None:
     """A convolution that hands on each channel."""
     nn.init.dirac_(block.weight)
@@ -491,6 +498,17 @@ CASES = [
     ),
     Case(name="bert", source="BertForSequenceClassification", arguments=TEXT, **BERT),
     Case(name="roberta", source="RobertaModel", arguments=TEXT, **BERT),
+    Case(
+        name="distilbert",
+        family="DistilBERT",
+        source="DistilBertForSequenceClassification",
+        arguments={"n_layers": 6, "dim": 16, "n_heads": 2, "hidden_dim": 32, "vocab_size": 64, "max_position_embeddings": 64},
+        inputs=right_padded,
+        plant_=plant_distilbert_,
+        before_=even_norms_,
+        ordinary=True,
+        **SPREAD,
+    ),
     Case(
         name="bert-decoder",
         source="BertLMHeadModel",
