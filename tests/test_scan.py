@@ -146,7 +146,7 @@ def test_savings_are_what_goes_less_what_comes(chain, table):
     block = sum(p.numel() for p in chain.module(0).parameters())
     for operator, rank in (("drop", None), ("diagonal", None), ("low_rank", 4), ("affine", None)):
         row = found(table, "1:4", operator, rank)
-        one = operator_of(operator, {"rank": rank})
+        one = operator_of(operator, {"rank": rank} if rank else {})
         new = 0 if operator == "drop" else sum(p.numel() for p in one.module(WIDTH).parameters())
         assert (row.blocks_saved, row.params_saved) == (3, 3 * block - new)
         assert row.macs_saved == 3000 - 3 * one.num_macs(WIDTH)
