@@ -67,7 +67,7 @@ def rows_of(name: str, chain: Chain, task: Task, options: ReadoutOptions) -> lis
         begun = time.monotonic()
         model = chain.model
         if span:
-            plan = plan_by_hand(chain, [span], operator=operator, ridge=1e-3)
+            plan = plan_by_hand(chain, [span], operator=operator, **({} if operator == "drop" else {"ridge": 1e-3}))
             model = apply(chain, plan, data=task.batches("fit"))
         result = linear_readout(model, task, options)
         rows.append(

@@ -36,8 +36,8 @@ def go(chain: Chain, data: list[Batch], span: str, folder: Path, *, ordinary: bo
     inputs = data[0].inputs
     seen = ... if isinstance(inputs, Tensor) else inputs["attention_mask"].bool()  # padding is not fitted
     expected, off = answer(chain.model, inputs), {}
-    for operator in ("drop", "affine"):
-        plan = plan_by_hand(chain, [span], operator=operator, ridge=1e-3)
+    for operator, options in (("drop", {}), ("affine", {"ridge": 1e-3})):
+        plan = plan_by_hand(chain, [span], operator=operator, **options)
         small = apply(chain, plan, data=data)
         artefact = save(small, plan, chain, folder / operator, example=inputs)
         assert bool(artefact.ordinary) == (ordinary and operator == "drop"), artefact.ordinary_note
