@@ -34,15 +34,18 @@ def test_an_option_that_nobody_takes_is_refused_with_those_that_there_are():
         own_options(MsrsOptions, {"tau": 2, "zeta": 1})
 
 
-def test_an_own_metric_gets_its_options_and_only_valid_ones():
+def test_an_own_metric_gets_its_options_and_only_valid_ones(monkeypatch):
+    from delayer.metrics.blocks import metrics
+
+    monkeypatch.setattr(metrics, "_items", dict(metrics.items()))  # it is gone afterwards
+    monkeypatch.setattr(metrics, "_origins", dict(metrics._origins))
+
     class Powers(Record):
         power: float = Field(default=1.0, gt=0)
 
     @metric(title="Power", shape="blocks", redundant="low", unit="", source="a test", stat=geometry, fewest=1, options=Powers)
     def own_power(stat, *, layout: Layout, power: float):
         return torch.full((3,), 2.0) ** power
-
-    from delayer.metrics.blocks import metrics
 
     layout = Layout(num_points=4, groups=(), rows=None)
     assert metrics["own_power"].read(None, layout, {"power": 3.0, "tau": 0.1}).tolist() == [8.0] * 3
