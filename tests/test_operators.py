@@ -195,6 +195,27 @@ def test_an_option_has_no_name_that_says_something_else_in_a_plan():
     assert "wrong" not in operators
 
 
+def test_an_operator_that_leaves_something_unsaid_is_refused_when_it_registers():
+    class Silent(Operator):
+        scanned = True
+
+    class Costs(Silent):
+        def num_params(self, width):
+            return 0
+
+        def num_macs(self, width):
+            return 0
+
+    class Stands(Costs):
+        def module(self, width, axis=-1):
+            return torch.nn.Identity()
+
+    for kind, missing in ((Silent, "num_params"), (Costs, "module"), (Stands, "solve")):
+        with pytest.raises(PlugInError, match=f"The operator silent does not say its {missing}. Write that method"):
+            operator("silent")(kind)
+    assert "silent" not in operators
+
+
 def test_batches_that_are_none_are_told_of_before_any_pass():
     model = network()
     task = task_of([torch.randn(4, 1, 8, 8)])

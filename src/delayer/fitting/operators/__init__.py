@@ -106,22 +106,22 @@ class Operator(Record):
 
     def num_params(self, width: int) -> int:
         """Parameters that it puts in."""
-        raise NotImplementedError(f"The operator {self.name} says no num_params.")
+        raise NotImplementedError
 
     def num_macs(self, width: int) -> int:
         """Multiply-adds for one token or pixel."""
-        raise NotImplementedError(f"The operator {self.name} says no num_macs.")
+        raise NotImplementedError
 
     def module(self, width: int, axis: int = -1) -> nn.Module:
         """The module that it puts in, before anything was fitted: the identity."""
-        raise NotImplementedError(f"The operator {self.name} says no module.")
+        raise NotImplementedError
 
     def solve(self, pair: Pair, fits: Fits | None = None) -> Solution:
         """The map that brings a pair's first rows nearest to its second ones.
 
         fits: a decomposition of the first end to share; its own where None.
         """
-        raise NotImplementedError(f"The operator {self.name} says no solve.")
+        raise NotImplementedError
 
     def fitted(self, chain: Chain, span: Span, evidence: "Evidence") -> nn.Module:
         """The module for a span of a chain, fitted to what was gathered."""
@@ -135,7 +135,8 @@ O_ = TypeVar("O_", bound=type[Operator])
 def operator(name: str) -> Callable[[O_], O_]:
     """Register a class as the operator of that name.
 
-    Raises PlugInError for options whose names stand for something else where a plan writes them.
+    Raises PlugInError for options whose names stand for something else where a plan writes them, and for a class that lacks
+    what an operator of its kind has to say.
     """
 
     def add(kind: O_) -> O_:
@@ -143,6 +144,11 @@ def operator(name: str) -> Callable[[O_], O_]:
             raise PlugInError(
                 f"The operator {name} has an option {taken[0]}, which says something else in a plan. Give it another name."
             )
+        needed = ["num_params", "num_macs"] if kind.removes else ["num_params", "num_macs", "module"]
+        if kind.reads == "moments" or kind.fitted is Operator.fitted:
+            needed.append("solve")
+        if missing := [one for one in needed if getattr(kind, one) is getattr(Operator, one)]:
+            raise PlugInError(f"The operator {name} does not say its {missing[0]}. Write that method; see docs/extend.md.")
         kind.name = name
         operators.register(name)(kind)
         return kind
