@@ -18,6 +18,7 @@ from delayer.families._unsaid import with_unsaid
 from delayer.network.blocks import Family
 from delayer.network.calling import Inputs, each_tensor
 from delayer.network.chain import Chain
+from delayer.network.wrapped import unwrapped
 from delayer.registry import Registry
 
 families: Registry[Family] = Registry("family", "delayer.families")
@@ -39,10 +40,12 @@ def chain_of(model: nn.Module, example: Inputs | None = None, *, blocks: str | N
     example: inputs of one small batch; needed where the family cannot make them up (an own network).
     blocks: a regular expression for the paths of the blocks, to describe a network by hand.
     axis: where its features are, -1 or 1; found from the shapes when not given.
-    Raises ModelError when no repeated blocks are found, or when the forward pass fails.
+    What is wrapped (torch.compile, DataParallel, adapters of peft) is unwrapped first: the chain is about the network inside.
+    Raises ModelError when no repeated blocks are found, when the forward pass fails, or for a quantised network.
     """
     from delayer.families.automatic import blocks_by_structure, guess_axis
 
+    model = unwrapped(model)
     family = family_of(model) if blocks is None else None
     if example is None and family is not None and family.example is not None:
         example = family.example(model)

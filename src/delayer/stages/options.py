@@ -12,7 +12,7 @@ class LoadOptions(Record):
     """Which network, and where it runs."""
 
     weights: str | None = None
-    """Safetensors file to load into the network, strictly."""
+    """Safetensors file, index of several, or folder of either, to load into the network, strictly."""
     blocks: str | None = None
     """Regular expression for the paths of the blocks, for a network that delayer does not know."""
     device: str = "auto"

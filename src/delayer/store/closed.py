@@ -15,6 +15,7 @@ from delayer.errors import ModelError
 from delayer.libraries import library
 from delayer.store.artefact import Source
 from delayer.store.integrity import read_json
+from delayer.store.pickles import how_to_convert
 
 TIMM_NUMBERS = frozenset(
     "num_classes in_chans img_size patch_size embed_dim depth depths num_heads mlp_ratio mlp_ratios qkv_bias qk_norm "
@@ -78,7 +79,10 @@ def check_timm_folder(folder: Path) -> None:
     config = read_json(folder / "config.json")
     check_timm(str(config.get("architecture", "")), config.get("model_args") or {}, str(folder / "config.json"))
     if not (folder / "model.safetensors").is_file():
-        raise ModelError(f"{folder} has no model.safetensors; delayer never opens pickles. Convert its weights to safetensors.")
+        raise ModelError(
+            f"{folder} has no model.safetensors; delayer never opens pickles. Convert its weights to "
+            f"safetensors{how_to_convert(str(folder))}"
+        )
 
 
 def timm_facts(stated: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,7 +163,11 @@ def check_folder(folder: Path) -> None:
         if (folder / name).is_file():
             check_configuration(read_json(folder / name), str(folder / name))
     if (folder / "adapter_config.json").is_file():
-        raise ModelError(f"{folder} holds an adapter for another network (adapter_config.json). Merge it into that network.")
+        raise ModelError(
+            f"{folder} holds an adapter for another network (adapter_config.json). Merge it into that network, and give the "
+            "folder of both: peft.AutoPeftModel.from_pretrained(FOLDER).merge_and_unload().save_pretrained(NEW), with the "
+            "AutoPeftModel of its kind (AutoPeftModelForCausalLM, ...)."
+        )
 
 
 def closed_configuration(kind: Any, config: Mapping[str, Any]) -> dict[str, Any]:

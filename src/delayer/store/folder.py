@@ -20,13 +20,14 @@ from delayer.errors import DelayerError, DelayerWarning, ModelError, StudyError
 from delayer.libraries import first_line
 from delayer.network.calling import Inputs
 from delayer.network.chain import Chain
-from delayer.network.hashing import check_finite
+from delayer.network.hashing import check_finite, tensors_of
 from delayer.network.notes import config_of, note_
 from delayer.store.artefact import Artefact, Made, Source
 from delayer.store.companions import copy_companions
 from delayer.store.given import give
 from delayer.store.integrity import RECORD, deciding_files, read_json, seal, verified
 from delayer.store.limits import check_counts, no_larger_than
+from delayer.store.names import mended
 from delayer.store.ordinary import load_ordinary, load_timm_folder, write_weights
 from delayer.store.originals import by_name, source_of
 from delayer.store.replacing import bring_back_, new_place, old_place, replace_
@@ -50,7 +51,8 @@ def load(
 
     name: a folder that delayer saved, a Hugging Face name or folder, `timm:NAME`, or `package.module:factory` (the
     current folder can be imported from).
-    weights: a safetensors file, loaded strictly; half-precision files load into single precision.
+    weights: a safetensors file, the index of several, or the folder of either, loaded strictly; half-precision files load into
+    single precision. What wrappers put before names (`module.`, `model.`, `_orig_mod.`) is taken off, with a DelayerWarning.
     factory: for a saved folder whose original network a function of yours builds: that function, or its name. One that
     this process was given before, by name, is known; nothing is ever imported because a file names it.
     trust: import and call whatever the folder names all the same.
@@ -70,7 +72,7 @@ def load(
                 f"{first_line(error)[:200]}). Bring the saved files back."
             ) from error
         if weights is not None:
-            fill_(model, read_weights(weights), name=str(weights))
+            fill_(model, mended(read_weights(weights), tensors_of(model).keys(), str(weights)), name=str(weights))
     elif (Path(name) / "plan.json").is_file() and not (allow_changed or allowed()[1]):
         raise ModelError(
             f"{name} holds a plan and no {RECORD}, so that nothing proves it to be what was saved. Bring that "

@@ -1,7 +1,6 @@
 """Hugging Face networks by name, strictly: no weight is random, no pickle is opened, and no code of theirs is run."""
 
 import importlib
-import json
 import warnings
 from contextlib import nullcontext
 from difflib import get_close_matches
@@ -13,8 +12,12 @@ from torch import nn
 
 from delayer.errors import DelayerError, DelayerWarning, UnknownName, WeightsError
 from delayer.libraries import first_line, library, quiet
+from delayer.network.wrapped import check_not_quantised
 from delayer.store.closed import check_configuration, check_folder, huggingface_class
 from delayer.store.limits import Shapes, check_counts, check_size, no_larger_than
+from delayer.store.names import mended_names, say_mended
+from delayer.store.pickles import how_to_convert
+from delayer.store.shards import files_of, part_names
 from delayer.store.weights import check_fit, header, note_dtype_, read_weights
 
 _HEADS = (
@@ -42,7 +45,8 @@ def open_huggingface(name: str, weights: str | Path | None, *, trust: bool = Fal
             stated, _ = transformers.PreTrainedConfig.get_config_dict(name)
     except Exception as error:
         raise _unknown(name, error) from error
-    files = [Path(weights)] if weights is not None else weight_files(name)
+    check_not_quantised(stated, name)
+    files = files_of(weights) if weights is not None else weight_files(name)
     shapes = {key: shape for file in files for key, shape in header(file).items()}
     if not trust:
         check_configuration(stated, name)
@@ -62,10 +66,14 @@ def open_huggingface(name: str, weights: str | Path | None, *, trust: bool = Fal
     if shapes and not trust:
         with quiet(transformers):
             check_size(lambda: kind(config), shapes, 0, name)
-    if weights is None:
+    names, taken = mended_names(shapes, _own_names(kind, config), f"{kind.base_model_prefix}.")
+    if weights is None and not taken:
         model = from_pretrained(kind, name)
     else:
-        model = from_pretrained(kind, None, config=config, state_dict=read_weights(weights))
+        said = str(weights or name)
+        say_mended(said, taken)
+        given = {names[key]: value for file in files for key, value in read_weights(file).items()}
+        model = from_pretrained(kind, None, config=config, state_dict=given)
     return note_dtype_(model, (dtype for dtype, _ in shapes.values()))
 
 
@@ -79,11 +87,20 @@ def weight_files(name: str) -> list[Path]:
                 name, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
             )
         if path and file.endswith(".json"):
-            parts = sorted(set(json.loads(Path(path).read_text())["weight_map"].values()))
-            found = [Path(transformers.utils.cached_file(name, part)) for part in parts]
+            found = [Path(transformers.utils.cached_file(name, part)) for part in part_names(Path(path))]
         elif path:
             return [Path(path)]
     return found
+
+
+def _own_names(kind: Any, config: Any) -> set[str]:
+    """The names of a class's tensors; none where it cannot be built without memory."""
+    transformers = library("transformers", "text")
+    try:
+        with quiet(transformers), torch.device("meta"):
+            return set(kind(config).state_dict())
+    except Exception:  # the true building says better what is wrong
+        return set()
 
 
 def _class_of(config: Any, shapes: Shapes, said: str) -> Any:
@@ -134,7 +151,7 @@ def from_pretrained(kind: Any, name: str | None, **options: Any) -> nn.Module:
     except Exception as error:
         raise WeightsError(
             f"{said!r} has no safetensors weights that {kind.__name__} can load ({first_line(error)}). "
-            "delayer never opens pickles; convert the weights to safetensors."
+            f"delayer never opens pickles; convert the weights to safetensors{how_to_convert(name)}"
         ) from error
     missing = set(report["missing_keys"])
     if missing and all("pooler" in key for key in missing) and "add_pooling_layer" not in options:

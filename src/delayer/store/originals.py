@@ -13,11 +13,14 @@ from torch import nn
 
 from delayer.errors import DelayerError, ModelError, UnknownName
 from delayer.libraries import first_line, library
+from delayer.network.hashing import tensors_of
 from delayer.network.notes import config_of, note_, pretrained_of
+from delayer.network.wrapped import unwrapped
 from delayer.store.artefact import Source
 from delayer.store.closed import check_timm_folder
 from delayer.store.given import give, is_name
 from delayer.store.huggingface import open_huggingface
+from delayer.store.names import mended
 from delayer.store.weights import fill_, header, note_dtype_, read_weights
 
 
@@ -31,7 +34,7 @@ def by_name(name: str, weights: str | Path | None, arguments: Mapping[str, Any],
     model = load_timm(name[5:], weights is None, arguments) if is_timm else call_factory(name, give(name), arguments)
     if weights is None:
         return model
-    given = read_weights(weights)
+    given = mended(read_weights(weights), tensors_of(model).keys(), str(weights))
     return note_dtype_(fill_(model, given, name=str(weights)), (dtype for dtype, _ in header(weights).values()))
 
 
@@ -113,5 +116,6 @@ def call_factory(name: str, factory: Callable[..., Any], arguments: Mapping[str,
         raise ModelError(
             f"{name!r} gave a {type(model).__name__} where a torch.nn.Module was expected. Return the network itself."
         )
+    model = unwrapped(model)
     note_(model, delayer_source=Source(kind="factory", name=name, config=dict(arguments)))
     return model

@@ -10,21 +10,24 @@ from torch import Tensor, nn
 from delayer.errors import WeightsError
 from delayer.network.hashing import tensors_of
 from delayer.network.notes import note_
+from delayer.store.pickles import refuse_pickle
+from delayer.store.shards import files_of
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file. Raises WeightsError for a pickle, a missing or a corrupted file."""
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"There is no weights file {path}. Give a .safetensors file.")
+    """All tensors of a safetensors file, or of several that an index or a folder names (`files_of`).
+
+    Raises WeightsError for a pickle, a missing or a corrupted file.
+    """
+    return {name: tensor for file in files_of(path) for name, tensor in _read(file).items()}
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         head = file.read(10)
     # A safetensors file begins with eight bytes of length, which may be anything, and its header's brace.
     if head[8:9] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80"):
-        raise WeightsError(
-            f"{path} is a pickle (a torch.save file), which can run code when opened; delayer reads safetensors only. "
-            "Convert it: safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'weights.safetensors')."
-        )
+        raise refuse_pickle(path)
     try:
         with safe_open(str(path), "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -33,13 +36,17 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def header(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Type and shape of every tensor of a safetensors file, from its header alone. Raises WeightsError."""
+    """Type and shape of every tensor of one safetensors file or several (`files_of`), from headers alone. Raises WeightsError."""
+    return {name: found for file in files_of(path) for name, found in _header(file).items()}
+
+
+def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     try:
         with safe_open(str(path), "pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
     except (SafetensorError, OSError, ValueError):
-        read_weights(path)  # which says what is wrong
+        _read(path)  # which says what is wrong
         raise
 
 
