@@ -616,7 +616,7 @@ def test_columns_can_be_named_and_empty_texts_are_left_out(text_models, tmp_path
         ("jsonl:a.jsonl", '{"text": "a"}\n{"text"\n', "Line 2 of .* is not valid JSON"),
         ("jsonl:a.jsonl", '{"text": "a"}\n[1]\n', "Line 2 of .* is no JSON object"),
         ("jsonl:a.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}\n', "Line 2 of .* lacks label"),
-        ("text:a.json", '{"a": 1}', "should hold a list of texts"),
+        ("text:a.json", '{"a": 1}', "no column that is known to hold data; found a"),
         ("text:a.json", "[1, 2]", "should hold a list of texts"),
         ("text:a.json", "[", "not valid JSON"),
         ("text:a.json", "[]", "empty data set"),

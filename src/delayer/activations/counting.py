@@ -139,7 +139,8 @@ def seeing(stats: dict[str, Switches], batch: Any) -> Callable[[Site, Tensor, Te
     ids = torch.arange(batch.start, batch.start + len(batch))
 
     def see(site: Site, z: Tensor, y: Tensor) -> None:
-        rows_z, rows_y, samples = _rows(site, z, y, ids, batch.mask)
+        mask = batch.mask_for(z.numel() // (z.shape[site.axis] * len(ids)))
+        rows_z, rows_y, samples = _rows(site, z, y, ids, mask)
         if not torch.isfinite(rows_z.sum()) and not torch.isfinite(rows_z).all():
             raise NotFiniteError(
                 f"NaN or infinity reaches the activation {site.path}, in samples {int(ids[0])} to {int(ids[-1])}. "

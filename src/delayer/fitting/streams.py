@@ -155,7 +155,7 @@ class Streams:
         num = y[0, 0].numel() if fit.window is not None else y[0].numel() // y.shape[-1]
         if not torch.isfinite(y.sum()) and not torch.isfinite(y).all():
             raise NotFiniteError("NaN or infinity in what a layer should answer. Check the weights and the data.")
-        mask = batch.mask if batch.mask is not None and batch.mask.shape[1] == num else None
+        mask = batch.mask_for(num)
         ids = torch.arange(batch.start, batch.start + len(batch))
         index = chosen(self.rows, ids, num, mask, self.seed)
         keep = None

@@ -13,7 +13,7 @@ from delayer.network.calling import first_tensor
 from delayer.network.notes import note_
 from delayer.tasks import Task, TaskOptions, open_task
 from delayer.tasks.images import image_shape
-from delayer.tasks.sources import sources
+from delayer.tasks.sources import sources, spec_parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +47,8 @@ class NasData:
 
 def open_data(spec: str, space: Space, options: TaskOptions, *, test: str | None = None) -> NasData:
     """The data that `KIND:PATH` names. Raises DataError when it holds no labelled images."""
-    kind, _, path = spec.partition(":")
-    path, _, part = path.partition("#")
-    samples = sources[kind](path, part or None, options, nn.Identity())
+    kind, path, part = spec_parts(spec)
+    samples = sources[kind](path, part, options, nn.Identity())
     if samples.content not in ("images", "arrays") or samples.labels is None:
         raise DataError(
             f"An architecture search needs labelled images; {spec} holds {samples.content} "

@@ -97,7 +97,7 @@ def rows_of(
         # Sums are in float64, which Apple's accelerator lacks; its rows are summed on the CPU.
         hidden = positions(hidden.detach().cpu() if hidden.device.type == "mps" else hidden.detach(), chain.axis)
         num = hidden.shape[1]
-        mask = batch.mask if batch.mask is not None and batch.mask.shape[1] == num else None
+        mask = batch.mask_for(num)
         for policy, points in wants.items():
             if point not in points:
                 continue

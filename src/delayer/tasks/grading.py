@@ -22,11 +22,11 @@ def grade_of(outputs: Outputs, reference: Outputs | None = None, *, seed: int = 
     """The grade of a network, and how far it is from the original where the original's answers are given.
 
     Classification: top-1 accuracy over the whole head, percent, or among the split's classes, which the name then
-    says; without labels the share of samples that keep the original's top-1. Causal language models: perplexity, exp
-    of the mean nats a token (at most e^700, so that it stays a number). Embeddings: the share of samples whose
-    nearest neighbour (cosine) among the other samples stays the original's. Regression: R² against the labels,
-    percent, each output weighing the same; without labels the relative error against the original, percent of how
-    much its numbers vary (0 for the original itself, about 141 for numbers that have nothing to do with its own).
+    says; without labels the share of samples that keep the original's top-1. Language models, and encoder-decoders on the
+    decoder's tokens: perplexity, exp of the mean nats a token (at most e^700, so that it stays a number). Embeddings: the
+    share of samples whose nearest neighbour (cosine) among the other samples stays the original's. Regression: R² against
+    the labels, percent, each output weighing the same; without labels the relative error against the original, percent of
+    how much its numbers vary (0 for the original itself, about 141 for numbers that have nothing to do with its own).
 
     `error` and `correlation` say how far numbers are from the original's, with labels too. `kl` is the mean
     Kullback-Leibler divergence KL(original || network), nats: between class distributions over the whole head,
@@ -41,7 +41,7 @@ def grade_of(outputs: Outputs, reference: Outputs | None = None, *, seed: int = 
     if reference is not None:
         hits, kl = _against(outputs, reference)
         agreement = 100 * hits.double().mean().item() if len(hits) else None
-    causal = outputs.kind == "causal-lm"
+    causal = outputs.kind in ("causal-lm", "seq2seq")
     if causal:
         name, unit, values = "perplexity", "", outputs.nll
     elif outputs.truth is not None:

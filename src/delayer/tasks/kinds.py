@@ -1,5 +1,6 @@
 """What a network does, found by its answer, by what it says of itself and by the labels."""
 
+import inspect
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -31,9 +32,9 @@ def kind_of(model: nn.Module, inputs: Inputs, labels: Tensor | None = None) -> D
     Answers [n, outputs] are logits of classes or plain numbers (regression). In this order, the first that speaks decides:
     `problem_type` of the configuration; labels (class numbers [n] in whole numbers, or targets in floats); a single output,
     which without labels is a number; a class or a last layer that names its work; probabilities; else classes are assumed,
-    and a note says so. Logits [n, positions, vocabulary] of a network that writes text mean a language model; a last hidden
-    state, a network without a head and other answers to text mean an embedding; all else (key points [n, k, 2], maps
-    [n, c, h, w]) is regression. Raises DataError when the network cannot read the inputs.
+    and a note says so. Logits [n, positions, vocabulary] of a network that writes text mean a language model, or seq2seq where
+    it has a decoder's inputs; a last hidden state, a network without a head and other answers to text mean an embedding; all
+    else (key points [n, k, 2], maps [n, c, h, w]) is regression. Raises DataError when the network cannot read the inputs.
     """
     raw, output, path = _answer(model, inputs)
     reads_text = token_ids(inputs) is not None
@@ -45,7 +46,8 @@ def kind_of(model: nn.Module, inputs: Inputs, labels: Tensor | None = None) -> D
         return _of_numbers(model, output if output.ndim == 2 else output[:, None], labels, path, reads_text)
     if reads_text and output.ndim == 3:
         if writes_text(model):
-            return Does("causal-lm", output.shape[-1])
+            decodes = isinstance(inputs, Mapping) and "decoder_input_ids" in inputs
+            return Does("seq2seq" if decodes else "causal-lm", output.shape[-1])
         return Does(
             "embedding",
             output.shape[-1],
@@ -131,6 +133,14 @@ def writes_text(model: nn.Module) -> bool:
     # Masked language models have logits for each position too; can_generate tells them apart.
     can_generate = getattr(model, "can_generate", None)
     return bool(can_generate()) if callable(can_generate) else True
+
+
+def has_decoder_inputs(model: nn.Module) -> bool:
+    """Whether a network reads one text and is told what it has written so far: an encoder-decoder, with its head or bare."""
+    config = getattr(model, "config", None)
+    if not getattr(config, "is_encoder_decoder", False) or "decoder_input_ids" not in inspect.signature(model.forward).parameters:
+        return False
+    return writes_text(model) or getattr(model, "base_model", None) is model
 
 
 def token_ids(inputs: Inputs) -> Tensor | None:

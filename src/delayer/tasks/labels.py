@@ -45,7 +45,7 @@ def head_labels(samples: Samples, kind: Kind, num_outputs: int, model: nn.Module
             return HeadLabels(labels.float())
         return HeadLabels(None, notes=["The labels are not used, as they are names and the network answers with numbers."])
     if kind not in ("image-classification", "text-classification"):
-        does = "predicts text" if kind == "causal-lm" else "has no classes"
+        does = "predicts text" if kind in ("causal-lm", "seq2seq") else "has no classes"
         return HeadLabels(None, notes=[f"The labels are not used, as the network {does}."])
     if labels.is_floating_point():
         raise DataError(

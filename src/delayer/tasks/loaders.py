@@ -13,11 +13,15 @@ from delayer.tasks.kinds import token_ids
 from delayer.tasks.options import Kind
 from delayer.tasks.splits import Batch, Split
 
+LABEL_KEYS = ("labels", "label", "targets", "target")
+"""What people call the labels in a dict of tensors."""
+
 
 class LoaderSplit(Split):
-    """A split over batches from Python: x, (x, y), or a dict of tensors with an entry "labels" or without.
+    """A split over batches from Python: x, (x, y), or a dict of tensors with an entry for labels (LABEL_KEYS) or without.
 
-    y: class numbers [n]; for regression targets in numbers, one for each output. kind None: either.
+    y: class numbers [n], or rows with a single 1 among zeros (one-hot); for regression targets in numbers, one for each output.
+    kind None: either. notes: what was assumed of them.
 
     A DataLoader's order is drawn once, so that each pass gives the same batches; its workers go on reading
     ahead. Random access needs a DataLoader over a data set with numbers, or a sequence; others are read from
@@ -43,6 +47,12 @@ class LoaderSplit(Split):
         self.stated: Kind | None = kind
         self.kind = kind or "image-classification"
         self.batches, self.limit, self._starts = batches, limit, None
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Remember, once, what was assumed of the labels."""
+        if text not in self.notes:
+            self.notes.append(text)
 
     def read_as_(self, kind: Kind) -> None:
         """Read labels as this kind of task does, from now on."""
@@ -125,8 +135,13 @@ def _batch(raw: Any, start: int, split: LoaderSplit) -> Batch:
     try:
         if isinstance(inputs, Mapping):
             inputs = {key: torch.as_tensor(value) for key, value in inputs.items()}
-            own = inputs.pop("labels", None)
-            labels = own if labels is None else labels
+            found = [key for key in LABEL_KEYS if key in inputs]
+            if len(found) > 1 or (found and labels is not None):
+                raise DataError(
+                    f"A batch of the {name} split has labels in {' and '.join([*found, *['(x, y)'] * (labels is not None)])}. "
+                    "Leave all but one out."
+                )
+            labels = inputs.pop(found[0]) if found else labels
         else:
             inputs = torch.as_tensor(inputs)
         labels = None if labels is None else torch.as_tensor(labels)
@@ -135,7 +150,10 @@ def _batch(raw: Any, start: int, split: LoaderSplit) -> Batch:
             f"A batch of the {name} split is a {type(raw).__name__} that does not become tensors ({error}). "
             'Give x, (x, y), or a dict of tensors with an entry "labels" or without.'
         ) from error
-    ids = token_ids(inputs)
+    if isinstance(inputs, Mapping) and not inputs:
+        raise DataError(f"A batch of the {name} split is a dict of labels alone. Give the network's inputs by name as well.")
+    written = inputs.get("decoder_input_ids") if isinstance(inputs, Mapping) else None
+    ids = token_ids(inputs) if written is None else written
     if labels is None or (ids is not None and labels.shape == ids.shape):
         return Batch(inputs, None, start)  # a label for each token is the next token, which is known anyway
     return Batch(inputs, _labels(labels, split), start)
@@ -150,15 +168,19 @@ def _labels(labels: Tensor, split: LoaderSplit) -> Tensor | None:
         raise DataError(f"A label of the {split.name} split is NaN or infinity. Correct or remove these samples.")
     labels = labels.flatten() if labels.shape == (len(labels), 1) else labels
     numbers = labels.is_floating_point() and (labels.ndim > 1 or not torch.equal(labels, labels.round()))
-    if split.stated is None and labels.ndim == 2 and labels.shape[1] > 1 and ((labels == 0) | (labels == 1)).all():
-        raise DataError(
-            f"Labels of the {split.name} split are rows of zeros and ones, which name several classes at once (multi-label) or "
-            f"one (one-hot); {found}. Give class numbers (y.argmax(1)), x alone to compare with the original, or "
-            'kind="regression".'
-        )
+    if split.stated != "regression" and labels.ndim == 2 and labels.shape[1] > 1 and ((labels == 0) | (labels == 1)).all():
+        if (labels.sum(1) != 1).any():
+            raise DataError(
+                f"Labels of the {split.name} split are rows of zeros and ones, which name several classes at once (multi-label); "
+                f'{found}. Give class numbers, x alone to compare with the original, or kind="regression".'
+            )
+        split.note(f"Labels of the {split.name} split are rows with one 1 among zeros (one-hot): its place is the class number.")
+        return labels.long().argmax(1)
     if split.kind == "regression" or (split.stated is None and numbers):
+        if split.stated is None and numbers:
+            split.note(f"Labels of the {split.name} split are no whole numbers, so they are targets of regression.")
         return labels.float()
-    if split.kind in ("embedding", "causal-lm"):
+    if split.kind in ("embedding", "causal-lm", "seq2seq"):
         return labels
     if labels.ndim == 1 and not numbers:
         return labels.long()  # 3.0 is class 3

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Kind = Literal["image-classification", "text-classification", "embedding", "causal-lm", "regression"]
+Kind = Literal["image-classification", "text-classification", "embedding", "causal-lm", "seq2seq", "regression"]
 
 
 class TaskOptions(BaseModel):
@@ -24,8 +24,8 @@ class TaskOptions(BaseModel):
     seed: int = Field(default=0, ge=-(2**63), lt=2**63)
     """Decides which samples go where, and in which order."""
     kind: Kind | None = None
-    """What the network does: image-classification, text-classification, embedding, causal-lm or regression; by default found
-    from its answer to one sample, from what it says of itself and from the labels."""
+    """What the network does: image-classification, text-classification, embedding, causal-lm, seq2seq or regression; by default
+    found from its answer to one sample, from what it says of itself and from the labels."""
     labels: bool = True
     """Whether labels are used; without them networks are graded by agreement with the original."""
     classes: Path | None = None
@@ -45,6 +45,8 @@ class TaskOptions(BaseModel):
     """Name or folder of the tokenizer; by default the network's own."""
     text_column: str | None = None
     """Column that holds the text; by default recognised by its name."""
+    pair_column: str | None = None
+    """Column that holds the second text of a pair, or what an encoder-decoder is to write; by default recognised by its name."""
     image_column: str | None = None
     """Column that holds the image; by default recognised by its name or kind."""
     label_column: str | None = None

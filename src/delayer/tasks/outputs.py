@@ -24,7 +24,7 @@ class Outputs:
 
     sample: number of the sample that each row belongs to. top1: the likeliest class or token of each row,
     among the split's classes. truth: each row's label or next token, for regression its targets [samples, numbers];
-    None without labels. nll: negative log-likelihood of each next token, nats; None but for language models.
+    None without labels. nll: negative log-likelihood of each next token, nats; None but for networks that write text.
     values: log-probabilities [kept, classes] of the rows numbered in `kept`, which are drawn at random but
     the same for every network; for embeddings the pooled vectors [samples, width], for regression the numbers
     [samples, numbers], and `output` says which output each number belongs to.
@@ -81,7 +81,7 @@ class _Gather:
 
     def add(self, output: Tensor, batch: Batch, number: int) -> None:
         self.num_samples += len(batch)
-        ndim = {"image-classification": 2, "text-classification": 2, "causal-lm": 3}.get(self.split.kind)
+        ndim = {"image-classification": 2, "text-classification": 2, "causal-lm": 3, "seq2seq": 3}.get(self.split.kind)
         numbers = self.split.kind == "regression"
         output = output[:, None] if output.ndim == 1 and (numbers or ndim == 2) else output
         if len(output) != len(batch) or output.ndim < 2 or ndim not in (None, output.ndim):
@@ -94,7 +94,7 @@ class _Gather:
             self._add_numbers(output, batch.labels)
             return
         if self.split.kind == "embedding":
-            pooled = _pooled(output, batch.mask)
+            pooled = _pooled(output, batch.mask_for(output.shape[1]))
             self._check(pooled, batch, number)
             self.values.append(pooled.float().cpu())
             return
@@ -140,7 +140,7 @@ class _Gather:
         self.top1.append(top1.cpu())
         if truth is not None:
             self.truth.append(truth.cpu())
-        if self.split.kind == "causal-lm" and truth is not None:
+        if self.split.kind in ("causal-lm", "seq2seq") and truth is not None:
             self.nll.append(F.nll_loss(log_probs, truth, reduction="none").cpu())
         # Rows with the smallest random numbers stay, so that the batches do not matter, and so that rows kept
         # among many samples would also have been kept among the first few of them.
@@ -229,14 +229,18 @@ def as_logits(output: Tensor) -> Tensor:
 def _rows(output: Tensor, batch: Batch, kind: Kind) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Sample numbers [rows], logits [rows, classes] and truth [rows], a piece at a time."""
     start, num = batch.start, len(batch)
-    if kind != "causal-lm":
+    if kind not in ("causal-lm", "seq2seq"):
         if output.shape[1] == 1:  # one logit, of class 1 against class 0
             output = torch.cat([torch.zeros_like(output), output], 1)
         yield torch.arange(start, start + num), output, batch.labels
         return
     ids, mask = token_ids(batch.inputs), batch.mask
+    if kind == "seq2seq":
+        inputs = batch.inputs if isinstance(batch.inputs, Mapping) else {}
+        ids, mask = inputs.get("decoder_input_ids"), inputs.get("decoder_attention_mask")
     if ids is None:
-        raise DataError("The task is causal-lm, but its inputs hold no token numbers. Name the kind of task that fits (--kind).")
+        what = "decoder_input_ids" if kind == "seq2seq" else "token numbers"
+        raise DataError(f"The task is {kind}, but its inputs hold no {what}. Name the kind of task that fits (--kind).")
     for i in range(num):  # one by one, since logits of a whole batch once more may not fit into memory
         real = torch.ones_like(ids[i, 1:], dtype=torch.bool)
         if mask is not None:

@@ -51,7 +51,9 @@ def _image_reader(samples: Samples, rows: Sequence[int], model: nn.Module, optio
 
 
 def _each(samples: Samples, rows: Sequence[int], do: Callable[[Any], Any]) -> list[Any]:
-    results, bad = [], []
+    from PIL import Image
+
+    results, bad, huge = [], [], []
     for row in rows:
         try:
             image = samples.get(row)
@@ -59,14 +61,24 @@ def _each(samples: Samples, rows: Sequence[int], do: Callable[[Any], Any]) -> li
                 results.append(do(image))
         except (DelayerError, ImportError):
             raise
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            huge.append(samples.name_of(row))
         except Exception:  # image decoders raise whatever their formats lead to
             bad.append(samples.name_of(row))
-    if bad:
-        more = f" and {len(bad) - NUM_NAMED} more" if len(bad) > NUM_NAMED else ""
+    if huge:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise DataError(
-            f"{len(bad)} of {len(rows)} images cannot be read: {', '.join(bad[:NUM_NAMED])}{more}. Repair or remove them."
+            f"{len(huge)} of {len(rows)} images have more than the {most:,} pixels that Pillow opens, a guard against files that "
+            f"unpack without end: {_some(huge)}. Make them smaller or remove them; if you trust them, raise "
+            "PIL.Image.MAX_IMAGE_PIXELS."
         )
+    if bad:
+        raise DataError(f"{len(bad)} of {len(rows)} images cannot be read: {_some(bad)}. Repair or remove them.")
     return results
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:NUM_NAMED]) + (f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else "")
 
 
 def _array_reader(samples: Samples, options: TaskOptions):

@@ -35,6 +35,11 @@ class Batch:
         """[n, positions], 1 where a token is real; None where nothing is padded."""
         return self.inputs.get("attention_mask") if isinstance(self.inputs, Mapping) else None
 
+    def mask_for(self, num_positions: int) -> Tensor | None:
+        """The mask of the network or of its decoder that has so many positions; None where neither has."""
+        masks = [self.mask, self.inputs.get("decoder_attention_mask") if isinstance(self.inputs, Mapping) else None]
+        return next((mask for mask in masks if mask is not None and mask.shape[1] == num_positions), None)
+
     def __len__(self) -> int:
         return len(first_tensor(self.inputs))
 

@@ -18,7 +18,7 @@ from delayer.tasks.options import Kind, TaskOptions
 from delayer.tasks.outputs import Outputs, predictions
 from delayer.tasks.randomness import randomness
 from delayer.tasks.reading import reader_of
-from delayer.tasks.sources import Samples, fingerprint, sources
+from delayer.tasks.sources import Samples, fingerprint, sources, spec_parts
 from delayer.tasks.splits import Batch, Split, split_rows, split_sizes
 
 
@@ -102,12 +102,11 @@ def open_task(spec: str, model: nn.Module, options: TaskOptions | None = None, *
 
 
 def _open_source(spec: str, model: nn.Module, options: TaskOptions) -> Samples:
-    kind, colon, path = spec.partition(":")
-    path, _, part = path.partition("#")
-    if not colon and kind not in sources:
+    kind, path, part = spec_parts(spec)
+    if ":" not in spec and kind not in sources:
         raise DataError(f"{spec!r} does not say what it is. Write KIND:PATH, with a KIND among {', '.join(sources)}.")
     with needed_by(spec):
-        samples = sources[kind](path, part or None, options, model)
+        samples = sources[kind](path, part, options, model)
     if not samples.num:
         raise DataError(f"{spec} is an empty data set. Give at least one sample a split.")
     return samples
@@ -116,9 +115,9 @@ def _open_source(spec: str, model: nn.Module, options: TaskOptions) -> Samples:
 def _split(spec: str, samples: Samples, parts: Sequence[str], model: nn.Module, options: TaskOptions) -> Task:
     """A task with some of the splits, from one source."""
     labels = samples.labels if options.labels else None
-    sizes = split_sizes(samples.num, options, parts)
     classes = None if labels is None or labels.is_floating_point() else labels
-    rows = split_rows(samples.num, classes, sizes, options.seed)
+    rows = drawn_rows(samples, classes, options, parts)
+    sizes = {part: len(rows[part]) for part in parts}
     with needed_by(spec):
         read, notes = reader_of(samples, [row for part in parts for row in rows[part]], model, options)
         one = read(rows[parts[0]][:1])
@@ -142,6 +141,18 @@ def _split(spec: str, samples: Samples, parts: Sequence[str], model: nn.Module, 
 
     order = fingerprint(samples.fingerprint, str(options.seed), str(rows))
     return Task(spec, kind, {part: split(part) for part in parts}, found.labels is not None, order, notes, found.index)
+
+
+def drawn_rows(samples: Samples, classes: Tensor | None, options: TaskOptions, parts: Sequence[str]) -> dict[str, list[int]]:
+    """Disjoint rows for each part, from all samples, or from the rows that the source keeps for it. Raises DataError."""
+    pools = samples.pools or dict.fromkeys(parts, range(samples.num))
+    rows: dict[str, list[int]] = {}
+    for pool in dict.fromkeys(pools[part] for part in parts):
+        here = [part for part in parts if pools[part] == pool]
+        sizes = split_sizes(len(pool), options, here)
+        found = split_rows(len(pool), None if classes is None else classes[pool.start : pool.stop], sizes, options.seed)
+        rows |= {part: [pool[row] for row in some] for part, some in found.items()}
+    return rows
 
 
 def task_of(
@@ -184,6 +195,7 @@ def task_of(
         heads[name] = next(iter(split))  # labels as this kind reads them
     graded = kind.endswith("classification") or kind == "regression"
     has_labels = all(head.labels is not None for head in heads.values()) and graded
+    notes += dict.fromkeys(note.replace(f" of the {name} split", "") for name, split in splits.items() for note in split.notes)
     if among is not None:
         notes.append(f"Accuracy is among {len(among)} of the head's outputs alone.")
     contents = [part for name, head in heads.items() for part in (name, *_contents(head))]

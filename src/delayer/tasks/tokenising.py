@@ -1,4 +1,7 @@
-"""Texts as a network reads them: token ids, padded to the right, with the mask that says what is real."""
+"""Texts as a network reads them: token ids, padded to the right, with the mask that says what is real.
+
+An encoder-decoder gets two: what it reads, and what it writes, after its first token, so that each token is predicted.
+"""
 
 import inspect
 from collections.abc import Sequence
@@ -9,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from delayer.errors import DataError
-from delayer.tasks.kinds import writes_text
+from delayer.tasks.kinds import has_decoder_inputs, writes_text
 from delayer.tasks.options import TaskOptions
 from delayer.tasks.preprocessing import source_of
 
@@ -18,7 +21,10 @@ MAX_LENGTH = 512
 
 
 class TextReader:
-    """Turns texts, or lists of token ids, into {"input_ids", "attention_mask", ...}, each [n, longest].
+    """Turns texts, pairs of texts, or lists of token ids, into {"input_ids", "attention_mask", ...}, each [n, longest].
+
+    For an encoder-decoder the second of a pair (or the text itself, where it is alone) becomes {"decoder_input_ids",
+    "decoder_attention_mask"}: the token that decoders begin with, then all that is to be written.
 
     For a network that writes text the beginning-of-sequence token comes first if the tokenizer has one and
     does not add it by itself; else special tokens are what the tokenizer adds.
@@ -32,7 +38,8 @@ class TextReader:
         stated.append(self.tokenizer.model_max_length)
         self.max_length = options.max_length or min(MAX_LENGTH, *(int(most) for most in stated if most))
         bare = self.tokenizer("a").input_ids
-        bos = self.tokenizer.bos_token_id if writes_text(model) else None
+        self.start = _start_of(model, self.tokenizer) if has_decoder_inputs(model) else None
+        bos = self.tokenizer.bos_token_id if writes_text(model) and self.start is None else None
         self.begin = [] if bos is None or bare[:1] == [bos] else [bos]
         # Pieces of a long text are tokenised without special tokens, so they always need it.
         self.first = [] if bos is None else [bos]
@@ -53,13 +60,44 @@ class TextReader:
 
     def __call__(self, samples: Sequence[Any]) -> dict[str, Tensor]:
         """Texts, or lists of token numbers, as one padded batch: input_ids [batch, tokens] and what goes with them."""
-        if not isinstance(samples[0], str):
-            columns = {"input_ids": [self.first + list(ids) for ids in samples]}
-        else:
-            length = self.max_length - len(self.begin)
-            with self._lock:
-                columns = dict(self.tokenizer(samples, truncation=True, max_length=length, verbose=False))
-            columns["input_ids"] = [self.begin + ids for ids in columns["input_ids"]]
+        if self.start is not None:
+            both = [sample if isinstance(sample, tuple) else (sample, sample) for sample in samples]
+            read = self._padded(self._tokens([first for first, _ in both]))
+            return read | self._written([second for _, second in both], self.start, read["input_ids"].shape[1])
+        if isinstance(samples[0], list):
+            return self._padded({"input_ids": [self.first + ids for ids in samples]})
+        pairs = isinstance(samples[0], tuple)
+        return self._padded(self._tokens(*(map(list, zip(*samples, strict=True)) if pairs else [list(samples)])))
+
+    def chat(self, turns: Sequence[dict[str, str]]) -> list[int]:
+        """A chat as the tokenizer's template writes it, without the first token where that is put in front anyway."""
+        with self._lock:
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False)
+            ids = list(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+        ids = ids[len(self.first) :] if self.first and ids[: len(self.first)] == self.first else ids
+        return ids[: self.max_length - len(self.first)]
+
+    def _tokens(self, *texts: list[str], written: bool = False, room: int = 0) -> dict[str, list[list[int]]]:
+        """Columns of token numbers, with what else the tokenizer gives."""
+        length = self.max_length - len(self.begin) - room
+        given = {"text_target": texts[0]} if written else dict(zip(("text", "text_pair"), texts, strict=False))
+        with self._lock:
+            columns = dict(self.tokenizer(**given, truncation=True, max_length=length, verbose=False))
+        columns["input_ids"] = [self.begin + ids for ids in columns["input_ids"]]
+        return columns
+
+    def _written(self, texts: list[str], start: int, num_read: int) -> dict[str, Tensor]:
+        """What the decoder is given, never as wide as what is read, so that their masks are told apart."""
+        rows = [[start, *ids] for ids in self._tokens(texts, written=True, room=1)["input_ids"]]
+        widest = max(map(len, rows))
+        widest += widest == num_read
+        inputs = {
+            "decoder_input_ids": torch.tensor([(row + [self.pad] * widest)[:widest] for row in rows]),
+            "decoder_attention_mask": torch.tensor([([1] * len(row) + [0] * widest)[:widest] for row in rows]),
+        }
+        return {name: value for name, value in inputs.items() if name in self.takes}
+
+    def _padded(self, columns: dict[str, list[list[int]]]) -> dict[str, Tensor]:
         columns["attention_mask"] = [[1] * len(ids) for ids in columns["input_ids"]]
         widest = max(1, max(map(len, columns["input_ids"])))
         inputs = {}
@@ -78,6 +116,20 @@ class TextReader:
                 "is not told what is padding. Add that argument, or pass --batch-size 1."
             )
         return inputs
+
+
+def _start_of(model: nn.Module, tokenizer: Any) -> int:
+    """The token that a decoder begins with. Raises DataError where nothing states it."""
+    config: Any = getattr(model, "config", None)
+    inner = getattr(config, "decoder", None)
+    stated = [getattr(one, name, None) for one in (config, inner) for name in ("decoder_start_token_id", "bos_token_id")]
+    found = next((token for token in [*stated, tokenizer.bos_token_id, tokenizer.pad_token_id] if token is not None), None)
+    if found is None:
+        raise DataError(
+            f"Nothing states the token that the decoder of {type(model).__name__} begins with. Set decoder_start_token_id in its "
+            "configuration."
+        )
+    return int(found)
 
 
 def _tokenizer_of(model: nn.Module, options: TaskOptions) -> Any:

@@ -37,7 +37,7 @@ def distance(
     if kind == "embedding":
         if taught is None:
             raise ValueError("Hidden states are learnt from a teacher alone. Give taught=, what it answers.")
-        mine, theirs = _pooled(output, batch.mask).float(), _pooled(taught, batch.mask).float()
+        mine, theirs = (_pooled(x, batch.mask_for(x.shape[1])).float() for x in (output, taught))
         return ((mine - theirs).square().sum(1) / theirs.square().sum(1).clamp_min(1e-12)).mean()
     if kind == "regression":
         aims = [(teacher_weight, taught), (label_weight, None if batch.labels is None else batch.labels.reshape(output.shape))]

@@ -269,7 +269,7 @@ def _check(
             f"hidden_weight={options.hidden_weight:g} compares hidden states with a teacher's, but there is no "
             f"{'pair of them' if teacher else 'teacher'}. Pass teacher=ORIGINAL and counterparts=counterparts(chain, plan)."
         )
-    labelled = task.kind == "causal-lm" or (task.has_labels and task.kind != "embedding")
+    labelled = task.kind in ("causal-lm", "seq2seq") or (task.has_labels and task.kind != "embedding")
     taught = teacher is not None and (options.teacher_weight or options.hidden_weight)
     if not (taught or (labelled and options.label_weight)):
         raise DataError(

@@ -167,7 +167,7 @@ def _features(model: nn.Module, path: str, device: torch.device | str | None) ->
         batch = batch.to(first_tensor(spot).device)
         with seeded(batch.start):
             answer = output_of(call(model, batch.inputs))
-        found = caught.pop() if path else _pooled(answer, batch.mask)
+        found = caught.pop() if path else _pooled(answer, batch.mask_for(answer.shape[1]))
         caught.clear()
         return found.float().cpu()
 

@@ -40,10 +40,26 @@ class Samples:
     name_of: Callable[[int], str] = "sample {}".format
     preprocessing: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    pools: dict[str, range] | None = None
+    """The rows that each part is drawn from, where the source has splits of its own; all for each part by default."""
 
 
 Source = Callable[[str, str | None, TaskOptions, nn.Module], Samples]
 sources: Registry[Source] = Registry("data source", "delayer.tasks.sources")
+
+
+def spec_parts(spec: str) -> tuple[str, str, str | None]:
+    """Kind, path and part of KIND:PATH#PART; the path may hold blanks, colons and # itself.
+
+    Where the whole path exists there is no part, else the last # divides.
+    """
+    kind, _, path = spec.partition(":")
+    try:
+        whole = "#" not in path or Path(path).exists()
+    except (OSError, ValueError):  # longer than any name, or with a zero byte
+        whole = False
+    before, _, part = path.rpartition("#")
+    return (kind, path, None) if whole else (kind, before, part or None)
 
 
 def existing(path: str) -> Path:

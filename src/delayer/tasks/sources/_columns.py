@@ -1,14 +1,16 @@
 """Tables as samples: which column is the text, the image and the label."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+from torch import nn
 
 from delayer.errors import DataError
 from delayer.tasks.options import TaskOptions
-from delayer.tasks.sources import Samples, fingerprint
+from delayer.tasks.sources import Samples
 from delayer.tasks.sources._labels import labels_of
+from delayer.tasks.sources._texts import TEXT_NAMES, TextColumns, by_names, from_columns, text_columns
 
-TEXT_NAMES = ("text", "sentence", "review", "content")
 IMAGE_NAMES = ("image", "img")
 ARRAY_NAMES = ("x", "pixel_values")
 LABEL_NAMES = ("label", "labels", "y", "class", "fine_label", "target")
@@ -21,7 +23,7 @@ def pick(columns: Collection[str], asked: str | None, known: Sequence[str], what
     """
     if asked is not None and asked not in columns:
         raise DataError(f"{path} has no column {asked!r}; found {', '.join(columns)}. Pass one of these as --{what}-column.")
-    by_name = {str(name).lower(): name for name in reversed(list(columns))}
+    by_name = by_names(columns)
     return asked or next((by_name[name] for name in known if name in by_name), None)
 
 
@@ -44,41 +46,44 @@ def unused(columns: Collection[str], used: Collection[str | None], label: str | 
     ]
 
 
-def from_texts(texts: Sequence[str], labels: Sequence[Any] | None, path: str, options: TaskOptions = TaskOptions()) -> Samples:
-    """Samples of texts; labels as `labels_of` reads them. Empty texts are left out."""
-    full = [i for i, text in enumerate(texts) if isinstance(text, str) and text.strip()]
-    notes = [f"{len(texts) - len(full)} empty texts of {path} are left out."] if len(full) < len(texts) else []
-    texts = [texts[i] for i in full]
-    digest = fingerprint(*texts, *(() if labels is None else map(str, labels)))
-    found = None if labels is None else labels_of([labels[i] for i in full], path, options)
-    return Samples(
-        "texts",
-        len(texts),
-        texts.__getitem__,
-        digest,
-        found and found.values,
-        found and found.names,
-        notes=notes + (found.notes if found else []),
-    )
+def from_table(columns: Mapping[str, Sequence[Any]], path: str, options: TaskOptions, model: nn.Module) -> Samples:
+    """Samples of a table of texts. Raises DataError where no column is recognised."""
+    found = text_columns(columns, options, model, path)
+    if found is None:
+        raise nothing_to_read(columns, path)
+    label = pick_label(columns, found, options, path)
+    samples = from_columns(found, columns, None if label is None else columns[label], path, options, model)
+    samples.notes += unused(columns, {found.first, found.second}, label, path, options.labels)
+    return samples
 
 
-def from_dataset(dataset: Any, path: str, digest: str, options: Any) -> Samples:
+def pick_label(columns: Collection[str], found: TextColumns | None, options: TaskOptions, path: str) -> str | None:
+    """The column of labels, which is none of those of texts (an encoder-decoder's target is one)."""
+    if not options.labels:
+        return None
+    left = [name for name in columns if found is None or name not in found or name == options.label_column]
+    return pick(left, options.label_column, LABEL_NAMES, "label", path)
+
+
+def from_dataset(dataset: Any, path: str, digest: str, options: Any, model: nn.Module) -> Samples:
     """Samples of a `datasets.Dataset`, images still encoded until they are touched."""
     import datasets
 
     columns = dataset.column_names
     of_kind = [name for name in columns if isinstance(dataset.features[name], datasets.Image)]
     image = pick(columns, options.image_column, IMAGE_NAMES, "image", path) or next(iter(of_kind), None)
-    text = pick(columns, options.text_column, TEXT_NAMES, "text", path)
+    text = text_columns(columns, options, model, path)
     array = pick(columns, None, ARRAY_NAMES, "image", path)
-    label = pick(columns, options.label_column, LABEL_NAMES, "label", path) if options.labels else None
+    of_text = text is not None and (image is None or options.text_column is not None)
+    label = pick_label(columns, text if of_text else None, options, path)
     labels, listed = None if label is None else list(dataset[label]), None
     if label is not None and isinstance(dataset.features[label], datasets.ClassLabel):
         listed = tuple(dataset.features[label].names)
-    of_text = text is not None and (image is None or options.text_column is not None)
-    notes = unused(columns, {text if of_text else image or array}, label, path, options.labels)
-    if of_text:
-        samples = from_texts(list(dataset[text]), labels, path, options)
+    used = {text.first, text.second} if text is not None and of_text else {image or array}
+    notes = unused(columns, used, label, path, options.labels)
+    if text is not None and of_text:
+        cells = {name: list(dataset[name]) for name in (text.first, text.second) if name is not None}
+        samples = from_columns(text, cells, labels, path, options, model)
         samples.class_names = listed or samples.class_names
         samples.notes += notes
         return samples

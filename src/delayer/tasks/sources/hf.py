@@ -38,7 +38,7 @@ def hf(path: str, part: str | None, options: TaskOptions, model: nn.Module) -> S
         digest = fingerprint(fingerprint_of_files(Path(path), files), str(name))
     else:
         digest = fingerprint(path, str(name), str(dataset.features), str(len(dataset)))
-    samples = from_dataset(dataset, f"hf:{path}", digest, options)
+    samples = from_dataset(dataset, f"hf:{path}", digest, options, model)
     samples.notes[:0] = notes
     return samples
 

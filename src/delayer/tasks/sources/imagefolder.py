@@ -1,5 +1,7 @@
-"""`imagefolder:PATH`: class folders of images, or one flat folder without labels."""
+"""`imagefolder:PATH[#SPLIT]`: class folders of images, a flat folder without labels, or folders `train`, `val`, `test`."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -7,33 +9,114 @@ from torch import nn
 
 from delayer.errors import DataError
 from delayer.tasks.options import TaskOptions
-from delayer.tasks.sources import Samples, existing, fingerprint_of_files, no_part, sources
+from delayer.tasks.sources import Samples, existing, fingerprint_of_files, sources
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jfif"}
 
-SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+SPLITS = {
+    "train": "fit",
+    "training": "fit",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""Names of folders that are splits and no classes, and what they are for."""
 
 
 @sources.register("imagefolder")
 def imagefolder(path: str, part: str | None, options: TaskOptions, model: nn.Module) -> Samples:
     """Images decoded when they are touched; class k is the k-th folder by its name as text, its images at any depth below.
 
-    Raises DataError for folders that are splits, not classes, and where there are no images.
+    Folders that are splits are taken as such: fit is drawn from train, validation and test from val, or test from a test folder
+    of its own. `#val` takes one of them alone. Links to folders and images are followed.
+    Raises DataError where there are no images, and for splits without the classes of one another.
     """
-    from PIL import Image
-
-    no_part(part, path)
     root = existing(path)
     if not root.is_dir():
         raise DataError(f"imagefolder:{path} is a file. Give the folder that holds the images or the class folders.")
-    folders = sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    if folders and {folder.name.lower() for folder in folders} <= SPLITS:
+    if part is not None:
+        if not (root / part).is_dir():
+            raise DataError(
+                f"{path} has no folder {part!r} (#{part}); found {', '.join(f.name for f in _folders(root)) or 'none'}."
+            )
+        return _classes(root / part)
+    folders = _folders(root)
+    if not folders or not {folder.name.lower() for folder in folders} <= SPLITS.keys():
+        return _classes(root)
+    return _splits(root, folders)
+
+
+def _splits(root: Path, folders: list[Path]) -> Samples:
+    """The images of several splits in one, and from which rows each part is drawn."""
+    by_part = {SPLITS[folder.name.lower()]: folder for folder in reversed(folders)}
+    if doubled := [folder.name for folder in folders if by_part[SPLITS[folder.name.lower()]] != folder]:
         raise DataError(
-            f"The folders of {path} ({', '.join(folder.name for folder in folders)}) are splits, not classes. "
-            f"Give imagefolder:{root / folders[0].name}, and another by --test."
+            f"{root} has two folders for one split ({doubled[0]}). Name one, as in imagefolder:{root}#{folders[0].name}."
         )
-    by_class = [_images(folder, "**/*") for folder in folders]
-    loose = _images(root, "*")
+    notes, found = [], {part: _classes(folder) for part, folder in by_part.items()}
+    labelled = [part for part, samples in found.items() if samples.labels is not None]
+    if len(labelled) not in (0, len(found)):
+        for part in [part for part in found if part not in labelled]:
+            notes.append(f"{by_part[part]} has no class folders, so it is left out.")
+            del found[part]
+    names = sorted({name for samples in found.values() for name in samples.class_names or ()})
+    index = {name: k for k, name in enumerate(names)}
+    rows: dict[str, range] = {}
+    labels, num = [], 0
+    for part, samples in found.items():
+        rows[part] = range(num, num := num + samples.num)
+        if samples.labels is not None and samples.class_names is not None:
+            labels.append(torch.tensor([index[name] for name in samples.class_names])[samples.labels])
+            if missing := [name for name in names if name not in samples.class_names]:
+                notes.append(f"{by_part[part]} lacks {len(missing)} of {len(names)} classes ({', '.join(missing[:3])}).")
+        notes += samples.notes
+    first, last = min(found, key=_ORDER.index), max(found, key=_ORDER.index)
+    drawn = {"fit": "fit" if "fit" in found else first}
+    drawn["test"] = "test" if "test" in found else last
+    drawn["validation"] = "validation" if "validation" in found else drawn["fit"]
+    said = ", ".join(f"{part} from {by_part[drawn[part]].name}" for part in _ORDER)
+    notes.insert(0, f"The folders of {root} are splits: {said}.")
+    whole = list(found.values())
+    starts = [rows[part].start for part in found]
+
+    def at(i: int) -> tuple[Samples, int]:
+        k = max(k for k, start in enumerate(starts) if start <= i)
+        return whole[k], i - starts[k]
+
+    def get(i: int):
+        samples, row = at(i)
+        return samples.get(row)
+
+    def name_of(i: int) -> str:
+        samples, row = at(i)
+        return samples.name_of(row)
+
+    return Samples(
+        "images",
+        num,
+        get,
+        fingerprint_of_files(root, [Path(name_of(i)) for i in range(num)]),
+        torch.cat(labels) if labels else None,
+        tuple(names) or None,
+        name_of=name_of,
+        notes=notes,
+        pools={part: rows[drawn[part]] for part in _ORDER},
+    )
+
+
+_ORDER = ("fit", "validation", "test")
+
+
+def _classes(root: Path) -> Samples:
+    """The images of class folders, or of one flat folder."""
+    from PIL import Image
+
+    folders = _folders(root)
+    by_class = [sorted(_images(folder)) for folder in folders]
+    loose = sorted(_images(root, deep=False))
     files, labels, names, notes = loose, None, None, []
     if any(by_class):
         files = [file for members in by_class for file in members]
@@ -41,13 +124,13 @@ def imagefolder(path: str, part: str | None, options: TaskOptions, model: nn.Mod
         names = tuple(folder.name for folder in folders)
         if empty := [name for name, members in zip(names, by_class, strict=True) if not members]:
             notes.append(
-                f"{len(empty)} class folders of {path} hold no images ({', '.join(empty[:3])}); they count as classes all "
+                f"{len(empty)} class folders of {root} hold no images ({', '.join(empty[:3])}); they count as classes all "
                 "the same. Remove them if they are none."
             )
         if loose:
-            notes.append(f"{len(loose)} images of {path} lie outside its class folders and are left out.")
+            notes.append(f"{len(loose)} images of {root} lie outside its class folders and are left out.")
     if not files:
-        raise DataError(f"{path} holds no images ({', '.join(sorted(EXTENSIONS))}). Give the folder that does.")
+        raise DataError(f"{root} holds no images ({', '.join(sorted(EXTENSIONS))}). Give the folder that does.")
     return Samples(
         "images",
         len(files),
@@ -60,9 +143,18 @@ def imagefolder(path: str, part: str | None, options: TaskOptions, model: nn.Mod
     )
 
 
-def _images(folder: Path, pattern: str) -> list[Path]:
-    return sorted(
-        file
-        for file in folder.glob(pattern)
-        if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()
-    )
+def _folders(root: Path) -> list[Path]:
+    return sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+
+
+def _images(root: Path, *, deep: bool = True) -> Iterator[Path]:
+    """The images in a folder and, if deep, below it, through links too, but into no folder that it is inside of."""
+    for place, folders, files in os.walk(root, followlinks=True):
+        real = Path(place).resolve()
+        folders[:] = [
+            name for name in folders if deep and (inner := (real / name).resolve()) != real and inner not in real.parents
+        ]
+        for name in files:
+            file = Path(place) / name
+            if file.suffix.lower() in EXTENSIONS and not name.startswith(".") and file.is_file():
+                yield file

@@ -27,4 +27,4 @@ def parquet(path: str, part: str | None, options: TaskOptions, model: nn.Module)
         dataset = Dataset.from_parquet([str(file) for file in files])
     except (DatasetGenerationError, ValueError, OSError) as error:
         raise DataError(f"{path} is not readable as parquet ({error}). Write it again.") from error
-    return from_dataset(dataset, path, fingerprint_of_files(root.parent, files), options)
+    return from_dataset(dataset, path, fingerprint_of_files(root.parent, files), options, model)

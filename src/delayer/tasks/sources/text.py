@@ -1,14 +1,15 @@
-"""`text:PATH`: a .txt file, or a .json list of texts."""
+"""`text:PATH`: a .txt file, or a .json list of texts or of objects with a text in each."""
 
 import json
 
 from torch import nn
 
 from delayer.errors import DataError
-from delayer.tasks.kinds import writes_text
+from delayer.tasks.kinds import has_decoder_inputs, writes_text
 from delayer.tasks.options import TaskOptions
 from delayer.tasks.sources import Samples, fingerprint, no_part, read_text, sources
-from delayer.tasks.sources._columns import from_texts
+from delayer.tasks.sources._texts import TextColumns, from_columns
+from delayer.tasks.sources.jsonl import from_objects
 from delayer.tasks.tokenising import TextReader
 
 
@@ -18,19 +19,21 @@ def text(path: str, part: str | None, options: TaskOptions, model: nn.Module) ->
 
     That is cut into consecutive pieces of `max_length` tokens for a network that writes text, and into lines for another.
 
-    Raises DataError when the .json file holds anything but a list of texts.
+    Raises DataError when the .json file holds neither a list of texts nor what `jsonl` reads.
     """
-    no_part(part, path)
     content = read_text(path)
     if path.endswith(".json"):
         try:
             texts = json.loads(content)
         except json.JSONDecodeError as error:
             raise DataError(f"{path} is not valid JSON ({error}). Give a list of texts.") from error
-        if not isinstance(texts, list) or not all(isinstance(entry, str) for entry in texts):
-            raise DataError(f'{path} should hold a list of texts, ["...", "..."]; found something else.')
-        return from_texts(texts, None, path)
-    if not writes_text(model):
-        return from_texts(content.split("\n"), None, path)
+        if not isinstance(texts, list) or any(isinstance(entry, dict) for entry in texts):
+            return from_objects(content, path, part, options, model)
+        if not all(isinstance(entry, str) for entry in texts):
+            raise DataError(f'{path} should hold a list of texts, ["...", "..."], or of objects; found something else.')
+        return from_columns(TextColumns("text"), {"text": texts}, None, path, options, model)
+    no_part(part, path)
+    if not writes_text(model) or has_decoder_inputs(model):
+        return from_columns(TextColumns("text"), {"text": content.split("\n")}, None, path, options, model)
     pieces = TextReader(model, options).pieces(content)
     return Samples("tokens", len(pieces), pieces.__getitem__, fingerprint(content))
