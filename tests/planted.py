@@ -600,6 +600,7 @@ CASES = [
         segments=((0, 2), (2, 6), (6, 7), (7, 8)),
         planted=(0, 3, 4),
         kept=1,
+        ordinary=True,
     ),
     Case(
         name="timm-mixer",

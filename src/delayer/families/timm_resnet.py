@@ -12,6 +12,5 @@ families.register("timm ResNet")(
         axis=1,
         rows="mean",
         example=timm_image,
-        rebuild_arguments=lambda lengths: {"layers": tuple(lengths.values())},
     )
 )

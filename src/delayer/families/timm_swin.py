@@ -12,6 +12,5 @@ families.register("timm Swin")(
         axis=-1,
         rows="mean",
         example=timm_image,
-        rebuild_arguments=lambda lengths: {"depths": tuple(lengths.values())},
     )
 )

@@ -12,6 +12,5 @@ families.register("timm ViT")(
         axis=-1,
         rows="first",
         example=timm_image,
-        rebuild_arguments=lambda lengths: {"depth": lengths["blocks"]},
     )
 )

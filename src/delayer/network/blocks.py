@@ -121,5 +121,3 @@ class Family:
     """Builds inputs for one small forward pass; None asks the user for a batch."""
     recount_: Callable[[nn.Module, dict[str, list[int]]], None] | None = None
     """Mends indices and configuration; gets, for each container, the old positions that stayed."""
-    rebuild_arguments: Callable[[dict[str, int]], dict[str, Any]] | None = None
-    """Constructor arguments that build the shortened network, from the length of each container."""

@@ -1,6 +1,7 @@
 """Ordinary checkpoints: a cut network's folder as its own library writes and opens it, where that gives the same function."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 from delayer.cutting import Plan
 from delayer.errors import ModelError
 from delayer.libraries import first_line, library, quiet
-from delayer.network.calling import Inputs, call, evaluating, output_of, ready, seeded
+from delayer.network.calling import Inputs
 from delayer.network.chain import Chain
 from delayer.network.notes import note_, pretrained_of
 from delayer.store.artefact import Source
@@ -19,6 +20,9 @@ from delayer.store.closed import TIMM_FACTS, check_configuration, check_folder, 
 from delayer.store.huggingface import from_pretrained
 from delayer.store.integrity import read_json
 from delayer.store.originals import load_timm, mark_huggingface
+from delayer.store.proof import reload_proof
+from delayer.store.shorter import NotOrdinary, Shorter, shorter
+from delayer.store.shorter.timm import architecture
 from delayer.store.weights import distinct_weights, fill_, read_weights
 from delayer.study import write_atomically
 
@@ -66,67 +70,65 @@ def _ordinary_config(folder: Path, source: Source, *, strict: bool = True) -> di
 def write_weights(
     model: nn.Module, plan: Plan, chain: Chain, source: Source, folder: Path, example: Inputs, dtype: str = ""
 ) -> tuple[str, str]:
-    """Write the weights, as an ordinary checkpoint where that gives the same network; say its loader, or why not.
+    """Write the weights, as an ordinary checkpoint where that is proven to give the same network; say its loader, or why not.
 
+    Proven: a fresh process opens the folder with the library's own loader, and finds the same answers and, of a network that
+    generates, the same text (`reload_proof`).
     dtype: the half precision that floating-point tensors are stored in, "" for their own.
     """
-    loader, note = "", "the plan puts new maps into the network, which its own loader does not know"
+    note = "the plan puts new maps into the network, which its own loader does not know"
     if plan.drops_only:
-        loader, note = _write_ordinary(model, chain, source, folder, dtype)
-    if loader:
         try:
-            again = load_ordinary(folder, source)
-            with ready(model, example) as inputs, seeded():
-                expected = output_of(call(model, inputs)).cpu()
-            with evaluating(again), seeded():
-                found = output_of(call(again, example))
-            gap, largest = float((expected - found).abs().max()), float(expected.abs().max())
-            if gap <= 1e-5 * max(1.0, largest):
+            short = shorter(chain, plan.gone, source)
+            loader = _WRITERS[source.kind](model, short, source, folder, dtype)
+            proof = reload_proof(model, folder, example, ordinary=source)
+            if proof.passed:
                 return loader, ""
-            note = f"its own loader builds a different function (largest difference {gap:.2g})"
-        except Exception as error:  # whatever a library's own loader raises means that the folder is not ordinary
-            reason = first_line(error).replace(str(folder), "it").partition(". ")[0]
-            note = f"its own loader refuses it ({reason})"
-        for name in ("config.json", "generation_config.json", "model.safetensors"):
-            (folder / name).unlink(missing_ok=True)
+            note = proof.note or f"its own loader builds a different function (largest difference {proof.max_abs_difference:.2g})"
+        except NotOrdinary as reason:
+            note = str(reason)
+        except Exception as error:  # whatever a library's own writer or loader raises means that the folder is not ordinary
+            note = f"its library does not write it ({first_line(error)})"
+        note = note.replace(str(folder), "it")
+        for file in (*folder.glob("*.safetensors*"), folder / "config.json", folder / "generation_config.json"):
+            file.unlink(missing_ok=True)
     save_file(distinct_weights(model, dtype), str(folder / "model.safetensors"), metadata={"format": "pt"})
     return "", note
 
 
-def _write_ordinary(model: nn.Module, chain: Chain, source: Source, folder: Path, dtype: str) -> tuple[str, str]:
-    """Write the network as its library does, and say what opens it, or why there is no such thing."""
-    if source.kind == "huggingface" and chain.family.recount_:
-        transformers = library("transformers", "text")
-        with quiet(transformers):
-            state = {
-                key: value.to(getattr(torch, dtype)) if dtype and value.is_floating_point() else value
-                for key, value in model.state_dict().items()
-            }
-            network: Any = model  # of transformers
-            network.save_pretrained(folder, state_dict=state, max_shard_size="1000GB")
-        if dtype:
-            config = read_json(folder / "config.json") | {"dtype": dtype}
-            write_atomically(folder / "config.json", json.dumps(config, indent=2))
-        more = "".join(f", {key}={value}" for key, value in source.arguments.items())
-        return f"transformers.{type(model).__name__}.from_pretrained(FOLDER{more})", ""
-    if source.kind == "timm" and chain.family.rebuild_arguments:
-        save_file(distinct_weights(model, dtype), str(folder / "model.safetensors"), metadata={"format": "pt"})
-        changed = chain.family.rebuild_arguments(Chain(model, chain.family, chain.blocks).lengths())
-        stated = timm_facts(pretrained_of(model))
-        write_atomically(
-            folder / "config.json",
-            json.dumps(
-                {
-                    "architecture": source.name.split(".")[0],
-                    "num_classes": getattr(model, "num_classes", None),
-                    "model_args": dict(source.config) | changed,
-                    "pretrained_cfg": stated,
-                },
-                indent=1,
-                default=list,
-            ),
-        )
-        return "timm.create_model('local-dir:FOLDER', pretrained=True)", ""
-    if source.kind == "delayer":
-        return "", "the network was no ordinary checkpoint before this cut either"
-    return "", "this kind of network has no configuration that says how many blocks it has"
+def _write_huggingface(model: nn.Module, short: Shorter, source: Source, folder: Path, dtype: str) -> str:
+    """Write the shorter network as transformers does, and get what opens it."""
+    transformers, kind, names = library("transformers", "text"), type(model), short.renamed(model)
+    with quiet(transformers):
+        network: Any = kind(kind.config_class.from_dict(deepcopy(short.config)), **source.arguments)
+        network.load_state_dict({names[key]: value for key, value in model.state_dict().items()})
+        if (generation := getattr(model, "generation_config", None)) is not None:
+            network.generation_config = deepcopy(generation)
+        state = {
+            key: value.to(getattr(torch, dtype)) if dtype and value.is_floating_point() else value
+            for key, value in network.state_dict().items()
+        }
+        network.save_pretrained(folder, state_dict=state, max_shard_size="1000GB")
+    if dtype:
+        config = read_json(folder / "config.json") | {"dtype": dtype}
+        write_atomically(folder / "config.json", json.dumps(config, indent=2))
+    more = "".join(f", {key}={value}" for key, value in source.arguments.items())
+    return f"transformers.{kind.__name__}.from_pretrained(FOLDER{more})"
+
+
+def _write_timm(model: nn.Module, short: Shorter, source: Source, folder: Path, dtype: str) -> str:
+    """Write the shorter network as a folder of timm's, and get what opens it."""
+    names = short.renamed(model)
+    weights = {names[key]: value for key, value in distinct_weights(model, dtype).items()}
+    save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    config = {
+        "architecture": architecture(source, model),
+        "num_classes": getattr(model, "num_classes", None),
+        "model_args": short.config,
+        "pretrained_cfg": timm_facts(pretrained_of(model)),
+    }
+    write_atomically(folder / "config.json", json.dumps(config, indent=1, default=list))
+    return "timm.create_model('local-dir:FOLDER', pretrained=True)"
+
+
+_WRITERS = {"huggingface": _write_huggingface, "timm": _write_timm}

@@ -21,6 +21,7 @@ from delayer.store.closed import check_timm_folder
 from delayer.store.given import give, is_name
 from delayer.store.huggingface import open_huggingface
 from delayer.store.names import mended
+from delayer.store.timm_arguments import timm_arguments
 from delayer.store.weights import fill_, header, note_dtype_, read_weights
 
 
@@ -47,7 +48,7 @@ def source_of(model: nn.Module, factory: str | None = None) -> Source:
     if _is_huggingface(model) and not hasattr(model, "delayer_edits"):
         return _huggingface_source(model, getattr(config_of(model), "_name_or_path", ""))
     if (stated := pretrained_of(model)).get("architecture"):
-        return Source(kind="timm", name=stated["architecture"], config={"num_classes": model.num_classes})
+        return Source(kind="timm", name=stated["architecture"], config=timm_arguments(model))
     raise ModelError(
         f"This {type(model).__name__} was not loaded by delayer{_changed(model)}, so a saved copy could not be "
         "rebuilt. Load it with delayer.load, cut a copy (`apply` leaves the original as it was), or say which function "

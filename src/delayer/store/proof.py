@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from delayer.network.calling import Inputs, call, evaluating, output_of, seeded
 from delayer.registry import imports
 from delayer.registry.outside import import_again
+from delayer.store.artefact import Source
 from delayer.store.given import give, given_names, remember
 from delayer.store.integrity import RECORD, read_artefact, verified
+from delayer.store.probes import beyond_windows, continuation
 from delayer.study import Proof
 
 TOLERANCE = 1e-5
@@ -35,25 +37,32 @@ def check(model: nn.Module, folder: str | Path, inputs: Inputs, *, factory: str 
 
 
 def reload_proof(
-    model: nn.Module, folder: str | Path, inputs: Inputs, *, ordinary: bool = False, factory: str | None = None
+    model: nn.Module, folder: str | Path, inputs: Inputs, *, ordinary: bool | Source = False, factory: str | None = None
 ) -> Proof:
     """The largest output difference between a network and its saved copy, found by a fresh process.
 
-    ordinary: open the folder with its library's own loader instead of delayer.load.
-    factory: package.module:factory of the original network; by default the fresh process is given what this one was given.
-    Passed when the difference is at most 1e-5 of the largest output (1e-5 where outputs are smaller than 1).
+    ordinary: open the folder with its library's own loader instead of delayer.load; a `Source` where no record says yet
+    whose network it is. factory: package.module:factory of the original network; by default the fresh process is given what
+    this one was given.
+    Passed when the difference is at most 1e-5 of the largest output (1e-5 where outputs are smaller than 1), on these inputs
+    and, for a network that looks back through a window, on tokens that do not fit into it; and when one that generates writes
+    the same after them.
     """
-    named = {"": inputs} if isinstance(inputs, Tensor) else inputs
-    with evaluating(model), seeded():
-        expected = output_of(call(model, inputs))
+    probes = {"": inputs} | ({"longer:": longer} if (longer := beyond_windows(model, inputs)) is not None else {})
+    tensors, expected = {}, {}
+    for name, given in probes.items():
+        with evaluating(model), seeded():
+            expected[name] = output_of(call(model, given))
+        tensors |= {f"{name}input:{k}": v for k, v in ({"": given} if isinstance(given, Tensor) else given).items()}
+        tensors |= {f"{name}expected": expected[name]}
+    if (written := continuation(model, inputs)) is not None:
+        tensors |= {"written": written}
     loader = "the library's own loader" if ordinary else "delayer.load"
+    kind = ordinary.model_dump_json() if isinstance(ordinary, Source) else "ordinary" if ordinary else ""
+    largest = float(expected[""].abs().max())
     with tempfile.TemporaryDirectory() as temporary:
         probe = Path(temporary) / "probe.safetensors"
-        save_file(
-            {f"input:{k}": v.detach().cpu().contiguous() for k, v in named.items()}
-            | {"expected": expected.detach().cpu().contiguous()},
-            str(probe),
-        )
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, str(probe))
         # As many threads as here: more add in another order, which would hide behind what a wrong weight does.
         threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "MKL_NUM_THREADS": str(torch.get_num_threads())}
         # Safe path: a module that lies in the current folder must not stand in for one of Python's.
@@ -69,7 +78,7 @@ def reload_proof(
                 "delayer.store.proof",
                 str(folder),
                 str(probe),
-                "ordinary" if ordinary else "delayer",
+                kind,
                 json.dumps(_named_in(Path(folder))),
                 factory or "",
                 *imports(),
@@ -79,30 +88,33 @@ def reload_proof(
             check=False,
             env=os.environ | threads | paths,
         )
-    largest = float(expected.abs().max())
     if run.returncode:
         reason = (run.stderr.strip().splitlines() or ["no message"])[-1]
         return Proof(
             max_abs_difference=float("inf"),
             max_abs_output=largest,
-            num_inputs=len(expected),
+            num_inputs=len(expected[""]),
             loader=loader,
             passed=False,
             note=f"a fresh process could not load it: {reason}",
         )
-    gap = json.loads(run.stdout.strip().splitlines()[-1])["max_abs_difference"]
+    found = json.loads(run.stdout.strip().splitlines()[-1])
+    gaps = found["max_abs_differences"]
+    passed = all(gap <= TOLERANCE * max(1.0, float(expected[name].abs().max())) for name, gap in gaps.items())
     return Proof(
-        max_abs_difference=gap,
+        max_abs_difference=max(gaps.values()),
         max_abs_output=largest,
-        num_inputs=len(expected),
+        num_inputs=len(expected[""]),
+        num_written=0 if written is None or not found["writes_the_same"] else written.numel(),
         loader=loader,
-        passed=gap <= TOLERANCE * max(1.0, largest),
+        passed=passed and found["writes_the_same"],
+        note="" if found["writes_the_same"] else "a fresh process generates another text with it",
     )
 
 
 def _named_in(folder: Path) -> dict[str, str]:
     """The user's own functions that a folder refers to: of the names that were given in this process, those in its record."""
-    text = (folder / RECORD).read_text("utf-8")
+    text = (folder / RECORD).read_text("utf-8") if (folder / RECORD).exists() else ""
     return {name: spelling for name, spelling in given_names().items() if json.dumps(name) in text}
 
 
@@ -113,13 +125,23 @@ def _main(folder: str, probe: str, kind: str, names: str, factory: str, *modules
     import_again(modules)
     for name, spelling in json.loads(names).items():
         remember(name, give(spelling))
-    model = load(folder, factory=factory or None) if kind == "delayer" else load_ordinary(Path(folder), verified(folder).source)
+    if not kind:
+        model = load(folder, factory=factory or None)
+    else:
+        source = verified(Path(folder)).source if kind == "ordinary" else Source.model_validate_json(kind)
+        model = load_ordinary(Path(folder), source)
     tensors = load_file(probe)
-    expected = tensors.pop("expected")
-    inputs = {name.removeprefix("input:"): value for name, value in tensors.items()}
-    with evaluating(model), seeded():
-        found = output_of(call(model, inputs.get("", inputs)))
-    print(json.dumps({"max_abs_difference": float((found - expected).abs().max())}))
+    gaps = {}
+    for probed in ("", "longer:"):
+        given = {k.removeprefix(f"{probed}input:"): v for k, v in tensors.items() if k.startswith(f"{probed}input:")}
+        if given:
+            with evaluating(model), seeded():
+                found = output_of(call(model, given.get("", given)))
+            gaps[probed] = float((found - tensors[f"{probed}expected"]).abs().max())
+            if not probed and "written" in tensors:
+                written = continuation(model, given)
+                same = written is not None and torch.equal(written, tensors["written"])
+    print(json.dumps({"max_abs_differences": gaps, "writes_the_same": "written" not in tensors or same}))
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ class Proof(Record):
     max_abs_difference: Measurement
     max_abs_output: Measurement
     num_inputs: Count
+    num_written: Count = 0
+    """Tokens that both generate alike, where the network generates."""
     loader: str
     """'delayer.load', or the ordinary loader's name where the result is an ordinary checkpoint."""
     passed: bool

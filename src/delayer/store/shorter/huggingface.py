@@ -1,0 +1,113 @@
+"""The Hugging Face configuration that builds a network of fewer blocks, found by building skeletons of its guesses."""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+
+from delayer.libraries import first_line, library, quiet
+from delayer.network.chain import Chain
+from delayer.network.notes import config_of
+from delayer.store.artefact import Source
+from delayer.store.shorter.guesses import COUNTS, guesses, outlets, per_block, without
+from delayer.store.shorter.likeness import difference
+from delayer.store.shorter.lists import BlockList, NotOrdinary, length_of
+from delayer.store.shorter.places import Config, Spot, changed_at, numbers, places, said
+
+MOST_GUESSES = 40
+"""Configurations that are built at most, once the counts are known."""
+
+
+def configuration(chain: Chain, lists: Sequence[BlockList], source: Source) -> Config:
+    """The configuration of the shorter network, as plain data. Raises NotOrdinary.
+
+    Its counts are the entries that, lowered by one, take one block from a list and change nothing else. Lists with an entry
+    for each block lose those of the blocks that went; lists of block numbers, and counts of the first blocks of a kind, are
+    counted anew where the network would be another one otherwise.
+    """
+    model = chain.model
+    library("transformers", "text")
+    whole: Config = config_of(model).to_dict()
+    build = _builder(type(model), source.arguments)
+    original = build(whole)
+    if isinstance(original, str):
+        raise NotOrdinary(f"its configuration alone does not build it ({original})")
+    if reason := difference(original, model, [BlockList(one.path, one.names, frozenset()) for one in lists]):
+        raise NotOrdinary(f"its configuration builds another network than it is: {reason}")
+    changed = [one for one in lists if one.gone]
+    spots = {one.path: _count(whole, one, lists, build) for one in changed}
+    for one in changed:
+        if any(spots[one.path] == spots[other.path] and len(other.left) != len(one.left) for other in changed):
+            count = said(spots[one.path])
+            raise NotOrdinary(f"{one.path} and another list share one count, {count}, and would differ in length")
+    reasons = []
+    for guess in islice(guesses(whole, changed, spots), MOST_GUESSES):
+        built = build(guess)
+        reason = built if isinstance(built, str) else difference(original, built, lists)
+        if not reason:
+            return _with_derived(type(model), whole, guess, changed)
+        reasons.append(reason)
+    told = " and ".join(dict.fromkeys(said(spot) for spot in spots.values()))
+    raise NotOrdinary(f"the network that {type(model).__name__} builds from a lower {told} is another one: {reasons[0]}")
+
+
+def _builder(kind: Any, arguments: Mapping[str, Any]) -> Callable[[Config], nn.Module | str]:
+    """Builds the skeleton of a configuration, or says what the library says against it."""
+    transformers = library("transformers", "text")
+
+    def build(config: Config) -> nn.Module | str:
+        try:
+            with quiet(transformers):
+                made = kind.config_class.from_dict(deepcopy(config))
+                try:
+                    with torch.device("meta"):
+                        return kind(made, **arguments)
+                except (NotImplementedError, RuntimeError):  # some look at numbers, which meta has none of
+                    return kind(made, **arguments)
+        except Exception as error:  # whatever a configuration or a constructor raises
+            return first_line(error)
+
+    return build
+
+
+def _count(whole: Config, one: BlockList, lists: Sequence[BlockList], build: Callable[[Config], nn.Module | str]) -> Spot:
+    """Where a configuration counts the members of a list: lowered by one it takes one of them, and no other list's."""
+    num = len(one.names)
+    found = sorted(places(whole, num), key=lambda spot: not COUNTS.fullmatch(said(spot)))
+    shortened = BlockList(one.path, one.names, frozenset(one.names[-1:]))
+    for spot in found:
+        lowered = changed_at(whole, {spot: num - 1})
+        lowered = outlets(lowered, [shortened], {one.path: spot})
+        for guess in (without(lowered, per_block(lowered, spot, num), shortened), lowered):
+            built = build(guess)
+            if isinstance(built, str):
+                continue
+            lengths = {other.path: length_of(built, other) for other in lists}
+            if lengths[one.path] == num - 1 and all(
+                lengths[other.path] in (len(other.names), len(other.names) - (len(other.names) == num))
+                for other in lists
+                if other is not one
+            ):
+                return spot
+    raise NotOrdinary(f"no entry of its configuration says that {one.path or 'it'} has {num} blocks")
+
+
+def _with_derived(kind: Any, whole: Config, short: Config, changed: Sequence[BlockList]) -> Config:
+    """The short configuration, with further counts of blocks that its class works out of the first (an encoder's, say)."""
+    lengths = {len(one.names) for one in changed}
+    for spot, value in list(numbers(short)):
+        if len(spot) != 1 or value not in lengths or value != whole.get(spot[0]) or not COUNTS.fullmatch(str(spot[0])):
+            continue
+        try:
+            before, after = (
+                getattr(kind.config_class.from_dict({k: v for k, v in deepcopy(c).items() if k != spot[0]}), str(spot[0]), None)
+                for c in (whole, short)
+            )
+        except Exception:  # the class cannot do without it
+            continue
+        if before == value and isinstance(after, int) and after != value:
+            short = changed_at(short, {spot: after})
+    return short

@@ -1,0 +1,83 @@
+"""Whether a skeleton that a library builds is what is left of a network: its modules, shapes, and what its blocks are told."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from delayer.store.shorter.lists import BlockList, length_of
+
+PLAIN = (bool, int, float, str, type(None))
+NUMBERING = re.compile(r".*(idx|index|layer_?id|layer_?number|block_?num)\w*|training|.*drop.*|num_layers", re.I)
+"""Attributes that number a block, or say what happens in training only."""
+
+
+def difference(old: nn.Module, new: nn.Module, lists: Sequence[BlockList]) -> str:
+    """What tells a shorter network from what is left of a longer one, as a clause; "" for nothing.
+
+    Everything must be there, of the same class, with parameters of the same shapes; inside blocks every plain attribute (a
+    window, a scale, a kind of layer) must be what it was, since a short input may not show what it does.
+    """
+    for one in lists:
+        if (length := length_of(new, one)) != len(one.left):
+            return f"{one.path} has {length} blocks then where {len(one.left)} are left"
+    prefixes = {f"{one.at(name)}.": f"{one.at(there)}." for one in lists for name, there in one.moves.items()}
+    doomed = tuple(f"{one.at(name)}." for one in lists for name in one.gone)
+    theirs, seen = dict(new.named_modules()), set()
+    numbers = _numbers(lists)
+    for path, module in old.named_modules():
+        if f"{path}.".startswith(doomed):
+            continue
+        prefix = next((p for p in prefixes if f"{path}.".startswith(p)), "")
+        there = (prefixes[prefix] + f"{path}.".removeprefix(prefix))[:-1] if prefix else path
+        seen.add(there)
+        if (found := _unlike(module, theirs.get(there))) is not None:
+            return f"{path or 'the network'} {found}"
+        if prefix and (found := _told_otherwise(module, theirs[there], numbers[prefix])):
+            return f"{path} {found}"
+    if more := sorted(theirs.keys() - seen):
+        return f"{more[0]} is there then, which the network has not"
+    return ""
+
+
+def _numbers(lists: Sequence[BlockList]) -> dict[str, set[tuple[int, int]]]:
+    """For each block that stays the pairs (old, new) of its numbers: in its list, and among all blocks; from 0 and from 1."""
+    found, before, after = {}, 0, 0
+    for one in lists:
+        for j, k in enumerate(one.left):
+            pairs = {(k, j), (k + 1, j + 1), (before + k, after + j), (before + k + 1, after + j + 1)}
+            found[f"{one.at(one.names[k])}."] = pairs
+        before, after = before + len(one.names), after + len(one.left)
+    return found
+
+
+def _unlike(mine: nn.Module, other: nn.Module | None) -> str | None:
+    if other is None:
+        return "is missing then"
+    if type(mine).__qualname__ != type(other).__qualname__:
+        return f"is a {type(other).__name__} then, not a {type(mine).__name__}"
+    shapes = [{name: tuple(p.shape) for name, p in m.named_parameters(recurse=False)} for m in (mine, other)]
+    if shapes[0] != shapes[1]:
+        name = next(iter(dict(shapes[0].items() ^ shapes[1].items())))
+        return f"has other parameters then ({name})"
+    return None
+
+
+def _told_otherwise(mine: nn.Module, other: nn.Module, numbers: set[tuple[int, int]]) -> str:
+    theirs = _attributes(other)
+    for name, value in _attributes(mine).items():
+        then = theirs.get(name)
+        if value != then and not (isinstance(value, int) and (value, then) in numbers):
+            return f"has {name}={then} then, not {value}"
+    return ""
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and not NUMBERING.fullmatch(name)
+        and (isinstance(value, PLAIN) or (isinstance(value, tuple | list) and all(isinstance(x, PLAIN) for x in value)))
+    }

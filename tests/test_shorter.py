@@ -1,0 +1,195 @@
+"""How a library builds a network with fewer blocks: found where it does, refused where it only looks as if it did."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from planted import answer, cut, gap
+
+from delayer.cutting import plan_by_hand
+from delayer.errors import ModelError
+from delayer.families import chain_of
+from delayer.libraries import library, quiet
+from delayer.network.chain import Chain
+from delayer.store import load, save, source_of
+from delayer.store.probes import beyond_windows, continuation
+from delayer.store.shorter import NotOrdinary, Shorter, shorter
+
+TINY = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def made(kind: str, config: str, **arguments) -> Chain:
+    """The chain of a network of transformers with random weights, large enough to show what a block does."""
+    transformers = library("transformers", "text")
+    torch.manual_seed(0)
+    with quiet(transformers):
+        model = getattr(transformers, kind)(getattr(transformers, config)(**arguments)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3.0)
+    return chain_of(model, {"input_ids": ids()})
+
+
+def ids(length: int = 8) -> torch.Tensor:
+    return torch.randint(5, 96, (2, length), generator=torch.Generator().manual_seed(1))
+
+
+def without(chain: Chain, *gone: int) -> Shorter:
+    return shorter(chain, gone, source_of(chain.model))
+
+
+def saved(chain: Chain, folder, *gone: int):
+    small = cut(chain, [str(block) for block in gone])
+    plan = plan_by_hand(chain, [], operator="drop").model_copy(update={"edits": small.delayer_edits})
+    inputs = {"input_ids": ids()}
+    return small, save(small, plan, chain, folder, example=inputs)
+
+
+# -- counts, lists and numbers ------------------------------------------------------------------------------------------
+
+
+def test_first_dense_layers_are_counted_anew(tmp_path):
+    chain = made(
+        "DeepseekV3ForCausalLM", "DeepseekV3Config",
+        **TINY | {"first_k_dense_replace": 2, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
+        "moe_intermediate_size": 16, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+        "v_head_dim": 8},
+    )  # fmt: skip
+    assert without(chain, 4).config["first_k_dense_replace"] == 2
+    assert without(chain, 1).config["first_k_dense_replace"] == 1
+    small, artefact = saved(chain, tmp_path / "cut", 1, 4)
+    assert "DeepseekV3ForCausalLM" in artefact.ordinary, artefact.ordinary_note
+    again = library("transformers", "text").AutoModelForCausalLM.from_pretrained(tmp_path / "cut")
+    assert gap(answer(again.eval(), {"input_ids": ids()}), answer(small, {"input_ids": ids()})) < 1e-5
+
+
+def test_numbers_of_dense_layers_move_with_them():
+    chain = made(
+        "Qwen2MoeForCausalLM", "Qwen2MoeConfig",
+        **TINY | {"mlp_only_layers": [1, 4], "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16},
+    )  # fmt: skip
+    assert without(chain, 2).config["mlp_only_layers"] == [1, 3]
+    assert without(chain, 0, 4).config["mlp_only_layers"] == [0]
+
+
+def test_kinds_of_layers_go_with_their_layers(tmp_path):
+    kinds = ["sliding_attention", "full_attention"] * 3
+    chain = made("Gemma2ForCausalLM", "Gemma2Config", **TINY | {"head_dim": 8, "sliding_window": 4, "layer_types": kinds})
+    short = without(chain, 1)
+    assert short.config["layer_types"] == [kinds[k] for k in (0, 2, 3, 4, 5)] and short.config["num_hidden_layers"] == 5
+    small, artefact = saved(chain, tmp_path / "cut", 1)
+    assert artefact.ordinary, artefact.ordinary_note
+    stated = json.loads((tmp_path / "cut" / "config.json").read_text())
+    assert stated["layer_types"] == short.config["layer_types"]
+    again = load(str(tmp_path / "cut"))
+    long = {"input_ids": ids(32)}
+    assert gap(answer(again, long), answer(small, long)) < 1e-5
+    assert torch.equal(continuation(again, long), continuation(small, long))
+
+
+def test_a_window_that_short_inputs_do_not_show_is_seen():
+    """ModernBERT looks at everything in every third layer: without layer 1 no such rule tells what is left."""
+    arguments = TINY | {"global_attn_every_n_layers": 3, "local_attention": 4, "num_hidden_layers": 7}
+    chain = made("ModernBertForMaskedLM", "ModernBertConfig", **arguments)
+    try:
+        short = without(chain, 1)
+    except NotOrdinary as reason:
+        assert "another one" in str(reason)
+    else:  # where the library takes a kind for each layer
+        kinds = chain.model.config.layer_types
+        assert short.config["layer_types"] == [kinds[k] for k in (0, 2, 3, 4, 5, 6)]
+
+
+def test_an_encoder_and_a_decoder_are_counted_each_for_itself(tmp_path):
+    transformers = library("transformers", "text")
+    torch.manual_seed(0)
+    config = transformers.BartConfig(
+        vocab_size=96, d_model=32, encoder_layers=4, decoder_layers=4, encoder_attention_heads=4, decoder_attention_heads=4,
+        encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=64,
+    )  # fmt: skip
+    inputs = {"input_ids": ids(), "decoder_input_ids": ids(6)}
+    chain = chain_of(transformers.BartForConditionalGeneration(config).eval(), inputs)
+    paths = [block.path for block in chain.blocks]
+    gone = [paths.index("model.encoder.layers.1"), paths.index("model.decoder.layers.0"), paths.index("model.decoder.layers.2")]
+    short = without(chain, *gone)
+    assert (short.config["encoder_layers"], short.config["decoder_layers"]) == (3, 2)
+    assert short.config.get("num_hidden_layers", 3) == 3
+
+
+def test_a_count_that_two_lists_share_cannot_tell_two_lengths():
+    transformers = library("transformers", "text")
+    config = transformers.LlamaConfig(**TINY)
+    chain = chain_of(transformers.LlamaForCausalLM(config).eval(), {"input_ids": ids()})
+    chain.model.config.num_hidden_layers = 7
+    with pytest.raises(NotOrdinary, match="its configuration builds another network than it is"):
+        without(chain, 1)
+
+
+def test_numbers_that_depend_on_a_place_are_no_ordinary_ones():
+    chain = made("DiffLlamaForCausalLM", "DiffLlamaConfig", **TINY)
+    assert without(chain, 5).config["num_hidden_layers"] == 5
+    with pytest.raises(NotOrdinary, match=r"layers\.2\.self_attn has lambda_init="):
+        without(chain, 1)
+
+
+# -- timm -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_timm_network_made_elsewhere_tells_its_arguments(tmp_path):
+    timm = library("timm", "vision")
+    torch.manual_seed(0)
+    model = timm.create_model("deit3_small_patch16_224", img_size=32, embed_dim=32, num_heads=4, depth=4, num_classes=7).eval()
+    assert source_of(model).config | {"num_classes": 7} == source_of(model).config
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    chain = chain_of(model, x)
+    small = cut(chain, ["1"])
+    plan = plan_by_hand(chain, [], operator="drop").model_copy(update={"edits": small.delayer_edits})
+    artefact = save(small, plan, chain, tmp_path / "cut", example=x)
+    assert artefact.ordinary.startswith("timm"), artefact.ordinary_note
+    again = timm.create_model(f"local-dir:{tmp_path / 'cut'}", pretrained=True).eval()
+    assert len(again.blocks) == 3 and gap(again(x), small(x)) < 1e-5
+
+
+def test_a_timm_network_with_unknown_arguments_is_refused():
+    timm = library("timm", "vision")
+    model = timm.create_model("mixer_s32_224", img_size=64)
+    assert source_of(model).config["img_size"] == (64, 64)
+    model.head = torch.nn.Linear(512, 3)
+    with pytest.raises(ModelError, match=r"the arguments that it was built with cannot be told from it"):
+        source_of(model)
+
+
+def test_an_architecture_with_a_fixed_number_of_blocks_says_so():
+    timm = library("timm", "vision")
+    model = timm.create_model("mobilenetv3_small_050", num_classes=5).eval()
+    chain = chain_of(model, torch.zeros(2, 3, 64, 64))
+    block = next(i for i, block in enumerate(chain.blocks) if block.removable)
+    with pytest.raises(NotOrdinary, match="with a fixed number of blocks, which no argument changes"):
+        without(chain, block)
+
+
+# -- what a proof runs ----------------------------------------------------------------------------------------------------
+
+
+def test_a_proof_reads_more_tokens_than_a_window_holds():
+    config = SimpleNamespace(to_dict=lambda: {"sliding_window": 16, "max_position_embeddings": 512, "vocab_size": 50})
+    model = torch.nn.Linear(2, 2)
+    model.config = config
+    found = beyond_windows(model, {"input_ids": ids()})
+    assert found["input_ids"].shape == (1, 34) and int(found["input_ids"].max()) < 50
+    config.to_dict = lambda: {"sliding_window": None, "max_position_embeddings": 512, "vocab_size": 50}
+    assert beyond_windows(model, {"input_ids": ids()}) is None
+    assert beyond_windows(model, torch.zeros(2, 3)) is None
