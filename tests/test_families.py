@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 from delayer.errors import ModelError
 from delayer.families import chain_of, families, family_of
-from delayer.network.chain import Chain
+from delayer.network.chain import Chain, Span
+from delayer.observing.one_pass import rows_of
+from delayer.observing.rows import Rows
+from delayer.search.scoring import score
+from delayer.tasks import task_of
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 each_decoder = pytest.mark.parametrize("case", DECODERS, ids=lambda case: case.name)
@@ -216,6 +220,117 @@ def test_blocks_between_which_the_parent_works_are_no_neighbours():
     assert chain.point_labels == ("in", "0", "1", "in 2", "2", "3", "4")
 
 
+class Inner(nn.Module):
+    """x + W₂ relu(W₁ x), of any hidden width."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class Named(nn.Module):
+    """Blocks as attributes, no two of the same shape, and pools between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.mixed3a, self.mixed3b = Inner(8, 4), Inner(8, 6)
+        self.pool, self.mixed4a = nn.Dropout(), Inner(8, 10)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mixed4a(self.pool(self.mixed3b(self.mixed3a(x)))))
+
+
+class ByKey(nn.Module):
+    """Blocks in a dictionary of modules, asked for by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = nn.ModuleDict({name: Residual(8) for name in ("up", "strange", "charm")})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.steps["charm"](self.steps["strange"](self.steps["up"](x)))
+
+
+class OneEach(nn.Module):
+    """A block to a stage, each stage a module of its own with a block of another inner width."""
+
+    def __init__(self):
+        super().__init__()
+        self.s1, self.s2, self.s3 = (nn.ModuleDict({"block": Inner(8, width)}) for width in (4, 5, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for stage in (self.s1, self.s2, self.s3):
+            x = stage["block"](x) * 1.5
+        return x
+
+
+class PositionsFirst(nn.Module):
+    """[batch, positions, features] → blocks that see [positions, batch, features], as XLNet's do."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(Residual(8) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(0, 1)
+        for layer in self.layers:
+            x = layer(x)
+        return x.transpose(0, 1).mean(1)
+
+
+class PatchesBeside(nn.Module):
+    """Blocks that see [batch · patches, pixels, features], as MobileViT's do."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(Residual(8) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = len(x)
+        x = x.reshape(n * 2, -1, 8)
+        for layer in self.layers:
+            x = layer(x)
+        return x.reshape(n, -1, 8).mean(1)
+
+
+@pytest.mark.parametrize(
+    ("make", "paths", "k", "ends"),
+    [
+        (Named, ["mixed3a", "mixed3b", "mixed4a"], 1, r"body\.2"),
+        (ByKey, ["steps.up", "steps.strange", "steps.charm"], 1, "fc2"),
+        (OneEach, ["s1.block", "s2.block", "s3.block"], 2, r"body\.2"),
+        (PositionsFirst, [f"layers.{k}" for k in range(4)], 2, "fc2"),
+        (PatchesBeside, [f"layers.{k}" for k in range(4)], 2, "fc2"),
+    ],
+)
+def test_blocks_are_found_wherever_they_stand_and_whatever_axis_holds_the_samples(make, paths, k, ends):
+    torch.manual_seed(0)
+    model, x = make().eval(), normal(6, 6, 8)()  # as many positions as samples
+    chain = chain_of(model, x)
+    assert [block.path for block in chain.blocks] == paths and all(block.removable for block in chain.blocks)
+    zeros(ends)(chain.module(k))
+    assert gap(answer(cut(chain, [str(k)]), x), answer(model, x)) == 0
+    batches = task_of([x[:4], x[4:]]).batches("fit")  # the second batch is smaller
+    [found] = score(chain, batches, ["block_influence"])
+    ends_of = [chain.ends(Span(i, i + 1)) for i in range(len(paths))]
+    influence = [found.values[inlet][outlet] for inlet, outlet in ends_of]
+    assert min(influence) == influence[k] < 1e-6 and sorted(influence)[1] > 1e-3
+    assert {block.positions for block in chain.blocks} == {6}
+
+
+def test_rows_of_a_sample_are_its_own_whatever_axis_holds_the_samples():
+    """The mean over positions of a network that puts them first is that of the same network with samples first."""
+    torch.manual_seed(0)
+    model, x = PositionsFirst().eval(), normal(5, 3, 8)()
+    batch = task_of([x]).batches("fit")[0]
+    seen = rows_of(chain_of(model, x), {Rows("mean"): {0}}, batch, 0)[Rows("mean")][0]
+    assert torch.allclose(seen, x.mean(1))
+
+
 def test_blocks_described_by_hand():
     class Attributes(nn.Module):
         """Blocks as attributes, in no list, run backwards."""
@@ -235,6 +350,50 @@ def test_blocks_described_by_hand():
     assert gap(answer(cut(chain, ["1"]), x), answer(model, x)) == 0
     assert gap(answer(cut(chain, ["0"]), x), answer(model, x)) > 1e-3
     assert chain_of(model, x, blocks=r"b\d", axis=1).axis == 1
+
+
+class Past(nn.Module):
+    """Layers whose parent calls .forward(), which no hook sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.ModuleDict({"fc1": nn.Linear(4, 4)}) for _ in range(2)])
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer["fc1"](x)
+        return x
+
+
+class Wider(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.fc = nn.Linear(width, width + 1)
+
+    def forward(self, x):
+        return self.fc(x)
+
+
+class Widening(nn.Module):
+    """Every block is one feature wider than the one before."""
+
+    def __init__(self):
+        super().__init__()
+        self.w0, self.w1, self.w2 = Wider(4), Wider(5), Wider(6)
+
+    def forward(self, x):
+        return self.w2(self.w1(self.w0(x)))
+
+
+class Plain(nn.Module):
+    """Nothing repeats."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(4, 3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.fc2(self.fc1(x))
 
 
 class Twice(nn.Module):
@@ -273,12 +432,26 @@ def dense() -> nn.Module:
 @pytest.mark.parametrize(
     ("model", "example", "options", "message"),
     [
-        (dense, normal(1, 3, 32, 32), {}, r"DenseNet has no list .*repeated blocks that each run once on a tensor\. Desc"),
+        (dense, normal(1, 3, 32, 32), {}, r"DenseNet has no list .*Its 2 _DenseBlock .--blocks .* each change the shape of what"),
         (Twice, normal(2, 8), {}, r"blocks\.0 runs 2 times, and a block that is used in several places cannot be cut"),
         (Twice, normal(2, 8), {"blocks": r"blocks\.\d"}, r"Block blocks\.0 ran 2 times in one forward pass"),
         (lambda: nn.Sequential(*[Residual(8)] * 2), normal(2, 8), {}, r"Block 0 ran 2 times"),
         (Records, normal(2, 8), {"blocks": r"blocks\.\d"}, r"Block blocks\.0 returns a dict where delayer needs a tensor"),
         (Stages, normal(2, 8), {"blocks": r"layers\.\d"}, r"No module of Stages has a path that matches .*like stages, "),
+        (
+            Stages,
+            normal(2, 8),
+            {"blocks": r"layers\.\d"},
+            r"A pattern that would match: 'stages\\.\\d\+\\.blocks\\.\\d\+', its 7 Resid",
+        ),
+        (Past, normal(2, 4), {}, r"layers\.0 is never called as a module, though its fc1 is: its parent calls \.forward"),
+        (Widening, normal(2, 4), {}, r"Its 3 Wider .--blocks 'w\\d\+'. each change the shape of what they get"),
+        (
+            Plain,
+            normal(2, 4),
+            {},
+            r"No class of modules with parts of their own repeats either\. Describe the blocks by hand: --bl",
+        ),
         (Stages, normal(2, 8), {"blocks": r"stages\.\d.*"}, r"Block stages\.0\.blocks lies inside block stages\.0, which"),
         (Stages, normal(2, 8), {"blocks": r".*"}, r"lies inside block the whole network"),
         (Stages, normal(2, 9), {}, r"Stages does not run on a tensor \[2, 9\]: .*mat1 and mat2.*Check the data's size"),

@@ -12,7 +12,7 @@ from delayer.errors import BudgetError, MemoryLimitError, SpanError
 from delayer.search import exact_search, local_search
 from delayer.search.exact_search import Candidate, best_spans
 from delayer.search.local_search import refine
-from delayer.search.ties import as_good, best_first, best_of
+from delayer.search.ties import Order, as_good, best_first, best_of
 
 
 def overlapping(chosen):
@@ -150,6 +150,14 @@ def test_a_tie_is_what_rounding_leaves_unsure_and_no_more():
     assert best_of(damages, damages.get, order.get) == "one"
     assert best_first(damages, damages.get, order.get) == ["one", "map", "five", "bad", "broken"]
     assert best_of(damages, damages.get) == "five"
+
+
+def test_where_only_their_place_sets_ties_apart_what_changes_nothing_goes_first():
+    """Logits of a small network are near 0.01: its blocks move the divergence by 1e-9, an identity by nothing."""
+    damages = {"early": 1e-9, "identity": 1e-15, "late": 1e-15, "wide": 0.0}
+    order = {name: Order((2 if name == "wide" else 1,), place) for place, name in enumerate(damages)}
+    assert best_of(damages, damages.get, order.get) == "identity"
+    assert best_of(damages, lambda name: damages[name] + 0.3, order.get) == "early", "which no finer look tells apart"
 
 
 def test_a_target_that_sums_miss_by_rounding_is_met():

@@ -4,6 +4,7 @@ Adding a family is adding one file that registers a `Family`; nothing else names
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +15,13 @@ from delayer.errors import ModelError
 from delayer.families._facts import facts_of
 from delayer.families._letting_go import with_reasons
 from delayer.families._probe import BY_HAND, blocks_from, probe
+from delayer.families._runs import runs_of
+from delayer.families._samples import sample_axes
+from delayer.families._suggesting import likeliest
 from delayer.families._unsaid import with_unsaid
+from delayer.families.automatic import blocks_by_structure, guess_axis
 from delayer.network.blocks import Family
-from delayer.network.calling import Inputs, each_tensor
+from delayer.network.calling import Inputs, each_tensor, first_tensor
 from delayer.network.chain import Chain
 from delayer.network.wrapped import unwrapped
 from delayer.registry import Registry
@@ -43,8 +48,6 @@ def chain_of(model: nn.Module, example: Inputs | None = None, *, blocks: str | N
     What is wrapped (torch.compile, DataParallel, adapters of peft) is unwrapped first: the chain is about the network inside.
     Raises ModelError when no repeated blocks are found, when the forward pass fails, or for a quantised network.
     """
-    from delayer.families.automatic import blocks_by_structure, guess_axis
-
     model = unwrapped(model)
     family = family_of(model) if blocks is None else None
     if example is None and family is not None and family.example is not None:
@@ -57,32 +60,49 @@ def chain_of(model: nn.Module, example: Inputs | None = None, *, blocks: str | N
             f"{type(model).__name__} is no family that delayer can make inputs for, so its shapes must come from data. "
             "Pass one batch: chain_of(model, example)."
         )
-    pattern = blocks if family is None else family.blocks
-    if pattern is None:
-        paths = blocks_by_structure(model, example)
-    else:
+    if family is not None:
+        # What the network reads of a described family's blocks is known, and tests hold it.
+        return _chain(model, family, _matching(model, family.blocks, example), example)
+    name = "by hand" if blocks else "automatic"
+    family = Family(name=name, classes=(), blocks=blocks or "", axis=axis, rows="mean", shortens=False)
+    if blocks is not None:
+        return _watched(model, family, _matching(model, blocks, example), example)
+    return _first_that_can_be_cut(model, family, blocks_by_structure(model, example), example)
+
+
+def _first_that_can_be_cut(model: nn.Module, family: Family, found: Iterator[list[str]], example: Inputs) -> Chain:
+    """The chain of the first blocks of which any may go, since smaller parts may where larger ones may not; else the first.
+
+    Raises what the first of them raises where none can be read.
+    """
+    chains: list[Chain] = []
+    problem: ModelError | None = None
+    for paths in found:
         try:
-            paths = [path for path, _ in model.named_modules() if re.fullmatch(pattern, path)]
-        except re.error as error:
-            raise ModelError(
-                f"{pattern!r} is no regular expression ({error}). Write one that matches the whole paths of the "
-                r"blocks, such as layers\.\d+."
-            ) from error
-        _check_paths(model, paths, pattern)
+            chains.append(_watched(model, family, paths, example))
+        except ModelError as error:
+            problem = problem or error
+            continue
+        if any(block.removable for block in chains[-1].blocks):
+            return chains[-1]
+    if not chains and problem is not None:
+        raise problem
+    return chains[0]
+
+
+def _watched(model: nn.Module, family: Family, paths: list[str], example: Inputs) -> Chain:
+    """The chain of blocks of which nothing is known but what the network does with them and without them."""
+    chain = _chain(model, family, paths, example)
+    chain = Chain(model, chain.family, with_reasons(chain, example))
+    return Chain(model, chain.family, with_unsaid(chain, example))
+
+
+def _chain(model: nn.Module, family: Family, paths: list[str], example: Inputs) -> Chain:
+    """The chain of blocks at these paths, as one forward pass shows it."""
     visits = probe(model, paths, example)
-    described = family is not None
-    if family is None:
-        family = Family(
-            name="by hand" if blocks else "automatic", classes=(), blocks=blocks or "", axis=axis, rows="mean", shortens=False
-        )
-    found = guess_axis(model, visits) if family.axis is None else family.axis
-    family = replace(family, axis=found)
-    chain = Chain(model, family, blocks_from(model, visits, found))
-    # What the network reads of a described family's blocks is known, and tests hold it.
-    if described:
-        return chain
-    chain = Chain(model, family, with_reasons(chain, example))
-    return Chain(model, family, with_unsaid(chain, example))
+    axis = guess_axis(model, visits) if family.axis is None else family.axis
+    samples = sample_axes(model, visits, example, axis)
+    return Chain(model, replace(family, axis=axis), blocks_from(visits, axis, samples, len(first_tensor(example))))
 
 
 def chain_from_facts(model: nn.Module, facts: dict[str, Any]) -> Chain:
@@ -102,11 +122,21 @@ def chain_from_facts(model: nn.Module, facts: dict[str, Any]) -> Chain:
     return Chain(model, replace(family, axis=stated.axis), stated.blocks)
 
 
-def _check_paths(model: nn.Module, paths: list[str], pattern: str) -> None:
+def _matching(model: nn.Module, pattern: str, example: Inputs) -> list[str]:
+    """The paths that a pattern matches. Raises ModelError where it is none, matches nothing, or blocks inside blocks."""
+    try:
+        paths = [path for path, _ in model.named_modules() if re.fullmatch(pattern, path)]
+    except re.error as error:
+        raise ModelError(
+            f"{pattern!r} is no regular expression ({error}). Write one that matches the whole paths of the "
+            r"blocks, such as layers\.\d+."
+        ) from error
     if not paths:
         some = ", ".join(path for path, _ in list(model.named_modules())[1:4])
+        found = likeliest(model, runs_of(model, example))
+        would = f"A pattern that would match: '{found[2]}', its {len(found[1])} {found[0]}." if found else BY_HAND
         raise ModelError(
-            f"No module of {type(model).__name__} has a path that matches {pattern!r}; paths are like {some}. {BY_HAND}"
+            f"No module of {type(model).__name__} has a path that matches {pattern!r}; paths are like {some}. {would}"
         )
     for outer in paths:
         prefix = f"{outer}." if outer else ""
@@ -115,3 +145,4 @@ def _check_paths(model: nn.Module, paths: list[str], pattern: str) -> None:
                 f"Block {inner} lies inside block {outer or 'the whole network'}, which {pattern!r} matches as well. "
                 "Write an expression that matches the whole path of one of them only."
             )
+    return paths

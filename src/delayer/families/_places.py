@@ -93,10 +93,12 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def equal(one: Any, other: Any) -> bool:
-    """The same numbers, or the same plain value."""
+    """The same numbers, or the same plain value or list of them."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         alike = one.shape == other.shape and one.dtype == other.dtype and one.device == other.device
         return alike and not one.is_nested and torch.equal(one, other)
+    if isinstance(one, tuple | list) and type(one) is type(other) and len(one) == len(other) > 0:  # such as sizes of a picture
+        return all(equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))
     return isinstance(one, PLAIN) and type(one) is type(other) and one == other
 
 

@@ -1,5 +1,6 @@
 """What one forward pass tells about the blocks of a network."""
 
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
@@ -12,7 +13,7 @@ from delayer.network.calling import Inputs, call, ready, seeded, unfused
 from delayer.network.handing import apart, arguments
 from delayer.network.hooks import hooked
 
-BY_HAND = "Describe the blocks by hand: chain_of(model, example, blocks='REGULAR EXPRESSION')."
+BY_HAND = "Describe the blocks by hand: --blocks PATTERN, or chain_of(model, example, blocks='REGULAR EXPRESSION')."
 
 
 def probe(model: nn.Module, paths: list[str], example: Inputs) -> list[Visit]:
@@ -61,8 +62,11 @@ def probe(model: nn.Module, paths: list[str], example: Inputs) -> list[Visit]:
     return visits
 
 
-def blocks_from(model: nn.Module, visits: list[Visit], axis: int) -> tuple[Block, ...]:
-    """Number the points and write down the blocks."""
+def blocks_from(visits: list[Visit], axis: int, samples: Mapping[str, int], num_samples: int) -> tuple[Block, ...]:
+    """Number the points and write down the blocks.
+
+    axis: of features. samples: for each block the axis of the batch, which held num_samples.
+    """
     blocks, point, passes = [], -1, passes_of(visits)
     for last, visit in zip([None, *visits], visits, strict=False):
         before, after = tuple(visit.before.shape), tuple(visit.after.shape)
@@ -77,7 +81,7 @@ def blocks_from(model: nn.Module, visits: list[Visit], axis: int) -> tuple[Block
                 outlet=point,
                 in_width=_width(before, axis),
                 out_width=_width(after, axis),
-                positions=prod(before[1:]) // max(_width(before, axis), 1),
+                positions=prod(before) // max(_width(before, axis) * num_samples, 1),
                 removable=before == after,
                 returns=0 if form == "tensor" else len(items),
                 form="tuple" if form == "tensor" else form,
@@ -85,6 +89,7 @@ def blocks_from(model: nn.Module, visits: list[Visit], axis: int) -> tuple[Block
                 hidden=list(items).index(visit.gives),
                 takes=visit.takes,
                 passes=passes[visit.path],
+                samples=samples[visit.path],
             )
         )
     return tuple(blocks)

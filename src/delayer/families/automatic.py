@@ -1,71 +1,134 @@
 """Networks that nobody described: repeated blocks found by structure and by the shapes of one batch."""
 
-import weakref
-from collections import Counter
-from dataclasses import dataclass
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from itertools import pairwise
 from math import prod
 
 from torch import nn
 
 from delayer.errors import ModelError
-from delayer.families._places import Visit, hidden_states
-from delayer.families._probe import BY_HAND, does_not_run
-from delayer.network.calling import Inputs, call, ready, seeded, unfused
-from delayer.network.handing import apart, arguments
-from delayer.network.hooks import hooked
+from delayer.families._places import Visit
+from delayer.families._probe import BY_HAND
+from delayer.families._runs import Run, runs_of
+from delayer.families._suggesting import likeliest
+from delayer.network.calling import Inputs
+
+LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+Runs = dict[str, Run]
 
 
-def blocks_by_structure(model: nn.Module, example: Inputs) -> list[str]:
-    """Paths of the repeated blocks, in the order in which they run.
+def blocks_by_structure(model: nn.Module, example: Inputs) -> Iterator[list[str]]:
+    """Paths of repeated blocks, in the order in which they run; the likeliest set of them first.
 
-    A list is a `Sequential` or `ModuleList` whose members each run once, on a tensor, and not all on the very same one (as
-    branches do); or any module in which two members that look alike (same class, same parameter shapes) keep the shape of
-    what they get and hand it on to each other. The list with the most parameters in members that look alike and keep their
-    shape says what a block is. Every other list of blocks of that class joins it (the stages of a network), and so does a list
-    of others that hand on tensors of as many dimensions and hold a tenth of its parameters (a decoder beside an encoder).
+    A list is a `Sequential`, `ModuleList` or `ModuleDict` whose members each run once, on a tensor, and not all on the very
+    same one (as branches do); or any module in which two members that look alike (same class, same parameter shapes) keep the
+    shape of what they get and hand it on to each other. The list with the most parameters in members that look alike and keep
+    their shape says what a block is. The lists in the same place of other stages join it, every other list of blocks of that
+    class, and a list of others that hand on tensors of as many dimensions and hold a tenth of its parameters (a decoder beside
+    an encoder). Where no members look alike, modules of one class do that run once each, wherever they stand (`_by_class`).
     Raises ModelError when nothing repeats.
     """
-    calls, members, again = _calls(model, example), {}, ""
-    for path, module in model.named_modules():
-        children = [f"{path}.{name}" if path else name for name, _ in module.named_children()]
-        if children and all(child in calls and calls[child].times == 1 and calls[child].fits for child in children):
-            members[path] = children
-        elif isinstance(module, LISTS) and (often := next((c for c in children if c in calls and calls[c].times > 1), None)):
-            again = f" {often} runs {calls[often].times} times, and a block that is used in several places cannot be cut."
-    alike = {path: _num_alike(model, children, calls) for path, children in members.items()}
-    lists = {path for path, children in members.items() if _is_list(model.get_submodule(path), children, model, calls)}
-    best = max(lists, key=lambda path: alike[path], default=None)
-    if best is None or not alike[best][1]:
+    runs = runs_of(model, example)
+    members = _members(model, runs)
+    alike = {path: _num_alike(model, children, runs) for path, children in members.items()}
+    lists = {path for path, children in members.items() if _is_list(model.get_submodule(path), children, model, runs)}
+    found: list[list[str]] = []
+    for best in sorted((path for path in lists if alike[path][1]), key=lambda path: alike[path], reverse=True):
+        if not any(set(members[best]) & set(blocks) for blocks in found):
+            found.append(_joined(model, best, members, lists, alike, runs))
+            yield found[-1]
+    if classes := _by_class(model, runs):
+        found.append(classes)
+        yield classes
+    if not found:
         raise ModelError(
             f"{type(model).__name__} has no list (Sequential or ModuleList) of repeated blocks that each run once on a "
-            f"tensor.{again} {BY_HAND}"
+            f"tensor. {_why_none(model, runs)}"
         )
+
+
+def _members(model: nn.Module, runs: Runs) -> dict[str, list[str]]:
+    """For each module all of whose members run once on a tensor, the paths of those."""
+    members = {}
+    for path, module in model.named_modules():
+        children = [f"{path}.{name}" if path else name for name, _ in module.named_children()]
+        if children and all(child in runs and runs[child].once for child in children):
+            members[path] = children
+    return members
+
+
+def _joined(
+    model: nn.Module, best: str, members: dict[str, list[str]], lists: set[str], alike: dict[str, tuple[int, int]], runs: Runs
+) -> list[str]:
+    """The blocks of the list that says what a block is, and of all lists that join it."""
     holder, chosen = type(model.get_submodule(best)), [best]
-    kinds = {type(model.get_submodule(child)) for child in members[best] if _looks(model, child)[1]}
-    for path in sorted(members, key=lambda path: alike[path], reverse=True):
-        if any(f"{path}.".startswith(f"{one}.") or f"{one}.".startswith(f"{path}.") for one in chosen) or not path or not best:
-            continue
-        of_kind = kinds & {type(model.get_submodule(child)) for child in members[path]}
-        dims = [calls[children[-1]].dims for children in (members[path], members[best])]
-        kin = alike[path][0] * 10 >= alike[best][0] > 0 and dims[0] == dims[1] and any(calls[c].handed for c in members[path])
-        if (path in lists and (of_kind or kin)) or (of_kind and type(model.get_submodule(path)) is holder):
+    kinds = {type(model.get_submodule(child)) for child in members[best] if runs[child].keeps and _looks(model, child)[1]}
+    whole = any(_has_parts(model, child) for child in members[best])
+
+    def nearness(path: str) -> int:
+        """3 for a list in the same place of another stage, 2 for one of blocks of that class, 1 for kin, 0 for none."""
+        of_kind = bool(kinds & {type(model.get_submodule(child)) for child in members[path]})
+        if (
+            path in lists
+            and place_of(path) == place_of(best)
+            and any(_has_parts(model, child) for child in members[path]) == whole
+        ):
+            return 3
+        if of_kind and (path in lists or type(model.get_submodule(path)) is holder):
+            return 2
+        dims = [runs[children[-1]].dims for children in (members[path], members[best])]
+        large = alike[path][0] * 10 >= alike[best][0] > 0
+        return int(path in lists and large and dims[0] == dims[1] and any(runs[c].handed for c in members[path]))
+
+    order = {path: (nearness(path), alike[path]) for path in members if path and best}
+    for path in sorted(order, key=order.__getitem__, reverse=True):
+        if order[path][0] and not any(f"{path}.".startswith(f"{one}.") or f"{one}.".startswith(f"{path}.") for one in chosen):
             chosen.append(path)
     blocks = {child for path in chosen for child in members[path]}
-    return [path for path in calls if path in blocks and not any(path.startswith(f"{other}.") for other in blocks)]
+    return [path for path in runs if path in blocks and not any(path.startswith(f"{other}.") for other in blocks)]
 
 
-LISTS = (nn.Sequential, nn.ModuleList)
+def _has_parts(model: nn.Module, path: str) -> bool:
+    """Whether a module has parts with weights, which a norm with an activation in it has not."""
+    return any(True for child in model.get_submodule(path).children() for _ in child.parameters())
 
 
-def _is_list(module: nn.Module, children: list[str], model: nn.Module, calls: dict[str, "Calls"]) -> bool:
-    """Whether members of a module can be blocks; branches, which all get the very same tensor, are none."""
+def place_of(path: str) -> str:
+    """A path without its numbers, which is the same for every stage of a network."""
+    return re.sub(r"\d+", "#", path)
+
+
+def _is_list(module: nn.Module, children: list[str], model: nn.Module, runs: Runs) -> bool:
+    """Whether members of a module can be blocks.
+
+    Branches are none, which all get the very same tensor, nor are layers that each get what all layers before them gave.
+    """
+    if len(children) > 1 and all(runs[one].listed < runs[two].listed for one, two in pairwise(children)):
+        return False
     if isinstance(module, LISTS):
-        return len(children) == 1 or any(calls[child].handed or not calls[child].beside for child in children[1:])
+        return len(children) == 1 or any(runs[child].handed or not runs[child].beside for child in children[1:])
+    if _is_member(module, children, model, runs):
+        return False
     return any(
-        calls[two].handed and calls[two].keeps and _looks(model, one) == _looks(model, two) and _looks(model, two)[1]
+        runs[two].handed and runs[two].keeps and _looks(model, one) == _looks(model, two) and _looks(model, two)[1]
         for one, two in pairwise(children)
     )
+
+
+def _is_member(module: nn.Module, children: list[str], model: nn.Module, runs: Runs) -> bool:
+    """Whether a module is a block itself: it stands in a list among others of its class, of which some keep their shape."""
+    path = children[0].rpartition(".")[0]
+    holder, _, _ = path.rpartition(".")
+    if not path or not isinstance(model.get_submodule(holder), LISTS):
+        return False
+    others = [
+        f"{holder}.{name}" if holder else name
+        for name, other in model.get_submodule(holder).named_children()
+        if type(other) is type(module)
+    ]
+    return len(others) > 1 and any(runs[other].keeps for other in others if other in runs)
 
 
 def _looks(model: nn.Module, path: str) -> tuple[str, tuple]:
@@ -74,69 +137,70 @@ def _looks(model: nn.Module, path: str) -> tuple[str, tuple]:
     return type(module).__qualname__, tuple(tuple(p.shape) for p in module.parameters())
 
 
-def _num_alike(model: nn.Module, children: list[str], calls: dict[str, "Calls"]) -> tuple[int, int]:
+def _num_alike(model: nn.Module, children: list[str], runs: Runs) -> tuple[int, int]:
     """Parameters of the children that look like another child of the same list: of those that keep their shape, of all."""
     looks = [_looks(model, child) for child in children]
     common = Counter(looks)
     sizes = [sum(prod(shape) for shape in look[1]) * (common[look] > 1) for look in looks]
-    return sum(size for size, child in zip(sizes, children, strict=True) if calls[child].keeps), sum(sizes)
+    return sum(size for size, child in zip(sizes, children, strict=True) if runs[child].keeps), sum(sizes)
 
 
-@dataclass
-class Calls:
-    """How a module ran: how often, and what was seen of its first run.
+def _by_class(model: nn.Module, runs: Runs) -> list[str]:
+    """Modules of one class, of which some keep their shape: blocks that stand as attributes, or one to a stage.
 
-    Whether it got a tensor of numbers, kept a shape, got what the member of its list before it gave (`handed`) or nothing
-    but what that one got (`beside`), and the dimensions of its answer.
+    The class with the most parameters in modules that do, and others beside them that have a hundredth of those. Modules
+    without parts of their own are none, nor are parts of chosen ones, branches, classes whose modules get lists of different
+    lengths, or a class of which there is but one.
     """
+    kinds: dict[type, list[str]] = defaultdict(list)
+    for path, run in runs.items():
+        module = model.get_submodule(path)
+        branch = run.beside and not run.handed
+        if path and run.once and not branch and not isinstance(module, LISTS) and _has_parts(model, path):
+            kinds[type(module)].append(path)
+    size = {
+        kind: sum(p.numel() for path in paths if runs[path].keeps for p in model.get_submodule(path).parameters())
+        for kind, paths in kinds.items()
+        if len(paths) > 1 and len({runs[path].listed for path in paths}) == 1
+    }
+    blocks: list[str] = []
+    for kind in sorted(size, key=size.__getitem__, reverse=True):
+        beside = not blocks or {place_of(path.rpartition(".")[0]) for path in blocks} & {
+            place_of(path.rpartition(".")[0]) for path in kinds[kind]
+        }
+        apart = not any(_nested(one, other) for one in kinds[kind] for other in [*blocks, *kinds[kind]])
+        if size[kind] and beside and apart and size[kind] * 100 >= max(size.values()):
+            blocks += kinds[kind]
+    return [path for path in runs if path in set(blocks)]
 
-    times: int = 0
-    fits: bool = False
-    keeps: bool = False
-    handed: bool = False
-    beside: bool = False
-    dims: int = 0
+
+def _nested(one: str, other: str) -> bool:
+    return one != other and (one.startswith(f"{other}.") or other.startswith(f"{one}."))
 
 
-def _calls(model: nn.Module, example: Inputs) -> dict[str, Calls]:
-    """How each module ran, in the order of their first runs."""
-    found: dict[str, Calls] = {}
-    got: dict[str, list] = {}
-    last: dict[str, tuple[list, list]] = {}
-
-    def enter(path):
-        def hook(module, args, kwargs):
-            run = found.setdefault(path, Calls())
-            run.times += 1
-            if run.times == 1:
-                tensors = list(hidden_states(arguments(args, kwargs)).values())
-                before, given = last.get(path.rpartition(".")[0], ([], []))
-                run.fits = bool(tensors)
-                run.handed = any(ref() is tensor for ref in given for tensor in tensors)
-                run.beside = all(any(ref() is tensor for ref in before) for tensor in tensors)
-                got[path] = [(weakref.ref(tensor), tuple(tensor.shape)) for tensor in tensors]
-
-        return hook
-
-    def leave(path):
-        def hook(module, args, output):
-            run, answer = found[path], apart(output)
-            tensors = list(hidden_states(answer.items).values()) if answer else []
-            if run.times == 1 and tensors:
-                run.keeps = any(tuple(tensor.shape) == shape for tensor in tensors for _, shape in got[path])
-                run.dims = tensors[0].ndim
-                last[path.rpartition(".")[0]] = [ref for ref, _ in got[path]], [weakref.ref(tensor) for tensor in tensors]
-
-        return hook
-
-    named = list(model.named_modules())
-    watching = hooked(before=[(m, enter(path)) for path, m in named], after=[(m, leave(path)) for path, m in named])
-    try:
-        with watching, ready(model, example) as inputs, seeded(), unfused():
-            call(model, inputs)
-    except Exception as error:  # whatever a network raises on data that it was not made for
-        raise does_not_run(model, example, error) from error
-    return found
+def _why_none(model: nn.Module, runs: Runs) -> str:
+    """What stands against cutting a network without blocks, and a pattern that would match, where there is one."""
+    for path, module in model.named_modules():
+        children = [f"{path}.{name}" if path else name for name, _ in module.named_children()]
+        if isinstance(module, LISTS) and (often := next((c for c in children if c in runs and runs[c].times > 1), None)):
+            return f"{often} runs {runs[often].times} times, and a block that is used in several places cannot be cut."
+        if isinstance(module, LISTS) and len(children) > 1 and not any(child in runs for child in children):
+            inside = next((run for run in runs if run.startswith(f"{children[0]}.")), None)
+            if inside is not None:
+                return (
+                    f"{children[0]} is never called as a module, though its {inside.removeprefix(f'{children[0]}.')} is: its "
+                    "parent calls .forward() past all hooks. Let the parent call the module itself."
+                )
+    found = likeliest(model, runs)
+    if found is None:
+        return f"No class of modules with parts of their own repeats either. {BY_HAND}"
+    kind, paths, pattern = found
+    if not any(runs[path].keeps for path in paths):
+        return (
+            f"Its {len(paths)} {kind} (--blocks '{pattern}') each change the shape of what they get, so that none of them can "
+            "be dropped."
+        )
+    return f"{BY_HAND} A pattern that would match: '{pattern}', its {len(paths)} {kind}."
 
 
 def guess_axis(model: nn.Module, visits: list[Visit]) -> int:

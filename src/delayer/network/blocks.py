@@ -78,6 +78,8 @@ class Block:
     for None, or `UNSAID` and the place of an argument that was None. Items that are not named here are None."""
     stays: str = ""
     """Why it has to stay, where its shape would let it go."""
+    samples: int = 0
+    """The axis of its hidden state along which the samples of a batch lie; the first may hold several rows of each."""
 
     @property
     def items(self) -> tuple[str, ...]:

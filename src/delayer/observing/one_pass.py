@@ -82,20 +82,24 @@ def rows_of(
 ) -> dict[Rows, dict[Place, Tensor]]:
     """Rows [n, features] for each row policy and each of its points, from one forward pass, which watchers see as well.
 
-    Raises DataError when a point is not passed or when the batch is not its first dimension, NotFiniteError.
+    Raises DataError when a point is not passed or where samples cannot be told apart, NotFiniteError.
     """
     ids, wanted = _ids(batch), set().union(*wants.values())
+    axes: dict[Place, int] = {point: block.samples for block in chain.blocks for point in (block.inlet, block.outlet)}
     rows: dict[Rows, dict[Place, Tensor]] = {policy: {} for policy in wants}
     kept: dict[tuple[Rows, int], Tensor | None] = {}
 
     def see(point: Place, hidden: Tensor) -> None:
-        if len(hidden) != len(ids):
+        lie = axes.get(point, 0)
+        if not hidden.shape[lie] or hidden.shape[lie] % len(ids):
             raise DataError(
-                f"Point {point} has {len(hidden)} samples where the batch has {len(ids)}; "
-                "delayer needs blocks whose first dimension is the batch."
+                f"Point {point} has {hidden.shape[lie]} samples where the batch has {len(ids)}; "
+                "delayer needs blocks that keep the samples of a batch apart along one dimension."
             )
         # Sums are in float64, which Apple's accelerator lacks; its rows are summed on the CPU.
-        hidden = positions(hidden.detach().cpu() if hidden.device.type == "mps" else hidden.detach(), chain.axis)
+        hidden = positions(
+            hidden.detach().cpu() if hidden.device.type == "mps" else hidden.detach(), chain.axis, samples=lie, num=len(ids)
+        )
         num = hidden.shape[1]
         mask = batch.mask_for(num)
         for policy, points in wants.items():

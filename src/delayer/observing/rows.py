@@ -70,11 +70,17 @@ def chosen(rows: Rows, ids: Tensor, num_positions: int, mask: Tensor | None, see
     return keep.flatten().nonzero()[:, 0]
 
 
-def positions(hidden: Tensor, axis: int) -> Tensor:
-    """A feature map as [batch, positions, features]; features alone become one position."""
+def positions(hidden: Tensor, axis: int, *, samples: int = 0, num: int | None = None) -> Tensor:
+    """A feature map as [batch, positions, features]; features alone become one position.
+
+    samples: the axis of the batch, 0 where features lie on axis 1. num: the batch's size, where the first axis may hold
+    several rows of each sample, one sample after the other.
+    """
+    if samples and axis == -1:
+        hidden = hidden.movedim(samples, 0)
     if axis not in (-1, hidden.ndim - 1):
         hidden = hidden.movedim(axis, -1)
-    return hidden.reshape(len(hidden), -1, hidden.shape[-1])
+    return hidden.reshape(len(hidden) if num is None else num, -1, hidden.shape[-1])
 
 
 def take(hidden: Tensor, rows: Rows, mask: Tensor | None, index: Tensor | None) -> Tensor:

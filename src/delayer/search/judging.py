@@ -10,6 +10,7 @@ from delayer.edits import Edit
 from delayer.errors import ModelError, ProcessError
 from delayer.network.chain import Chain
 from delayer.observing.processes import from_first
+from delayer.search.ties import Order
 from delayer.study import Grade
 
 Cut = tuple[Edit, ...]
@@ -86,19 +87,15 @@ def ensure_judged(judged: Iterable[tuple[Cut, Verdict]]) -> None:
         )
 
 
-def takes(chain: Chain, cut: Cut, unit: str = "blocks") -> tuple:
+def takes(chain: Chain, cut: Cut, unit: str = "blocks") -> Order:
     """Orders cuts that are equally good, the least first.
 
     By what leaves the network (in blocks for a budget in blocks, else in parameters), what is put in its place, how many
     edits, where they begin.
     """
     gone = [block for edit in cut for span in edit.removed for block in range(span.start, span.stop)]
-    return (
-        sum(map(chain.weight if unit == "blocks" else partial(_params, chain), gone)),
-        sum(edit.num_params(chain) for edit in cut),
-        len(cut),
-        sorted(edit.spans for edit in cut),
-    )
+    away = sum(map(chain.weight if unit == "blocks" else partial(_params, chain), gone))
+    return Order((away, sum(edit.num_params(chain) for edit in cut), len(cut)), sorted(edit.spans for edit in cut))
 
 
 def _params(chain: Chain, block: int) -> int:

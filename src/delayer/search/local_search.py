@@ -9,7 +9,7 @@ from torch import Tensor
 
 from delayer.errors import BudgetError, SpanError
 from delayer.search.exact_search import Candidate, CandidateSet
-from delayer.search.ties import best_of
+from delayer.search.ties import Order, best_of
 
 
 def refine(
@@ -86,14 +86,10 @@ def _best(measured: Mapping[CandidateSet, float], target: float) -> CandidateSet
     return best_of(enough, measured.__getitem__, least_first) if enough else None
 
 
-def least_first(chosen: CandidateSet) -> tuple:
+def least_first(chosen: CandidateSet) -> Order:
     """Orders sets that are equally good: what they remove, what they add, how many edits, where they begin."""
-    return (
-        math.fsum(c.takes for c in chosen),
-        math.fsum(c.added for c in chosen),
-        len(chosen),
-        [(c.start, c.stop) for c in chosen],
-    )
+    cost = math.fsum(c.takes for c in chosen), math.fsum(c.added for c in chosen), len(chosen)
+    return Order(cost, [(c.start, c.stop) for c in chosen])
 
 
 def _proposals(
