@@ -16,6 +16,14 @@ def library(name: str, extra: str) -> Any:
         raise ModelError(f"This needs {name}, which is not installed: pip install 'delayer[{extra}]'.") from error
 
 
+def gguf_place(name: str) -> tuple[str, dict[str, str]]:
+    """Folder and arguments by which transformers opens what a name stands for: `gguf:PATH` is one file of its folder."""
+    if not name.startswith("gguf:"):
+        return name, {}
+    folder, _, file = name.removeprefix("gguf:").rpartition("/")
+    return folder or ("/" if name.startswith("gguf:/") else "."), {"gguf_file": file}
+
+
 EXTRAS = {
     "sklearn": ("scikit-learn", "data"),
     "datasets": ("datasets", "data"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from delayer.errors import ModelError
-from delayer.libraries import first_line, library, quiet
+from delayer.libraries import first_line, gguf_place, library, quiet
 from delayer.store.artefact import Source
 from delayer.store.closed import check_configuration
 from delayer.store.integrity import read_json
@@ -40,6 +40,8 @@ def copy_companions(source: Source, folder: Path, *, ordinary: bool) -> list[str
 
 def _copy_makers(name: str, folder: Path) -> list[str]:
     transformers, notes = library("transformers", "text"), []
+    if name.startswith("gguf:"):
+        return _copy_gguf_tokenizer(name, folder)
     for file, maker in MAKERS.items():
         # Without its file, a tokenizer would be made up from the configuration.
         if (path := _found(name, file)) is None:
@@ -51,6 +53,17 @@ def _copy_makers(name: str, folder: Path) -> list[str]:
         except Exception as error:  # whatever the library raises
             notes.append(f"What {file} describes does not travel with this copy ({first_line(error)}).")
     return notes
+
+
+def _copy_gguf_tokenizer(name: str, folder: Path) -> list[str]:
+    """The tokenizer inside a GGUF file."""
+    transformers, (place, options) = library("transformers", "text"), gguf_place(name)
+    try:
+        with quiet(transformers):
+            transformers.AutoTokenizer.from_pretrained(place, **options, trust_remote_code=False).save_pretrained(folder)
+    except Exception as error:  # whatever the library raises
+        return [f"The tokenizer inside {name} does not travel with this copy ({first_line(error)})."]
+    return []
 
 
 def _copy_sentence_modules(name: str, modules: list[dict[str, Any]], folder: Path) -> list[str]:

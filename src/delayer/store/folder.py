@@ -49,7 +49,7 @@ def load(
 ) -> nn.Module:
     """A network by name, in evaluation mode and float32 unless it says otherwise.
 
-    name: a folder that delayer saved, a Hugging Face name or folder, `timm:NAME`, or `package.module:factory` (the
+    name: a folder that delayer saved, a Hugging Face name or folder, `timm:NAME`, `gguf:PATH`, or `package.module:factory` (the
     current folder can be imported from).
     weights: a safetensors file, the index of several, or the folder of either, loaded strictly; half-precision files load into
     single precision. What wrappers put before names (`module.`, `model.`, `_orig_mod.`) is taken off, with a DelayerWarning.

@@ -18,9 +18,9 @@ _GIVEN: dict[str, Callable[..., Any]] = {}
 
 
 def is_name(text: str) -> bool:
-    """Whether a text is spelled `package.module:function`."""
+    """Whether a text is spelled `package.module:function`; `gguf:file.gguf` is a file."""
     module, colon, function = text.partition(":")
-    return bool(colon) and all(part.isidentifier() for part in (*module.split("."), *function.split(".")))
+    return bool(colon) and module != "gguf" and all(part.isidentifier() for part in (*module.split("."), *function.split(".")))
 
 
 def give(name: str) -> Callable[..., Any]:

@@ -126,7 +126,7 @@ def _class_of(config: Any, shapes: Shapes, said: str) -> Any:
 
 def _unknown(name: str, error: Exception) -> UnknownName:
     return UnknownName(
-        f"{name!r} is neither a folder of delayer's, a timm:NAME, a package.module:factory, nor a Hugging Face "
+        f"{name!r} is neither a folder of delayer's, a timm:NAME, a gguf:PATH, a package.module:factory, nor a Hugging Face "
         f"name or folder that can be opened ({first_line(error)}).{_hint(name)}"
     )
 

@@ -18,6 +18,7 @@ from delayer.network.notes import config_of, note_, pretrained_of
 from delayer.network.wrapped import unwrapped
 from delayer.store.artefact import Source
 from delayer.store.closed import check_timm_folder
+from delayer.store.gguf import open_gguf
 from delayer.store.given import give, is_name
 from delayer.store.huggingface import open_huggingface
 from delayer.store.names import mended
@@ -28,6 +29,10 @@ from delayer.store.weights import fill_, header, note_dtype_, read_weights
 def by_name(name: str, weights: str | Path | None, arguments: Mapping[str, Any], *, trust: bool = False) -> nn.Module:
     """A network whose name is no folder of delayer's; see `delayer.load`."""
     is_timm = name.startswith("timm:")
+    if name.startswith("gguf:"):
+        if weights is not None or arguments:
+            raise ModelError(f"{name} brings its weights and its configuration with it. Leave --weights and other arguments out.")
+        return mark_huggingface(open_gguf(name), name)
     if not is_timm and not is_name(name):
         return mark_huggingface(open_huggingface(name, weights, trust=trust), name)
     if name.startswith("timm:local-dir:") and not trust:

@@ -28,6 +28,10 @@ def _read(path: Path) -> dict[str, Tensor]:
     # A safetensors file begins with eight bytes of length, which may be anything, and its header's brace.
     if head[8:9] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80"):
         raise refuse_pickle(path)
+    if head[:4] == b"GGUF" and head[8:9] != b"{":
+        raise WeightsError(
+            f"{path} is a GGUF file, which is a whole network: open it by the name gguf:{path}, without --weights."
+        )
     try:
         with safe_open(str(path), "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from delayer.errors import DataError
+from delayer.libraries import gguf_place
 from delayer.tasks.kinds import has_decoder_inputs, writes_text
 from delayer.tasks.options import TaskOptions
 from delayer.tasks.preprocessing import source_of
@@ -139,7 +140,8 @@ def _tokenizer_of(model: nn.Module, options: TaskOptions) -> Any:
     if not name:
         raise DataError(f"Texts need a tokenizer, and {type(model).__name__} does not name one. Pass --tokenizer NAME.")
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        place, options = gguf_place(name)
+        return AutoTokenizer.from_pretrained(place, **options, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"{name!r} holds no tokenizer that loads ({reason}). Pass --tokenizer NAME.") from error
