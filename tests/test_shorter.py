@@ -14,7 +14,7 @@ from delayer.libraries import library, quiet
 from delayer.network.chain import Chain
 from delayer.store import load, save, source_of
 from delayer.store.probes import beyond_windows, continuation
-from delayer.store.shorter import NotOrdinary, Shorter, shorter
+from delayer.store.shorter import NotOrdinary, Shortening, Shorter
 
 TINY = {
     "vocab_size": 96,
@@ -47,7 +47,7 @@ def ids(length: int = 8) -> torch.Tensor:
 
 
 def without(chain: Chain, *gone: int) -> Shorter:
-    return shorter(chain, gone, source_of(chain.model))
+    return Shortening(chain, source_of(chain.model)).without(gone)
 
 
 def saved(chain: Chain, folder, *gone: int):

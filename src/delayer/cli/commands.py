@@ -1,7 +1,7 @@
 """The commands over a study, one a stage."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,7 +9,7 @@ from delayer import stages
 from delayer.cli.app import DATA, JSON, MODEL, OUT, QUIET, STUDY, TEST, app
 from delayer.cli.opening import opened, opens_networks, reopened
 from delayer.cli.options import with_options
-from delayer.cli.tables import print_record, say_where, show, try_report
+from delayer.cli.tables import print_record, say_where, show, show_candidates, try_report
 from delayer.cutting import read_plan
 from delayer.progress import Reporter
 from delayer.search.asked import check_words
@@ -42,7 +42,13 @@ def run_command(
     """Everything: score, scan, plan, cut, check, report. The result is STUDY/model, STUDY/report.html, results.json."""
     check_words(plan, scan)
     work = opened(model, data, out, load, task, test, quiet, scan=scan, plan=plan, check=check)
-    results = stages.run_all(work, scan, plan, check, tune_epochs=tune_epochs, on_stage=None if json_ or quiet else show)
+
+    def said(stage: str, record: Any) -> None:
+        show(stage, record)
+        if stage == "plan":
+            show_candidates(work.study)
+
+    results = stages.run_all(work, scan, plan, check, tune_epochs=tune_epochs, on_stage=None if json_ or quiet else said)
     if json_:
         print(results.model_dump_json(indent=1))
     else:
@@ -124,6 +130,8 @@ def plan_command(
     with work.study.lock():
         stages.write_study(work)
         print_record(stages.plan_stage(work, plan, scan), json_)
+        if not json_:
+            show_candidates(work.study)
 
 
 @app.command("cut")

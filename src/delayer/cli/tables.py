@@ -11,7 +11,7 @@ from delayer import stages
 from delayer.cutting import Plan
 from delayer.report.shrinking import comparison_table
 from delayer.report.tables import text_of
-from delayer.study import Comparison, OnnxInfo, Results, Scan, Scores
+from delayer.study import Comparison, OnnxInfo, Results, Scan, Scores, Study
 from delayer.tuning import TuneReport
 
 
@@ -60,6 +60,24 @@ def show(stage: str, record: Any) -> None:
         for text in record.warnings:
             console.print(f"[yellow]{text}[/]")
         console.print(record.headline, style="bold")
+
+
+def show_candidates(study: Study, most: int = 6) -> None:
+    """The best cuts that were measured for a plan, and what opens what they leave."""
+    if (found := study.read_or_none("candidates")) is None:
+        return
+    table = Table("cut", found.grade_name, "KL, nats", "parameters", "opens in", title="Cuts that were measured, on validation")
+    first = found.measured[:most]
+    for one in (*first, *(one for one in found.measured[most:] if one.chosen)):
+        labels = ", ".join(edit.label for edit in one.edits)
+        table.add_row(
+            f"[bold]{labels} (chosen)[/]" if one.chosen else labels,
+            "failed" if one.grade is None else f"{one.grade:.2f}{found.grade_unit}",
+            "" if one.kl is None else f"{one.kl:.4f}",
+            f"{one.params:,}",
+            f"{one.opens_in}, delayer" if one.opens_in else "delayer",
+        )
+    Console().print(table)
 
 
 def _scores_table(scores: Scores) -> Table:

@@ -47,6 +47,7 @@ def candidates_table(candidates: Candidates) -> Table:
             count(m.params),
             count(m.macs),
             milliseconds(m.latency_ms),
+            m.opens_in or MISSING,
             m.failed or MISSING,
         )
 
@@ -62,6 +63,7 @@ def candidates_table(candidates: Candidates) -> Table:
         "parameters",
         "multiply-adds",
         "latency",
+        "opens in",
         "failed",
     )
     marked = frozenset(i for i, m in enumerate(kept) if m.chosen)

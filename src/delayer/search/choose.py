@@ -1,6 +1,7 @@
 """What to cut from a network, chosen on validation data: the whole search, without a study folder."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 from delayer.cutting import Plan, apply
 from delayer.cutting.by_hand import edit_with, plan_by_hand
 from delayer.edits import Edit
-from delayer.errors import BudgetError
+from delayer.errors import BudgetError, ModelError
 from delayer.fitting.operators import Operator, operators, settings_of
 from delayer.measure import compare_latency, num_params
 from delayer.measure.profile import profile_blocks, saved_ms
@@ -23,11 +24,12 @@ from delayer.observing.stats import Moments
 from delayer.progress import Reporter
 from delayer.search.asked import check_asked
 from delayer.search.budget import Budget
-from delayer.search.judging import Measuring, Verdict, attempt, damage_of, drop_of, ensure_judged, takes
+from delayer.search.judging import MeasuredCut, Measuring, Verdict, attempt, damage_of, drop_of, ensure_judged, takes
 from delayer.search.measuring import best_of_finalists, candidates_of, measuring, original_grade
 from delayer.search.methods import Method, methods
 from delayer.search.options import PlanOptions, ScanOptions, operators_of
 from delayer.search.planner import KEEP, deepest, edit_of, operator_in, plan_spans
+from delayer.search.preferring import opens_in, preferred
 from delayer.search.repair import tail_of
 from delayer.search.repairing import grade_of_plan, repaired
 from delayer.search.scan import scan, watched_groups
@@ -62,6 +64,7 @@ def plan(
     refit: Literal["best", "independent", "sequential"] = "best",
     repair: Literal["none", "resolve", "norms", "best"] = "none",
     repair_samples: int = 256,
+    prefer: Literal["ordinary", "accuracy"] = "ordinary",
     samples: int = 128,
     effort: int = 24,
     share: float = 0.25,
@@ -78,7 +81,7 @@ def plan(
     method: "ours", searched and measured, or a published one. operator: what stands in spans by hand, a name or an operator with
     options of its own, such as `LowRank(rank=32)`; chosen on held-out data by default. operators: what a search may put in, by
     default `scanned_operators`.
-    refit, repair, repair_samples, samples, effort: see `PlanOptions`; share, memory (GiB): see `ScanOptions`.
+    refit, repair, repair_samples, prefer, samples, effort: see `PlanOptions`; share, memory (GiB): see `ScanOptions`.
     Raises BudgetError, SpanError, PlanError or ModelError for what cannot be done, before any work where that can be known.
     """
     by_hand = (spans,) if isinstance(spans, str) else tuple(map(str, spans))
@@ -95,6 +98,7 @@ def plan(
             refit=refit,
             repair=repair,
             repair_samples=repair_samples,
+            prefer=prefer,
             samples=samples,
             effort=effort,
         )
@@ -190,6 +194,8 @@ class _Search:
             ensure_judged((cut, measure(cut)) for cut in graded)
             measured += [(cut, 0.0, measure(cut)) for cut in graded]
             chosen = best_of(graded, lambda cut: damage_of(measure(cut)), partial(takes, subject.chain))
+        if self._prefers and not options.operator:
+            chosen = preferred(subject, chosen, measured, measure, fit, lambda cut: len(cut) == len(chosen))
         self.spans = tables[0].model_copy(
             update={
                 "spans": tuple(row for table in tables for row in table.spans),
@@ -235,16 +241,34 @@ class _Search:
                 cut, measured = self._within(table, budget, measure, fit)
         if budget is not None:
             cut = best_of_finalists(subject, measured, measure, fit, options, [self.scan_options], unit=budget.unit)
+        if self._prefers:
+            cut = preferred(subject, cut, measured, measure, fit, partial(self._as_deep, cut, original, measure))
         cut = from_first(cut)
         self.candidates = candidates_of(subject, cut, measured, measure.failed)
         return cut
+
+    @property
+    def _prefers(self) -> bool:
+        """Whether a cut that its own library opens wins over one that is as good; no cut is compared after repair."""
+        return self.options.prefer == "ordinary" and self.options.repair in ("none", "norms")
+
+    def _as_deep(self, best: tuple[Edit, ...], original: Grade, measure: Measuring, cut: tuple[Edit, ...]) -> bool:
+        """Whether a cut keeps to a drop that is allowed, and takes as many blocks as the best that does."""
+        if self.options.max_drop is None:
+            return True
+        num = [
+            sum(self.subject.chain.weight(b) for edit in one for s in edit.removed for b in range(s.start, s.stop))
+            for one in (cut, best)
+        ]
+        return num[0] >= num[1] and drop_of(original, measure(cut)) <= self.options.max_drop
 
     def _within(self, table: Scan, budget: Budget, measure: Measuring, fit: Moments) -> tuple[tuple[Edit, ...], list]:
         """The cut under a budget; a latency budget is measured afterwards and tightened until it holds."""
         subject, effort = self.subject, self.options.effort
         totals = {"params": float(num_params(subject.model)), "macs": float(subject.macs or 0)}
         if budget.unit != "latency":
-            return plan_spans(subject.chain, table, budget, measure, totals=totals, effort=effort)
+            cut, measured = plan_spans(subject.chain, table, budget, measure, totals=totals, effort=effort)
+            return cut, measured + self._dropped(table, budget, measure, totals, cut)
         one = example_of(subject.example, 1)
         with subject.reporter.step("Timing each block"):
             kinds = {one for one in map(operator_in, table.spans) if not one.removes}
@@ -266,6 +290,17 @@ class _Search:
             asked = Budget("latency", min(0.98, asked.amount * min(1.5, budget.amount / max(share, 0.01))))
         subject.warnings.append(f"{100 * budget.amount:.0f} % less latency was asked for; the plan measured {100 * share:.1f} %.")
         return cut, measured
+
+    def _dropped(
+        self, table: Scan, budget: Budget, measure: Measuring, totals: dict[str, float], best: tuple[Edit, ...]
+    ) -> list[MeasuredCut]:
+        """Sets of blocks that simply go, measured besides, where the best cut leaves something that its library does not open."""
+        drops = table.model_copy(update={"spans": tuple(row for row in table.spans if operator_in(row).removes)})
+        if not self._prefers or not drops.spans or opens_in(self.subject, best)[0]:
+            return []
+        with suppress(BudgetError, ModelError):
+            return plan_spans(self.subject.chain, drops, budget, measure, totals=totals, effort=self.options.effort // 3)[1]
+        return []
 
     def refitted(self, cut: tuple[Edit, ...]) -> Plan:
         """The plan with maps fitted as asked; "best" measures both ways on validation data where they can differ.

@@ -13,6 +13,7 @@ from delayer.progress import Tick
 from delayer.search.judging import Cut, Failure, MeasuredCut, Measuring, Verdict, damage_of, ensure_judged, takes
 from delayer.search.options import PlanOptions
 from delayer.search.planner import measured_record
+from delayer.search.preferring import opens_in
 from delayer.search.repairing import graded_after_repair
 from delayer.search.subject import Subject
 from delayer.search.ties import best_first, best_of
@@ -132,6 +133,7 @@ def candidates_of(
                     grade,
                     params=cut_params(subject.chain, edits, total),
                     macs=cut_macs(subject, edits),
+                    opens_in=opens_in(subject, edits)[0],
                     chosen=set(edits) == set(cut),
                 )
             )

@@ -45,6 +45,9 @@ class PlanOptions(Record):
     anew) or best; left out where validation does not like it."""
     repair_samples: int = Field(default=256, gt=0)
     """Fit samples of the quick repair after which each cut of a search is judged, with --repair resolve or best."""
+    prefer: Literal["ordinary", "accuracy"] = "ordinary"
+    """ordinary: a cut whose result its own library opens wins where validation cannot tell that it is worse; accuracy: the least
+    damage wins, whatever opens it."""
     samples: int = Field(default=128, gt=0)
     """Validation samples that each cut is judged on during the search; the best few are judged on all."""
     effort: int = Field(default=24, ge=0)

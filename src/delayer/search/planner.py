@@ -239,12 +239,22 @@ def deepest(
     return best, seen
 
 
-def measured_record(cut: Cut, predicted: float, grade: Verdict, *, params: int, macs: int | None, chosen: bool) -> Measured:
+def measured_record(
+    cut: Cut, predicted: float, grade: Verdict, *, params: int, macs: int | None, opens_in: str, chosen: bool
+) -> Measured:
     """A measured cut as the study keeps it; one that failed, with its reason and without numbers."""
     edits = tuple(edit.info() for edit in cut)
     if isinstance(grade, Failure):
         return Measured(
-            edits=edits, predicted=predicted, kl=None, grade=None, params=params, macs=macs, chosen=chosen, failed=grade.reason
+            edits=edits,
+            predicted=predicted,
+            kl=None,
+            grade=None,
+            params=params,
+            macs=macs,
+            opens_in=opens_in,
+            chosen=chosen,
+            failed=grade.reason,
         )
     shares = grade.agreement is None and grade.error is None  # then the grade itself is one
     return Measured(
@@ -257,5 +267,6 @@ def measured_record(cut: Cut, predicted: float, grade: Verdict, *, params: int, 
         grade=grade.value,
         params=params,
         macs=macs,
+        opens_in=opens_in,
         chosen=chosen,
     )

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from delayer.cutting import Plan, apply
+from delayer.errors import ModelError
 from delayer.measure import macs_by_module, num_macs
 from delayer.network.calling import Inputs, example_of
 from delayer.network.chain import Chain
@@ -20,6 +21,8 @@ from delayer.progress import Reporter, Tick
 from delayer.search.options import ScanOptions
 from delayer.search.scan import Scan, scan_subject
 from delayer.search.scoring import score
+from delayer.store import source_of
+from delayer.store.shorter import Shortening
 from delayer.study import Grade, Score
 from delayer.tasks import Task, predictions
 from delayer.tasks.outputs import Outputs
@@ -81,6 +84,14 @@ class Subject:
             found = predictions(self.model, self.task.batches("validation"), device=self.device, progress=tick)
         self.warnings += found.notes
         return found
+
+    @cached_property
+    def shortening(self) -> Shortening | str:
+        """How the network's own library builds it with fewer blocks, or why nobody knows."""
+        try:
+            return Shortening(self.chain, source_of(self.model))
+        except ModelError as unknown:
+            return f"nothing says how it is built ({str(unknown).partition('. ')[0]})"
 
     def observe(self, title: str, split: str, stats: Sequence[Stat]) -> None:
         """Fill statistics in one pass over a split, and with them the moments that were announced for it."""

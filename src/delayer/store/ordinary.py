@@ -21,7 +21,7 @@ from delayer.store.huggingface import from_pretrained
 from delayer.store.integrity import read_json
 from delayer.store.originals import load_timm, mark_huggingface
 from delayer.store.proof import reload_proof
-from delayer.store.shorter import NotOrdinary, Shorter, shorter
+from delayer.store.shorter import NotOrdinary, Shortening, Shorter
 from delayer.store.shorter.timm import architecture
 from delayer.store.weights import distinct_weights, fill_, read_weights
 from delayer.study import write_atomically
@@ -79,7 +79,7 @@ def write_weights(
     note = "the plan puts new maps into the network, which its own loader does not know"
     if plan.drops_only:
         try:
-            short = shorter(chain, plan.gone, source)
+            short = Shortening(chain, source).without(plan.gone)
             loader = _WRITERS[source.kind](model, short, source, folder, dtype)
             proof = reload_proof(model, folder, example, ordinary=source)
             if proof.passed:

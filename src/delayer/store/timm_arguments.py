@@ -26,20 +26,25 @@ def timm_skeleton(name: str, arguments: Mapping[str, Any]) -> nn.Module:
 def timm_arguments(model: nn.Module) -> dict[str, Any]:
     """Arguments that, with its architecture's name, build a network of timm's. Raises ModelError where they cannot be told."""
     name, shapes = pretrained_of(model)["architecture"], _shapes(model)
+
+    def distance(arguments: dict[str, Any]) -> float:
+        """How many tensors are others then; infinity where timm builds nothing."""
+        try:
+            return len(shapes.items() ^ _shapes(timm_skeleton(name, arguments)).items())
+        except Exception:  # whatever a constructor raises
+            return float("inf")
+
     given: dict[str, Any] = {"num_classes": getattr(model, "num_classes", None)}
-    if _shapes(timm_skeleton(name, given)) == shapes:
+    if not (left := distance(given)):
         return given
-    told = list(_read_off(model))
+    seen, flipped = list(_read_off(model)), list(_switches(model))
     # One may do only beside others (heads and a width that they divide), or be set by the architecture itself.
-    for some in ([dict(told)], *[[{argument: value} for argument, value in told]] * 2):
-        for more in some:
-            try:
-                built = timm_skeleton(name, given | more)
-            except Exception:  # whatever a constructor raises
-                continue
-            given |= more
-            if _shapes(built) == shapes:
-                return given
+    for more in (dict(seen), *({argument: value} for argument, value in (*seen, *flipped, *seen, *flipped))):
+        found = distance(given | more)
+        if found < left or (found == left and "global_pool" in more and found < float("inf")):
+            given, left = given | more, found
+        if not left:
+            return given
     raise ModelError(
         f"This {type(model).__name__} is not what timm.create_model({name!r}) builds, and the arguments that it was built with "
         f"cannot be told from it. Load it with delayer.load('timm:{name}', argument=value, …), or say which function makes it: "
@@ -67,3 +72,10 @@ def _read_off(model: nn.Module) -> Iterator[tuple[str, Any]]:
             found = next((vars(m)[name] for m in model.modules() if name in vars(m)), None)
         if isinstance(found, int | float | str | tuple) and found != own[name].default:
             yield name, found
+
+
+def _switches(model: nn.Module) -> Iterator[tuple[str, bool]]:
+    """The switches of its constructor, the other way round than by default."""
+    for name, parameter in inspect.signature(type(model).__init__).parameters.items():
+        if name in TIMM_NUMBERS and isinstance(parameter.default, bool):
+            yield name, not parameter.default

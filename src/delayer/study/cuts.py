@@ -49,6 +49,8 @@ class Measured(Record):
     params: Count
     macs: Count | None
     latency_ms: float | None = None
+    opens_in: str = ""
+    """The library that opens what is left, besides delayer; "" for none."""
     chosen: bool = False
     failed: str = ""
     """Why it could not be judged; then it has no grade."""

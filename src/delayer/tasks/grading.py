@@ -54,7 +54,7 @@ def grade_of(outputs: Outputs, reference: Outputs | None = None, *, seed: int = 
         raise _no_labels(outputs, "agreement with")
     if not len(values):
         raise DataError(f"The {outputs.split} split holds no token to predict. Give texts of two tokens or more.")
-    value, interval = _mean(values.double(), outputs.sample, seed)
+    value, interval = mean_of(values.double(), outputs.sample, seed)
     final = (lambda nats: math.exp(min(nats, 700))) if causal else (lambda share: 100 * share)
     return Grade(
         name=name,
@@ -91,7 +91,7 @@ def _regression(outputs: Outputs, reference: Outputs | None, seed: int) -> Grade
         name, final = "relative error", lambda x: 100 * root(x)
     else:
         raise _no_labels(outputs, "their relative error against")
-    value, interval = _mean(values, outputs.sample, seed)
+    value, interval = mean_of(values, outputs.sample, seed)
     return Grade(
         name=name,
         unit="%",
@@ -120,6 +120,11 @@ def _same_samples(outputs: Outputs, reference: Outputs) -> int:
             "with it. Make it by predictions(original, split) on the same split."
         )
     return num_rows
+
+
+def agreeing(outputs: Outputs, reference: Outputs) -> Tensor:
+    """Which rows keep the original's answer."""
+    return _against(outputs, reference)[0]
 
 
 def _against(outputs: Outputs, reference: Outputs) -> tuple[Tensor, float]:
@@ -156,7 +161,7 @@ def _neighbours(mine: Tensor, theirs: Tensor) -> tuple[Tensor, float]:
     return torch.cat(hits), total / num
 
 
-def _mean(values: Tensor, sample: Tensor, seed: int) -> tuple[float, tuple[float, float] | None]:
+def mean_of(values: Tensor, sample: Tensor, seed: int) -> tuple[float, tuple[float, float] | None]:
     """The mean over rows, and its 95 % interval when samples, with all their rows, are drawn again."""
     sums, counts = (
         torch.zeros(int(sample.max()) + 1, dtype=torch.float64).index_add_(0, sample, x)

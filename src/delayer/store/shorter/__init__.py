@@ -4,8 +4,9 @@ The recipe by hand (delete the layers, lower the count, cut every per-layer list
 wrong for some. Here each guess is built, without memory where that can be, and compared with what is left of the network.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 from torch import nn
@@ -13,9 +14,10 @@ from torch import nn
 from delayer.modules.stand_in import StandIn
 from delayer.network.chain import Chain
 from delayer.store.artefact import Source
+from delayer.store.shorter.likeness import looks_of
 from delayer.store.shorter.lists import BlockList, NotOrdinary, lists_of
 
-__all__ = ["NotOrdinary", "Shorter", "shorter"]
+__all__ = ["NotOrdinary", "Shortening", "Shorter"]
 
 
 @dataclass(frozen=True)
@@ -43,18 +45,47 @@ class Shorter:
         return keys
 
 
-def shorter(chain: Chain, gone: Collection[int], source: Source) -> Shorter:
-    """How the network's own library builds it without the blocks in `gone`. Raises NotOrdinary, with the reason.
+class Shortening:
+    """How a network's own library builds it without some of its blocks; what was found out once is kept.
 
-    chain: of the original network.
+    chain: of the original network. source: where it comes from.
     """
-    from delayer.store.shorter import huggingface, timm
 
-    if source.kind == "delayer":
-        raise NotOrdinary("the network was no ordinary checkpoint before this cut either")
-    lists = lists_of(chain, gone)
-    if source.kind == "huggingface":
-        return Shorter(huggingface.configuration(chain, lists, source), lists)
-    if source.kind == "timm":
-        return Shorter(timm.arguments(chain, lists, source), lists)
-    raise NotOrdinary("it comes from a function, and no file says which arguments of it make fewer blocks")
+    def __init__(self, chain: Chain, source: Source):
+        self.chain, self.source = chain, source
+        self._known: dict[tuple, str] = {}
+
+    @cached_property
+    def _arguments(self) -> Callable[[Sequence[BlockList]], dict[str, Any]]:
+        from delayer.store.shorter.huggingface import Configurations
+        from delayer.store.shorter.timm import arguments
+
+        if self.source.kind == "delayer":
+            raise NotOrdinary("the network was no ordinary checkpoint before this cut either")
+        if self.source.kind == "huggingface":
+            return Configurations(self.chain, self.source).without
+        if self.source.kind == "timm":
+            return partial(arguments, self.chain, self.source)
+        raise NotOrdinary("it comes from a function, and no file says which arguments of it make fewer blocks")
+
+    def without(self, gone: Collection[int]) -> Shorter:
+        """How it is built without the blocks in `gone`. Raises NotOrdinary, with the reason."""
+        lists = lists_of(self.chain, gone)
+        return Shorter(self._arguments(lists), lists)
+
+    def why_not(self, gone: Collection[int]) -> str:
+        """Why no library builds it without these blocks; "" where one does. Blocks that look alike are looked at once."""
+        looks = tuple(self._looks[i] for i in range(self.chain.num_blocks) if i not in gone)
+        if looks not in self._known:
+            try:
+                self.without(gone)
+                self._known[looks] = ""
+            except NotOrdinary as reason:
+                self._known[looks] = str(reason)
+        return self._known[looks]
+
+    @cached_property
+    def _looks(self) -> list[tuple]:
+        """What tells the blocks of a list apart: classes, shapes, and what they are told."""
+        chain = self.chain
+        return [(block.path.rpartition(".")[0], looks_of(chain.module(i))) for i, block in enumerate(chain.blocks)]

@@ -14,44 +14,53 @@ from delayer.network.notes import config_of
 from delayer.store.artefact import Source
 from delayer.store.shorter.guesses import COUNTS, guesses, outlets, per_block, without
 from delayer.store.shorter.likeness import difference
-from delayer.store.shorter.lists import BlockList, NotOrdinary, length_of
+from delayer.store.shorter.lists import BlockList, NotOrdinary, length_of, lists_of
 from delayer.store.shorter.places import Config, Spot, changed_at, numbers, places, said
 
 MOST_GUESSES = 40
 """Configurations that are built at most, once the counts are known."""
 
 
-def configuration(chain: Chain, lists: Sequence[BlockList], source: Source) -> Config:
-    """The configuration of the shorter network, as plain data. Raises NotOrdinary.
+class Configurations:
+    """The configurations of the shorter networks that a network can be cut to; its counts are looked for once."""
 
-    Its counts are the entries that, lowered by one, take one block from a list and change nothing else. Lists with an entry
-    for each block lose those of the blocks that went; lists of block numbers, and counts of the first blocks of a kind, are
-    counted anew where the network would be another one otherwise.
-    """
-    model = chain.model
-    library("transformers", "text")
-    whole: Config = config_of(model).to_dict()
-    build = _builder(type(model), source.arguments)
-    original = build(whole)
-    if isinstance(original, str):
-        raise NotOrdinary(f"its configuration alone does not build it ({original})")
-    if reason := difference(original, model, [BlockList(one.path, one.names, frozenset()) for one in lists]):
-        raise NotOrdinary(f"its configuration builds another network than it is: {reason}")
-    changed = [one for one in lists if one.gone]
-    spots = {one.path: _count(whole, one, lists, build) for one in changed}
-    for one in changed:
-        if any(spots[one.path] == spots[other.path] and len(other.left) != len(one.left) for other in changed):
-            count = said(spots[one.path])
-            raise NotOrdinary(f"{one.path} and another list share one count, {count}, and would differ in length")
-    reasons = []
-    for guess in islice(guesses(whole, changed, spots), MOST_GUESSES):
-        built = build(guess)
-        reason = built if isinstance(built, str) else difference(original, built, lists)
-        if not reason:
-            return _with_derived(type(model), whole, guess, changed)
-        reasons.append(reason)
-    told = " and ".join(dict.fromkeys(said(spot) for spot in spots.values()))
-    raise NotOrdinary(f"the network that {type(model).__name__} builds from a lower {told} is another one: {reasons[0]}")
+    def __init__(self, chain: Chain, source: Source):
+        self.kind: Any = type(chain.model)
+        self.whole: Config = config_of(chain.model).to_dict()
+        self.build = _builder(self.kind, source.arguments)
+        self.spots: dict[str, Spot] = {}
+        built = self.build(self.whole)
+        if isinstance(built, str):
+            raise NotOrdinary(f"its configuration alone does not build it ({built})")
+        if reason := difference(built, chain.model, lists_of(chain, ())):
+            raise NotOrdinary(f"its configuration builds another network than it is: {reason}")
+        self.original = built
+
+    def without(self, lists: Sequence[BlockList]) -> Config:
+        """The configuration that builds what is left, as plain data. Raises NotOrdinary.
+
+        Its counts are the entries that, lowered by one, take one block from a list and change nothing else. Lists with an
+        entry for each block lose those of the blocks that went; lists of block numbers, and counts of the first blocks of a
+        kind, are counted anew where the network would be another one otherwise.
+        """
+        changed = [one for one in lists if one.gone]
+        for one in changed:
+            if one.path not in self.spots:
+                self.spots[one.path] = _count(self.whole, one, lists, self.build)
+        spots = {one.path: self.spots[one.path] for one in changed}
+        for one in changed:
+            if any(spots[one.path] == spots[other.path] and len(other.left) != len(one.left) for other in changed):
+                count = said(spots[one.path])
+                raise NotOrdinary(f"{one.path} and another list share one count, {count}, and would differ in length")
+        reasons = []
+        for guess in islice(guesses(self.whole, changed, spots), MOST_GUESSES):
+            built = self.build(guess)
+            reason = built if isinstance(built, str) else difference(self.original, built, lists)
+            if not reason:
+                return _with_derived(self.kind, self.whole, guess, changed)
+            reasons.append(reason)
+        counts = " and ".join(dict.fromkeys(said(spot) for spot in spots.values()))
+        raise NotOrdinary(f"the network that {self.kind.__name__} builds from a lower {counts} is another one: {reasons[0]}")
 
 
 def _builder(kind: Any, arguments: Mapping[str, Any]) -> Callable[[Config], nn.Module | str]:

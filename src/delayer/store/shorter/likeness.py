@@ -81,3 +81,16 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
         and not NUMBERING.fullmatch(name)
         and (isinstance(value, PLAIN) or (isinstance(value, tuple | list) and all(isinstance(x, PLAIN) for x in value)))
     }
+
+
+def looks_of(block: nn.Module) -> tuple:
+    """What tells a block from others but for its weights and its number."""
+    return tuple(
+        (
+            path,
+            type(module).__qualname__,
+            tuple(tuple(p.shape) for p in module.parameters(recurse=False)),
+            str(_attributes(module)),
+        )
+        for path, module in block.named_modules()
+    )

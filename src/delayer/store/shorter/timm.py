@@ -24,7 +24,7 @@ def architecture(source: Source, model: nn.Module) -> str:
     return stated.split(".")[0]
 
 
-def arguments(chain: Chain, lists: Sequence[BlockList], source: Source) -> dict[str, Any]:
+def arguments(chain: Chain, source: Source, lists: Sequence[BlockList]) -> dict[str, Any]:
     """All arguments of the shorter network: those of the original, and its depth. Raises NotOrdinary."""
     name, reasons = architecture(source, chain.model), {}
     for argument, value in _guesses(chain.model, lists):

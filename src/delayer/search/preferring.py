@@ -1,0 +1,80 @@
+"""Cuts whose result its own library opens: which they are, and whether one is as good as the best."""
+
+from collections.abc import Callable, Sequence
+
+from delayer.cutting import edit_modules_
+from delayer.edits import Edit
+from delayer.fitting.evidence import Evidence
+from delayer.observing.stats import Moments
+from delayer.search.judging import Cut, Failure, MeasuredCut, Measuring, damage_of
+from delayer.search.subject import Subject
+from delayer.tasks import predictions
+from delayer.tasks.outputs import Outputs
+from delayer.tasks.pairing import worse_by
+
+LIBRARIES = {"huggingface": "transformers", "timm": "timm"}
+
+
+def opens_in(subject: Subject, cut: Sequence[Edit]) -> tuple[str, str]:
+    """The library that opens what a cut leaves, without delayer, or "" and why there is none."""
+    if any(edit.reshapes for edit in cut):
+        return "", "new maps stand in the network, which its library does not know"
+    shortening = subject.shortening
+    if isinstance(shortening, str):
+        return "", shortening
+    gone = set().union(*(edit.gone for edit in cut)) if cut else set()
+    if reason := shortening.why_not(gone):
+        return "", reason
+    return LIBRARIES[shortening.source.kind], ""
+
+
+def preferred(
+    subject: Subject,
+    cut: Cut,
+    measured: Sequence[MeasuredCut],
+    measure: Measuring,
+    moments: Moments,
+    allowed: Callable[[Cut], bool] = lambda cut: True,
+) -> Cut:
+    """The cut, or the best of those that its library opens, where validation cannot tell that it is worse; says which and why.
+
+    measured: all that did what was asked. allowed: a further condition on them.
+    Paired by sample: it is worse where the whole 95 % interval of the difference is.
+    """
+    if opens_in(subject, cut)[0]:
+        return cut
+    judged = sorted(
+        (one for one, _, found in measured if not isinstance(found, Failure) and allowed(one)),
+        key=lambda one: damage_of(measure(one)),
+    )
+    other = next((one for one in judged if opens_in(subject, one)[0]), None)
+    if other is None:
+        return cut
+    library, unit = opens_in(subject, other)[0], " nats a token" if subject.reference.nll is not None else " points"
+    found = []
+    with subject.reporter.step(f"A cut that {library} opens beside the best, on all of validation") as tick:
+        for done, one in enumerate((other, cut)):
+            found.append(_outputs(subject, one, moments))
+            tick(done + 1, 2)
+    loss, (low, high) = worse_by(found[0], found[1], subject.reference, seed=subject.seed)
+    mine, best = (", ".join(edit.label for edit in one) for one in (other, cut))
+    interval = f"{loss:+.2f}{unit} on validation, 95 % interval {low:+.2f} to {high:+.2f}"
+    if low > 0:
+        note = (
+            f"Chosen: {best}. {library} does not open that by itself, and the best cut that it opens ({mine}) loses {interval}."
+        )
+    else:
+        note = (
+            f"Chosen: {mine}, which {library} opens without delayer and which is not measurably worse than {best} "
+            f"(it loses {interval}). For the least damage, whatever opens it: --prefer accuracy."
+        )
+    subject.notes.append(note)
+    subject.reporter.line(note)
+    return cut if low > 0 else other
+
+
+def _outputs(subject: Subject, cut: Cut, moments: Moments) -> Outputs:
+    """What the network answers on all of validation, cut."""
+    with subject.chain.restored():
+        edit_modules_(subject.chain, cut, Evidence(moments))
+        return predictions(subject.model, subject.task.batches("validation"), device=subject.device)
