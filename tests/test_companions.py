@@ -15,6 +15,8 @@ from delayer.families import chain_of
 from delayer.libraries import library, quiet
 from delayer.network.hashing import model_hash
 from delayer.store import digest_of, load, read_artefact
+from delayer.store.artefact import Source
+from delayer.store.companions import copy_companions
 from delayer.store.proof import reload_proof
 from delayer.store.weights import fill_, header
 
@@ -105,6 +107,97 @@ def test_a_cut_sentence_encoder_pools_and_normalises_as_before(sentences, tmp_pa
     digest_of(tmp_path / "cut")
     _, mapped = saved(chain_of(load(str(sentences)), inputs), tmp_path / "mapped", inputs, mapped=["3"])
     assert "SentenceTransformer opens ordinary checkpoints only" in mapped.notes[0]
+
+
+def test_minilm_without_two_layers_is_a_sentence_encoder_and_a_network_of_its_library(sentences, tmp_path):
+    """With a module of its own weights and prompts: as the network in memory behind the original's modules."""
+    encoders, transformers = pytest.importorskip("sentence_transformers"), library("transformers", "text")
+    modules = json.loads((sentences / "modules.json").read_text())
+    dense = {"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformers.models.Dense"}
+    modules[3:] = [dense, {"idx": 4, "name": "4", "path": "4_Normalize", "type": "sentence_transformers.models.Normalize"}]
+    (sentences / "modules.json").write_text(json.dumps(modules))
+    (sentences / "3_Dense").mkdir()
+    (sentences / "4_Normalize").mkdir()
+    settings = {"in_features": 384, "out_features": 32, "bias": True, "activation_function": "torch.nn.modules.linear.Identity"}
+    (sentences / "3_Dense" / "config.json").write_text(json.dumps(settings))
+    torch.manual_seed(0)
+    weights = {"linear.weight": torch.randn(32, 384), "linear.bias": torch.randn(32)}
+    save_file(weights, str(sentences / "3_Dense" / "model.safetensors"))
+    prompts = {"prompts": {"query": "query: "}, "default_prompt_name": None, "similarity_fn_name": "dot"}
+    (sentences / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    texts = ["A short text.", "Another one, a little longer than the first.", "word " * 100]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(sentences)
+    inputs = dict(tokenizer(texts, padding=True, truncation=True, max_length=16, return_tensors="pt"))
+    small, artefact = saved(chain_of(load(str(sentences)), inputs), tmp_path / "cut", inputs, dropped=["2:4"])
+    assert artefact.ordinary and artefact.notes == ()
+
+    expected = encoders.SentenceTransformer(str(sentences), device="cpu")
+    expected[0].model = small
+    found = encoders.SentenceTransformer(str(tmp_path / "cut"), device="cpu")
+    assert (found.max_seq_length, found.prompts["query"], found.similarity_fn_name) == (16, "query: ", "dot")
+    for options in ({}, {"prompt_name": "query"}):
+        vectors = torch.tensor(found.encode(texts, **options))
+        torch.testing.assert_close(vectors, torch.tensor(expected.encode(texts, **options)), rtol=1e-4, atol=1e-5)
+        assert vectors.shape == (3, 32) and (vectors.norm(dim=1) - 1).abs().max() < 1e-5
+    again = transformers.AutoModel.from_pretrained(tmp_path / "cut")
+    assert again.config.num_hidden_layers == 4 and gap(answer(again, inputs), answer(small, inputs)) < 1e-5
+
+    (sentences / "3_Dense" / "model.safetensors").unlink()
+    torch.save(weights, sentences / "3_Dense" / "pytorch_model.bin")
+    _, artefact = saved(chain_of(load(str(sentences)), inputs), tmp_path / "pickled", inputs, dropped=["2:4"])
+    assert "3_Dense holds its weights in a pickle, which delayer never opens. Convert it" in artefact.notes[0]
+    assert not (tmp_path / "pickled" / "modules.json").exists()
+    exec(artefact.notes[0][artefact.notes[0].index("import argparse") :], {})
+    _, artefact = saved(chain_of(load(str(sentences)), inputs), tmp_path / "converted", inputs, dropped=["2:4"])
+    assert artefact.notes == () and (tmp_path / "converted" / "3_Dense" / "model.safetensors").exists()
+
+
+# -- tokenizers, processors, generation --------------------------------------------------------------------------------
+
+
+def test_tokenizers_and_processors_of_every_kind_travel(tmp_path):
+    transformers = library("transformers", "text")
+    tokenizers = pytest.importorskip("tokenizers")
+    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="<unk>")
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    pictures = transformers.ViTImageProcessor(size={"height": 30, "width": 40})
+    source = {name: tmp_path / name for name in ("pictures", "sound", "both", "bare")}
+    pictures.save_pretrained(source["pictures"])
+    transformers.WhisperFeatureExtractor(feature_size=13).save_pretrained(source["sound"])
+    transformers.LlavaProcessor(
+        image_processor=pictures, tokenizer=tokenizer, patch_size=3, chat_template="{{ messages }}"
+    ).save_pretrained(source["both"])
+    tokenizer.save_pretrained(source["bare"])
+    (source["bare"] / "tokenizer_config.json").unlink()
+    notes = {}
+    for name, folder in source.items():
+        (folder / "config.json").write_text('{"model_type": "vit"}')
+        (tmp_path / f"{name} cut").mkdir()
+        shutil.copy(folder / "config.json", tmp_path / f"{name} cut")
+        made_of = Source(kind="huggingface", name=str(folder))
+        notes[name] = copy_companions(made_of, torch.nn.Linear(1, 1), tmp_path / f"{name} cut", ordinary=True)
+    assert not any(notes.values()), notes
+    assert transformers.AutoImageProcessor.from_pretrained(tmp_path / "pictures cut").size["width"] == 40
+    assert transformers.AutoFeatureExtractor.from_pretrained(tmp_path / "sound cut").feature_size == 13
+    both = transformers.AutoProcessor.from_pretrained(tmp_path / "both cut")
+    assert type(both).__name__ == "LlavaProcessor" and both.patch_size == 3 and both.image_processor.size["width"] == 40
+    assert both.chat_template == "{{ messages }}" and both.tokenizer("a").input_ids == [1]
+    assert (tmp_path / "bare cut" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("way", ["dropped", "mapped"])
+def test_how_a_network_generates_travels(way, tmp_path):
+    case = BY_NAME["llama"]
+    model = case.build()
+    model.generation_config.update(do_sample=True, temperature=0.3, top_p=0.7, max_new_tokens=5)
+    model.save_pretrained(tmp_path / "hub")
+    save_file(dict(model.state_dict()), str(tmp_path / "w.safetensors"), metadata={"format": "pt"})
+    for weights in (None, tmp_path / "w.safetensors"):
+        chain = chain_of(load(str(tmp_path / "hub"), weights=weights), case.inputs())
+        saved(chain, tmp_path / "cut", case.inputs(), **{way: ["1"]})
+        found = load(str(tmp_path / "cut")).generation_config
+        assert (found.do_sample, found.temperature, found.top_p, found.max_new_tokens) == (True, 0.3, 0.7, 5)
 
 
 def test_companions_that_bring_code_stay_behind_and_it_is_said(sentences, tmp_path):

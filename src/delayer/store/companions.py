@@ -1,4 +1,4 @@
-"""What travels with a network: its tokenizer or image processor, and what a sentence encoder does behind it.
+"""What travels with a network: its tokenizer and processors, how it generates, and what a sentence encoder does behind it.
 
 Nothing of a companion is run: one that brings Python of its own stays behind, and the saved folder says so.
 """
@@ -8,19 +8,37 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from delayer.errors import ModelError
 from delayer.libraries import first_line, gguf_place, library, quiet
 from delayer.store.artefact import Source
 from delayer.store.closed import check_configuration
 from delayer.store.integrity import read_json
+from delayer.store.pickles import recipe
 
-MAKERS = {"tokenizer_config.json": "AutoTokenizer", "preprocessor_config.json": "AutoImageProcessor"}
-SENTENCE_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
+TOKENIZERS = ("tokenizer_config.json", "tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
+"""Files by which a folder is known to hold a tokenizer; without one, it would be made up from the configuration."""
+PROCESSORS = {
+    "preprocessor_config.json": "AutoImageProcessor",
+    "video_preprocessor_config.json": "AutoVideoProcessor",
+    "processor_config.json": "AutoProcessor",
+}
+"""Files of what prepares pictures, sound and films, and of the whole that joins them with the tokenizer."""
+SENTENCE_FILES = (
+    "modules.json",
+    "config_sentence_transformers.json",
+    *(f"sentence_{kind}_config.json" for kind in "bert roberta distilbert camembert albert xlm-roberta xlnet".split()),
+)
 """Files of a sentence encoder's folder: its modules in order, its prompts and similarity, its longest text."""
+MODULE_FILES = ("config.json", "model.safetensors", "cnn_config.json", "lstm_config.json")
 
 
-def copy_companions(source: Source, folder: Path, *, ordinary: bool) -> list[str]:
+def copy_companions(source: Source, model: nn.Module, folder: Path, *, ordinary: bool) -> list[str]:
     """Let them travel from where a network came from, and get what could not, a sentence each."""
+    generation = getattr(model, "generation_config", None)
+    if generation is not None and not ordinary:  # an ordinary checkpoint has its own
+        generation.save_pretrained(folder)
     if source.kind not in ("huggingface", "delayer") or not source.name:
         return []
     notes = _copy_makers(source.name, folder)
@@ -42,12 +60,16 @@ def _copy_makers(name: str, folder: Path) -> list[str]:
     transformers, notes = library("transformers", "text"), []
     if name.startswith("gguf:"):
         return _copy_gguf_tokenizer(name, folder)
-    for file, maker in MAKERS.items():
-        # Without its file, a tokenizer would be made up from the configuration.
+    tokenizer = next((file for file in TOKENIZERS if _found(name, file) is not None), None)
+    makers = {tokenizer: "AutoTokenizer"} if tokenizer else {}
+    for file, maker in (makers | PROCESSORS).items():
         if (path := _found(name, file)) is None:
             continue
         try:
-            check_configuration(read_json(path), file)
+            if path.name.endswith("_config.json"):
+                stated = read_json(path)
+                check_configuration(stated, file)
+                maker = "AutoFeatureExtractor" if "feature_extractor_type" in stated and maker != "AutoProcessor" else maker
             with quiet(transformers):
                 getattr(transformers, maker).from_pretrained(name, trust_remote_code=False).save_pretrained(folder)
         except Exception as error:  # whatever the library raises
@@ -74,9 +96,17 @@ def _copy_sentence_modules(name: str, modules: list[dict[str, Any]], folder: Pat
             f"The sentence encoder's modules do not travel with this copy: {(foreign or ['a path'])[0]} is none of its library's."
         ]
     for module in modules:
+        weights = [_found(name, f"{module['path']}/{file}") for file in ("model.safetensors", "pytorch_model.bin")]
+        if module["path"] and weights[1] is not None and weights[0] is None:
+            return [
+                f"The sentence encoder's modules do not travel with this copy: {module['path']} holds its weights in a pickle, "
+                "which delayer never opens. Convert it where the original lies, in Python:\n"
+                + recipe(weights[1], str(weights[1].with_name("model.safetensors")))
+            ]
+    for module in modules:
         if not module["path"]:
             continue
-        for file in ("config.json", "model.safetensors"):
+        for file in MODULE_FILES:
             if (found := _found(name, f"{module['path']}/{file}")) is not None:
                 (folder / module["path"]).mkdir(exist_ok=True)
                 shutil.copyfile(found, folder / module["path"] / file)

@@ -25,6 +25,7 @@ from delayer.network.notes import config_of, note_
 from delayer.store.artefact import Artefact, Made, Source
 from delayer.store.companions import copy_companions
 from delayer.store.given import give
+from delayer.store.huggingface import generation_of
 from delayer.store.integrity import RECORD, deciding_files, read_json, seal, verified
 from delayer.store.limits import check_counts, no_larger_than
 from delayer.store.names import mended
@@ -132,7 +133,7 @@ def save(
         temporary.mkdir(parents=True)
         plan.save(temporary / "plan.json")
         ordinary, note = write_weights(model, plan, chain, source, temporary, example, dtype)
-        notes += copy_companions(source, temporary, ordinary=bool(ordinary))
+        notes += copy_companions(source, model, temporary, ordinary=bool(ordinary))
         for file in deciding_files(temporary).values():
             share_(file)
         tensors = {"": example} if isinstance(example, Tensor) else example
@@ -191,6 +192,8 @@ def _load_artefact(folder: Path, trust: Trust, allow_changed: bool) -> nn.Module
     model = cut_skeleton(measured_skeleton(artefact, shapes, trust, said), artefact.chain, plan)
     fill_(model, read_weights(file), name=str(file))
     note_dtype_(model, dtypes)
+    if (folder / "generation_config.json").is_file():
+        note_(model, generation_config=generation_of(str(folder)))
     if (config := config_of(model)) is not None and hasattr(config, "_name_or_path"):
         config._name_or_path = str(folder)  # its tokenizer or image processor is here
     first_cut = {"source": artefact.source.model_dump(mode="json"), "chain": artefact.chain, "plan": plan.model_dump(mode="json")}

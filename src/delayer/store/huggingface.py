@@ -12,6 +12,7 @@ from torch import nn
 
 from delayer.errors import DelayerError, DelayerWarning, UnknownName, WeightsError
 from delayer.libraries import first_line, library, quiet
+from delayer.network.notes import note_
 from delayer.network.wrapped import check_not_quantised
 from delayer.store.closed import check_configuration, check_folder, huggingface_class
 from delayer.store.limits import Shapes, check_counts, check_size, no_larger_than
@@ -74,7 +75,19 @@ def open_huggingface(name: str, weights: str | Path | None, *, trust: bool = Fal
         say_mended(said, taken)
         given = {names[key]: value for file in files for key, value in read_weights(file).items()}
         model = from_pretrained(kind, None, config=config, state_dict=given)
+        if (settings := generation_of(name)) is not None:
+            note_(model, generation_config=settings)
     return note_dtype_(model, (dtype for dtype, _ in shapes.values()))
+
+
+def generation_of(name: str) -> Any:
+    """How a network of a folder or hub name generates, as its generation_config.json says; None where it has none."""
+    transformers = library("transformers", "text")
+    try:
+        with quiet(transformers):
+            return transformers.GenerationConfig.from_pretrained(name)
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def weight_files(name: str) -> list[Path]:
