@@ -45,6 +45,57 @@ def test_what_is_stored_in_half_precision_is_saved_in_it(way, dtype, tmp_path):
     assert {kind for kind, _ in header(tmp_path / "twice" / "model.safetensors").values()} == stored
 
 
+@pytest.mark.parametrize("way", ["dropped", "mapped"])
+@pytest.mark.parametrize(("before", "asked", "after"), [("float32", "float16", "F16"), ("bfloat16", "float32", "F32")])
+def test_what_is_saved_in_another_precision_says_so_and_opens(before, asked, after, way, tmp_path):
+    case = BY_NAME["llama-tied"]
+    with quiet(library("transformers", "text")):
+        case.build().to(getattr(torch, before)).save_pretrained(tmp_path / "hub")
+    chain, inputs = chain_of(load(str(tmp_path / "hub")), case.inputs()), case.inputs()
+    small, artefact = saved(chain, tmp_path / "cut", inputs, **{way: ["1"]}, dtype=asked)
+    assert {kind for kind, _ in header(tmp_path / "cut").values()} == {after} and artefact.notes == ()
+    assert gap(answer(load(str(tmp_path / "cut")), inputs), answer(small, inputs)) < 1e-6
+    if way == "dropped":
+        assert json.loads((tmp_path / "cut" / "config.json").read_text())["dtype"] == asked
+    chain.model.lm_head.weight.data *= 1e8
+    if asked == "float16":
+        _, artefact = saved(chain, tmp_path / "cut", inputs, **{way: ["1"]}, dtype=asked)
+        assert "This copy should be in float16, in which some of the cut's weights overflow" in artefact.notes[0]
+
+
+def test_what_came_in_several_files_is_saved_in_files_of_that_size(tmp_path):
+    case = BY_NAME["llama-tied"]
+    with quiet(library("transformers", "text")):
+        case.build().save_pretrained(tmp_path / "hub", max_shard_size="20KB")
+    before = sorted(tmp_path.glob("hub/*.safetensors"))
+    chain, inputs = chain_of(load(str(tmp_path / "hub")), case.inputs()), case.inputs()
+    for name, numbers in (("cut", ["1"]), ("twice", ["0"])):
+        small, artefact = saved(chain, tmp_path / name, inputs, dropped=numbers)
+        after = sorted((tmp_path / name).glob("*.safetensors"))
+        assert artefact.ordinary and len(before) > 2 and 1 < len(after) <= len(before)
+        assert max(file.stat().st_size for file in after) <= max(file.stat().st_size for file in before)
+        assert (tmp_path / name / "model.safetensors.index.json").is_file()
+        again = load(str(tmp_path / name))
+        assert gap(answer(again, inputs), answer(small, inputs)) < 1e-6
+        assert gap(answer(by_its_own_loader("LlamaForCausalLM", tmp_path / name), inputs), answer(small, inputs)) < 1e-6
+        chain = chain_of(again, inputs)
+    digest_of(tmp_path / "cut")
+
+
+def test_the_command_line_saves_in_the_precision_asked_for(tmp_path, monkeypatch):
+    from delayer.cli.entry import main
+
+    study = tmp_path / "study"
+    plan = ["plan", "tests.tiny:network", "--data", "digits", "--span", "2:3", "--operator", "drop", "--out", str(study)]
+    for argv in (plan, ["cut", str(study), "--factory", "tests.tiny:network", "--dtype", "float16"]):
+        monkeypatch.setattr("sys.argv", ["delayer", *argv, "--quiet"])
+        main()
+    assert {kind for kind, _ in header(study / "model").values()} == {"F16"}
+    monkeypatch.setattr("sys.argv", ["delayer", "cut", str(study), "--factory", "tests.tiny:network", "--quiet"])
+    main()
+    assert {kind for kind, _ in header(study / "model").values()} == {"F32"}
+
+
 def test_weights_that_overflow_half_precision_are_saved_in_single_and_it_is_said(tmp_path):
     chain, inputs = original("llama", tmp_path), BY_NAME["llama"].inputs()
     chain.model.delayer_dtype = "float16"

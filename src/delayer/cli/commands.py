@@ -22,7 +22,12 @@ from delayer.tuning import TuneOptions
 @app.command("run")
 @opens_networks
 @with_options(
-    load=stages.LoadOptions, task=TaskOptions, scan=stages.ScanOptions, plan=stages.PlanOptions, check=stages.CheckOptions
+    load=stages.LoadOptions,
+    task=TaskOptions,
+    scan=stages.ScanOptions,
+    plan=stages.PlanOptions,
+    check=stages.CheckOptions,
+    saving=stages.SaveOptions,
 )
 def run_command(
     model: MODEL,
@@ -38,10 +43,11 @@ def run_command(
     scan,
     plan,
     check,
+    saving,
 ) -> None:
     """Everything: score, scan, plan, cut, check, report. The result is STUDY/model, STUDY/report.html, results.json."""
     check_words(plan, scan)
-    work = opened(model, data, out, load, task, test, quiet, scan=scan, plan=plan, check=check)
+    work = opened(model, data, out, load, task, test, quiet, scan=scan, plan=plan, check=check, saving=saving).save_as_(saving)
 
     def said(stage: str, record: Any) -> None:
         show(stage, record)
@@ -136,14 +142,17 @@ def plan_command(
 
 @app.command("cut")
 @opens_networks
+@with_options(saving=stages.SaveOptions)
 def cut_command(
     study: STUDY,
     plan: Annotated[Path | None, typer.Option("--plan", help="Another plan file to replay.")] = None,
     json_: JSON = False,
     quiet: QUIET = False,
+    *,
+    saving,
 ) -> None:
     """Cut as planned and save STUDY/model."""
-    work = reopened(study, Reporter(quiet=quiet))
+    work = reopened(study, Reporter(quiet=quiet)).save_as_(saving)
     with work.study.lock():
         chosen = read_plan(plan or study / "plan.json")
         stages.cut_stage(work, chosen)
@@ -152,7 +161,7 @@ def cut_command(
 
 @app.command("tune")
 @opens_networks
-@with_options(tune=TuneOptions)
+@with_options(tune=TuneOptions, saving=stages.SaveOptions)
 def tune_command(
     study: STUDY,
     only: Annotated[
@@ -162,10 +171,11 @@ def tune_command(
     quiet: QUIET = False,
     *,
     tune,
+    saving,
 ) -> None:
     """Fine-tune STUDY/model, as it was cut or shrunk, shortly with the original as teacher; keeps the best epoch."""
     check_tuning(tune, only)
-    work = reopened(study, Reporter(quiet=quiet))
+    work = reopened(study, Reporter(quiet=quiet)).save_as_(saving)
     with work.study.lock():
         print_record(stages.tune_stage(work, tune, only=only)[2], json_)
 

@@ -13,7 +13,9 @@ from delayer.tasks.options import TrainingTaskOptions
 
 @app.command("shrink")
 @opens_networks
-@with_options(load=stages.LoadOptions, task=TrainingTaskOptions, shrink=ShrinkOptions, check=stages.CheckOptions)
+@with_options(
+    load=stages.LoadOptions, task=TrainingTaskOptions, shrink=ShrinkOptions, check=stages.CheckOptions, saving=stages.SaveOptions
+)
 def shrink_command(
     model: MODEL,
     data: DATA = None,
@@ -26,9 +28,10 @@ def shrink_command(
     task,
     shrink,
     check,
+    saving,
 ) -> None:
     """Make activations that hardly switch linear, fine-tune, and check: STUDY/model, STUDY/shrink.json, the report."""
-    work = opened(model, data, out, load, task, test, quiet, shrink=shrink, check=check)
+    work = opened(model, data, out, load, task, test, quiet, shrink=shrink, check=check, saving=saving).save_as_(saving)
     with work.study.lock():
         stages.write_study(work)
         small, plan = stages.shrink_stage(work, shrink)

@@ -8,7 +8,7 @@ from delayer.search.options import PlanOptions, ScanOptions
 from delayer.stages.check import check_stage, export_stage
 from delayer.stages.compare import CompareOptions, compare_stage
 from delayer.stages.cut import cut_stage
-from delayer.stages.options import CheckOptions, LoadOptions
+from delayer.stages.options import CheckOptions, LoadOptions, SaveOptions
 from delayer.stages.plan import plan_stage
 from delayer.stages.run import report_stage, run, run_all
 from delayer.stages.scan import scan_stage
@@ -24,6 +24,7 @@ __all__ = [
     "CompareOptions",
     "LoadOptions",
     "PlanOptions",
+    "SaveOptions",
     "ScanOptions",
     "SitesOptions",
     "Work",

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from delayer.store.weights import Stored
 from delayer.study import Record
 
 
@@ -30,6 +31,13 @@ class LoadOptions(Record):
             if len(blocks) > 1000 or re.search(r"[+*}][^()]*\)[+*{]", blocks):
                 raise ValueError(r"a group that repeats is repeated, which may never end; write such as layers\.\d+")
         return blocks
+
+
+class SaveOptions(Record):
+    """How the smaller network is saved."""
+
+    dtype: Stored = "keep"
+    """What floating-point weights are saved in: keep (as the original is stored), float32, float16 or bfloat16."""
 
 
 class CheckOptions(Record):

@@ -11,7 +11,7 @@ from delayer.search.options import PlanOptions, ScanOptions
 from delayer.search.scan import announce_scan
 from delayer.stages.check import check_stage
 from delayer.stages.cut import cut_stage
-from delayer.stages.options import CheckOptions, LoadOptions
+from delayer.stages.options import CheckOptions, LoadOptions, SaveOptions
 from delayer.stages.plan import plan_stage
 from delayer.stages.scan import scan_stage
 from delayer.stages.score import score_stage
@@ -39,6 +39,7 @@ def run(
     scan_options: ScanOptions = ScanOptions(),
     plan_options: PlanOptions = PlanOptions(),
     check_options: CheckOptions = CheckOptions(),
+    save_options: SaveOptions = SaveOptions(),
     tune_epochs: int = 0,
     test: str | None = None,
     reporter: Reporter | None = None,
@@ -57,11 +58,13 @@ def run(
         **scan_options.model_dump(mode="json"),
         **plan_options.model_dump(mode="json"),
         **check_options.model_dump(mode="json"),
+        **save_options.model_dump(mode="json"),
         "test": test,
     }
     work = open_work(
         model, data, out=out, load_options=load_options, task_options=task_options, test=test, options=options, reporter=reporter
     )
+    work.save_as_(save_options)
     return run_all(work, scan_options, plan_options, check_options, tune_epochs=tune_epochs, on_stage=on_stage)
 
 

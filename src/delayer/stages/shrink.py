@@ -11,7 +11,7 @@ from delayer.network.chain import Chain
 from delayer.network.notes import note_
 from delayer.shrinking import ShrinkOptions, merge_faster_, shrink
 from delayer.stages.artefacts import finish, stage_key
-from delayer.stages.standing import bring_back_, find, put_
+from delayer.stages.standing import bring_back_, find, put_, saved_in
 from delayer.stages.work import Work
 from delayer.store import Made
 from delayer.study import MergeInfo, Record, Round, read_record, write_atomically
@@ -20,7 +20,7 @@ from delayer.study.marks import MODEL, file_hash, read_marks
 
 def shrink_stage(work: Work, options: ShrinkOptions = ShrinkOptions()) -> tuple[nn.Module, Plan]:
     """model/ and shrink.json, the plan in model/; a killed run goes on in the middle of its round."""
-    key = stage_key(work, "shrink", options, work.task_options)
+    key = stage_key(work, "shrink", options, work.task_options, *saved_in(work))
     lineage = (Made(stage="shrink", key=key),)
     if (
         work.study.has("shrink")

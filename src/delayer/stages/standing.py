@@ -24,7 +24,12 @@ def lineage_of(folder: Path) -> Lineage:
 
 def cut_lineage(work: Work, plan: Plan) -> Lineage:
     """How the network that a plan cuts comes about."""
-    return (Made(stage="cut", key=stage_key(work, "cut", plan.model_dump(mode="json"), work.task_options)),)
+    return (Made(stage="cut", key=stage_key(work, "cut", plan.model_dump(mode="json"), work.task_options, *saved_in(work))),)
+
+
+def saved_in(work: Work) -> list[str]:
+    """What a stage's key says of how the network is saved: nothing where that is as ever, so that older keys hold."""
+    return [] if work.dtype == "keep" else [work.dtype]
 
 
 def cut_(work: Work, plan: Plan) -> nn.Module:
@@ -41,7 +46,7 @@ def put_(work: Work, small: nn.Module, plan: Plan, lineage: Lineage) -> None:
     folder, before = work.study.path("model"), work.study.path(".untuned")
     if len(lineage) > 1 and _is(folder, lineage[:-1]):
         _copy_(folder, before)
-    saved = save(small, plan, work.chain, folder, example=work.example, lineage=lineage)
+    saved = save(small, plan, work.chain, folder, example=work.example, lineage=lineage, dtype=work.dtype)
     for note in saved.notes:
         work.reporter.line(note)
     if len(lineage) == 1:

@@ -8,7 +8,7 @@ from delayer.cutting import Plan, read_plan
 from delayer.errors import BudgetError, StudyError
 from delayer.stages.artefacts import finish, is_finished, stage_key
 from delayer.stages.cut import cut_stage
-from delayer.stages.standing import Lineage, cut_lineage, find, put_, standing
+from delayer.stages.standing import Lineage, cut_lineage, find, put_, saved_in, standing
 from delayer.stages.work import Work
 from delayer.store import Made
 from delayer.study import read_record, write_atomically
@@ -31,7 +31,16 @@ def tune_stage(
     check_tuning(options, only)
     folder, begin = _beginning(work, plan)
     plan = read_plan(folder / "plan.json")
-    key = stage_key(work, "tune", [made.key for made in begin], plan.model_dump(mode="json"), options, only, work.task_options)
+    key = stage_key(
+        work,
+        "tune",
+        [made.key for made in begin],
+        plan.model_dump(mode="json"),
+        options,
+        only,
+        work.task_options,
+        *saved_in(work),
+    )
     path, lineage = work.study.path("tune.json"), (*begin, Made(stage="tune", key=key))
     if is_finished(work, "tune", key):
         _clear_checkpoints_(work)

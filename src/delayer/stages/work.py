@@ -20,8 +20,9 @@ from delayer.progress import Reporter
 from delayer.search.options import ScanOptions
 from delayer.search.subject import Remember, Subject
 from delayer.stages.journal import Journal
-from delayer.stages.options import LoadOptions
+from delayer.stages.options import LoadOptions, SaveOptions
 from delayer.store import load
+from delayer.store.weights import Stored
 from delayer.study import Asked, BlockInfo, ChainInfo, Grade, Provenance, Scan, Score, Study, StudyInfo
 from delayer.study.version import __version__
 from delayer.tasks import TaskOptions, open_task
@@ -35,6 +36,8 @@ class Work(Subject):
     data: tuple[str, ...]
     options: dict[str, Any]
     task_options: TaskOptions
+    dtype: Stored = "keep"
+    """What the smaller network is saved in."""
     told: set[str] = field(default_factory=set)
     """Stages that this process did itself, or has said to be there already."""
 
@@ -61,6 +64,12 @@ class Work(Subject):
             self.warnings.append(journal.damage)
             self.reporter.line(journal.damage)
         return known, journal.append
+
+    def save_as_(self, asked: SaveOptions) -> "Work":
+        """Save networks as asked, or where nothing was, as the study was asked to when it was made."""
+        stated = SaveOptions.model_validate({"dtype": self.options.get("dtype") or "keep"})
+        self.dtype = (stated if asked.dtype == "keep" else asked).dtype
+        return self
 
     def say_finished(self, stage: str) -> None:
         """Say once that a stage stands finished in the folder."""

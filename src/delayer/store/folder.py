@@ -32,9 +32,10 @@ from delayer.store.names import mended
 from delayer.store.ordinary import load_ordinary, load_timm_folder, write_weights
 from delayer.store.originals import by_name, source_of
 from delayer.store.replacing import bring_back_, new_place, old_place, replace_
+from delayer.store.shards import files_of, note_shards_
 from delayer.store.skeletons import cut_skeleton, measured_skeleton, num_blocks
 from delayer.store.trust import OURS, Trust, allowed, check_source, root
-from delayer.store.weights import fill_, header, note_dtype_, read_weights, round_
+from delayer.store.weights import Stored, fill_, header, note_dtype_, read_weights, round_
 from delayer.study import share_
 from delayer.study.version import __version__
 
@@ -99,6 +100,7 @@ def save(
     example: Inputs,
     factory: str | None = None,
     lineage: Sequence[Made] = (),
+    dtype: Stored = "keep",
 ) -> Artefact:
     """Write a cut network to a folder and get what was written.
 
@@ -106,8 +108,9 @@ def save(
     example: inputs of a small batch, with which an ordinary loader's network is compared.
     factory: package.module:factory for a network that was not loaded by delayer.
     lineage: the stages that made this network, in their order.
-    Where the original is stored in half precision, so is the copy: the network's weights are rounded to it first, so that what
-    is in memory is what is saved.
+    dtype: what floating-point weights are saved in; "keep" means as the original is stored. For a half precision the network's
+    weights are rounded to it first, so that what is in memory is what is saved. An original in several files is saved in files
+    of that size, where it is saved as an ordinary checkpoint.
     All is on the disk before it takes the place of what stood there; see `recover_` for what a kill leaves.
     Raises ModelError when the original could not be rebuilt, StudyError when the folder cannot be written.
     """
@@ -122,17 +125,19 @@ def save(
     source, notes = source_of(chain.model, factory), []
     if (first := root(source, str(folder))).kind in ("timm", "huggingface") or first.name == OURS:
         check_source(source, Trust(), f"A saved copy of this {type(model).__name__}")
-    dtype = getattr(chain.model, "delayer_dtype", "")
-    if dtype and not round_(model, dtype):
-        notes.append(f"The original is stored in {dtype}, in which some of the cut's weights overflow; this copy is in float32.")
-        dtype = ""
+    half = getattr(chain.model, "delayer_dtype", "") if dtype == "keep" else dtype.replace("float32", "")
+    if half and not round_(model, half):
+        who = "The original is stored in" if dtype == "keep" else "This copy should be in"
+        notes.append(f"{who} {half}, in which some of the cut's weights overflow; this copy is in float32.")
+        half = ""
+    note_(model, delayer_dtype=half)
     temporary = new_place(folder)
     try:
         recover_(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         plan.save(temporary / "plan.json")
-        ordinary, note = write_weights(model, plan, chain, source, temporary, example, dtype)
+        ordinary, note = write_weights(model, plan, chain, source, temporary, example, half)
         notes += copy_companions(source, model, temporary, ordinary=bool(ordinary))
         for file in deciding_files(temporary).values():
             share_(file)
@@ -182,13 +187,14 @@ def _load_artefact(folder: Path, trust: Trust, allow_changed: bool) -> nn.Module
         )
     check_source(artefact.source, trust, said)
     file = folder / "model.safetensors"
-    shapes = header(file)
+    files = files_of(folder)
+    shapes = header(folder)
     dtypes = [dtype for dtype, _ in shapes.values()]
     if artefact.ordinary:
         check_counts(read_json(folder / "config.json"), str(folder / "config.json"))
         opening = load_ordinary if artefact.source.kind == "huggingface" else load_timm_folder
         with no_larger_than(shapes, num_blocks(artefact), said):
-            return note_dtype_(opening(folder, artefact.source), dtypes)
+            return note_shards_(note_dtype_(opening(folder, artefact.source), dtypes), files)
     model = cut_skeleton(measured_skeleton(artefact, shapes, trust, said), artefact.chain, plan)
     fill_(model, read_weights(file), name=str(file))
     note_dtype_(model, dtypes)

@@ -18,7 +18,7 @@ from delayer.store.closed import check_configuration, check_folder, huggingface_
 from delayer.store.limits import Shapes, check_counts, check_size, no_larger_than
 from delayer.store.names import mended_names, say_mended
 from delayer.store.pickles import how_to_convert
-from delayer.store.shards import files_of, part_names
+from delayer.store.shards import files_of, note_shards_, part_names
 from delayer.store.weights import check_fit, header, note_dtype_, read_weights
 
 _HEADS = (
@@ -77,6 +77,8 @@ def open_huggingface(name: str, weights: str | Path | None, *, trust: bool = Fal
         model = from_pretrained(kind, None, config=config, state_dict=given)
         if (settings := generation_of(name)) is not None:
             note_(model, generation_config=settings)
+    if files:
+        note_shards_(model, files)
     return note_dtype_(model, (dtype for dtype, _ in shapes.values()))
 
 

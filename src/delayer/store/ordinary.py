@@ -108,7 +108,7 @@ def _write_huggingface(model: nn.Module, short: Shorter, source: Source, folder:
             key: value.to(getattr(torch, dtype)) if dtype and value.is_floating_point() else value
             for key, value in network.state_dict().items()
         }
-        network.save_pretrained(folder, state_dict=state, max_shard_size="1000GB")
+        network.save_pretrained(folder, state_dict=state, max_shard_size=getattr(model, "delayer_shard", 0) or "1000GB")
     if dtype:
         config = read_json(folder / "config.json") | {"dtype": dtype}
         write_atomically(folder / "config.json", json.dumps(config, indent=2))

@@ -3,7 +3,10 @@
 import re
 from pathlib import Path
 
+from torch import nn
+
 from delayer.errors import ModelError, WeightsError
+from delayer.network.notes import note_
 from delayer.store.integrity import read_json
 
 INDEX = ".safetensors.index.json"
@@ -43,6 +46,12 @@ def part_names(index: Path) -> list[str]:
     if away := [name for name in parts if not _NAME.fullmatch(name)]:
         raise WeightsError(f"{index} names {away[0][:80]!r}, which is no .safetensors file beside it. Fetch it again.")
     return parts
+
+
+def note_shards_(model: nn.Module, files: list[Path]) -> nn.Module:
+    """Note on a network that came in several files how large they are, so that a copy comes in files of that size."""
+    note_(model, delayer_shard=max(file.stat().st_size for file in files) if len(files) > 1 else 0)
+    return model
 
 
 def _in_folder(folder: Path) -> Path:

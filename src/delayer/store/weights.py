@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -59,6 +60,10 @@ def note_dtype_(model: nn.Module, dtypes: Iterable[str]) -> nn.Module:
     floats = {dtype for dtype in dtypes if dtype.startswith(("F", "BF"))}
     note_(model, delayer_dtype={"F16": "float16", "BF16": "bfloat16"}.get(floats.pop(), "") if len(floats) == 1 else "")
     return model
+
+
+Stored = Literal["keep", "float32", "float16", "bfloat16"]
+"""What floating-point weights are saved in: as the original is stored, or as named."""
 
 
 def round_(model: nn.Module, dtype: str) -> bool:
