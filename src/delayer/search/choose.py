@@ -22,13 +22,14 @@ from delayer.observing.processes import from_first
 from delayer.observing.rows import Rows
 from delayer.observing.stats import Moments
 from delayer.progress import Reporter
+from delayer.search.additive import Changes
 from delayer.search.asked import check_asked
 from delayer.search.budget import Budget
 from delayer.search.judging import MeasuredCut, Measuring, Verdict, attempt, damage_of, drop_of, ensure_judged, takes
 from delayer.search.measuring import best_of_finalists, candidates_of, measuring, original_grade
 from delayer.search.methods import Method, methods
 from delayer.search.options import PlanOptions, ScanOptions, operators_of
-from delayer.search.planner import KEEP, deepest, edit_of, operator_in, plan_spans
+from delayer.search.planner import KEEP, NOMINATED, deepest, edit_of, operator_in, plan_spans
 from delayer.search.preferring import opens_in, preferred
 from delayer.search.repair import tail_of
 from delayer.search.repairing import grade_of_plan, repaired
@@ -226,7 +227,9 @@ class _Search:
         subject.reporter.line(f"Original on validation: {original.name} {original.value:.2f}{original.unit}")
         singles = sum(row.stop == row.start + 1 and row.operator in ("drop", "affine") for row in table.spans)
         with subject.reporter.step("Judging cuts with the real network") as tick:
-            measure = measuring(subject, fit, options, [self.scan_options], tick=tick, expected=singles + KEEP + options.effort)
+            expected = singles + KEEP + NOMINATED + options.effort
+            changes = Changes(subject.reference)
+            measure = measuring(subject, fit, options, [self.scan_options], tick=tick, expected=expected, changes=changes)
             if budget is None:
                 cut, measured = deepest(
                     subject.chain,
@@ -235,10 +238,11 @@ class _Search:
                     original=original,
                     max_drop=options.max_drop or 0.0,
                     effort=max(4, options.effort // 2),
+                    changes=changes,
                     on_depth=partial(_say_depth, subject, original),
                 )
             else:
-                cut, measured = self._within(table, budget, measure, fit)
+                cut, measured = self._within(table, budget, measure, fit, changes)
         if budget is not None:
             cut = best_of_finalists(subject, measured, measure, fit, options, [self.scan_options], unit=budget.unit)
         if self._prefers:
@@ -262,12 +266,14 @@ class _Search:
         ]
         return num[0] >= num[1] and drop_of(original, measure(cut)) <= self.options.max_drop
 
-    def _within(self, table: Scan, budget: Budget, measure: Measuring, fit: Moments) -> tuple[tuple[Edit, ...], list]:
+    def _within(
+        self, table: Scan, budget: Budget, measure: Measuring, fit: Moments, changes: Changes
+    ) -> tuple[tuple[Edit, ...], list]:
         """The cut under a budget; a latency budget is measured afterwards and tightened until it holds."""
         subject, effort = self.subject, self.options.effort
         totals = {"params": float(num_params(subject.model)), "macs": float(subject.macs or 0)}
         if budget.unit != "latency":
-            cut, measured = plan_spans(subject.chain, table, budget, measure, totals=totals, effort=effort)
+            cut, measured = plan_spans(subject.chain, table, budget, measure, totals=totals, effort=effort, changes=changes)
             return cut, measured + self._dropped(table, budget, measure, totals, cut)
         one = example_of(subject.example, 1)
         with subject.reporter.step("Timing each block"):
@@ -279,7 +285,14 @@ class _Search:
         measured: list[Any] = []
         for _ in range(4):
             cut, measured = plan_spans(
-                subject.chain, table, asked, measure, totals=totals, effort=effort, milliseconds=partial(saved_ms, profile)
+                subject.chain,
+                table,
+                asked,
+                measure,
+                totals=totals,
+                effort=effort,
+                changes=changes,
+                milliseconds=partial(saved_ms, profile),
             )
             small = apply(subject.chain, self.plan_of(cut, refit="independent"), fit)
             [found] = compare_latency(subject.model, small, one, (1,), seconds=2.0)

@@ -37,21 +37,24 @@ class Measuring:
     the cut a `Failure`: a network whose forward breaks without a block, a map that cannot be solved, NaN, memory that
     this one cut would take. KeyboardInterrupt ends the search.
     on_measured: hears of each new grade, and of no failure: a search that goes on tries what failed again.
+    wanted: whether a cut is to be judged though its grade is known, since somebody waits for its answers.
     """
 
     grade: GradeOf
     known: dict[str, Verdict] = field(default_factory=dict)
     on_measured: Callable[[str, Grade], None] | None = None
     failed: dict[Cut, Failure] = field(default_factory=dict)
+    wanted: Callable[[Cut], bool] | None = None
 
     def __call__(self, cut: Cut) -> Verdict:
         """The grade of a cut, or why it has none; measured once."""
         key = key_of(cut)
-        if key not in self.known:
+        new = key not in self.known
+        if new or (self.wanted is not None and self.wanted(cut)):
             found = self.known[key] = from_first(attempt(self.grade, cut))
             if isinstance(found, Failure):
                 self.failed[cut] = found
-            elif self.on_measured:
+            elif self.on_measured and new:
                 self.on_measured(key, found)
         return self.known[key]
 

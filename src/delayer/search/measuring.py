@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from delayer.cutting import edit_modules_
 from delayer.edits import Edit
 from delayer.fitting.evidence import Evidence
 from delayer.measure import num_params
 from delayer.network.chain import Chain
 from delayer.observing.stats import Moments
 from delayer.progress import Tick
+from delayer.search.additive import Changes
 from delayer.search.judging import Cut, Failure, MeasuredCut, Measuring, Verdict, damage_of, ensure_judged, takes
 from delayer.search.options import PlanOptions
 from delayer.search.planner import measured_record
@@ -18,19 +18,27 @@ from delayer.search.repairing import graded_after_repair
 from delayer.search.subject import Subject
 from delayer.search.ties import best_first, best_of
 from delayer.study import Candidates, Grade
-from delayer.tasks import evaluate, grade_of
+from delayer.tasks import grade_of
 
 NUM_FINALISTS = 3
 
 
 def measuring(
-    subject: Subject, moments: Moments, options: PlanOptions, key: Sequence, *, tick: Tick | None = None, expected: int = 0
+    subject: Subject,
+    moments: Moments,
+    options: PlanOptions,
+    key: Sequence,
+    *,
+    tick: Tick | None = None,
+    expected: int = 0,
+    changes: Changes | None = None,
 ) -> Measuring:
     """Grades cuts on validation data, after a quick repair where one was asked for.
 
     What the subject remembers is not measured again.
 
-    key: what else decides the grades. tick, expected: progress, in cuts measured of about so many.
+    key: what else decides the grades. tick, expected: progress, in cuts measured of about so many. changes: hears what single
+    cuts do to the answers.
     """
     quick = [options.repair_samples] if options.repair in ("resolve", "best") else []
     blocks = [block.path for block in subject.chain.blocks]
@@ -41,17 +49,10 @@ def measuring(
     def grade(cut: Cut) -> Grade:
         if quick and (found := graded_after_repair(subject, cut, options)):
             return found
-        with subject.chain.restored():
-            edit_modules_(subject.chain, cut, Evidence(moments))
-            return evaluate(
-                subject.model,
-                subject.task,
-                "validation",
-                reference=reference,
-                device=subject.device,
-                limit=options.samples,
-                seed=subject.seed,
-            )
+        outputs = subject.judged(cut, Evidence(moments), options.samples)
+        if changes is not None and changes.wants(cut):
+            changes.note(cut[0], outputs)
+        return grade_of(outputs, reference, seed=subject.seed)
 
     def measured(cut: str, found: Grade) -> None:
         if remember:
@@ -59,7 +60,7 @@ def measuring(
         if tick:
             tick(min(len(verdicts), expected), expected)
 
-    return Measuring(grade, verdicts, measured)
+    return Measuring(grade, verdicts, measured, wanted=None if changes is None or quick else changes.wants)
 
 
 def best_of_finalists(

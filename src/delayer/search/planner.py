@@ -5,7 +5,7 @@ which set is taken), so predictions only nominate. What is chosen was measured, 
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -14,6 +14,7 @@ from delayer.edits import Edit
 from delayer.errors import BudgetError
 from delayer.fitting.operators import Operator, operator_of
 from delayer.network.chain import Chain, Span
+from delayer.search.additive import Changes, nominated
 from delayer.search.budget import Budget
 from delayer.search.exact_search import Candidate, best_spans
 from delayer.search.judging import Cut, Failure, MeasuredCut, Measuring, Verdict, damage_of, drop_of, ensure_judged, takes
@@ -21,6 +22,8 @@ from delayer.search.local_search import refine
 from delayer.search.ties import best_of, noise_of
 from delayer.study import Grade, Measured, Scan, SpanDamage
 
+NOMINATED = 8
+"""How many sets of singles whose changes add up to least it judges as well."""
 KEEP = 6
 """How many of the best predicted sets the real network judges first."""
 
@@ -126,20 +129,20 @@ def plan_spans(
     keep: int = KEEP,
     milliseconds: Callable[[SpanDamage], float] | None = None,
     singles: Mapping[tuple[int, str], float] | None = None,
-    starts: Iterable[Cut] = (),
+    changes: Changes | None = None,
 ) -> tuple[Cut, list[MeasuredCut]]:
     """The edits that meet a budget and move the network's output least, and all cuts that were measured for it.
 
     totals: the network's "params", "macs" and "latency", for budgets in shares.
     effort: how many sets the real network may judge after the single blocks.
     keep: how many of the best predicted sets are judged first.
-    starts: cuts to consider besides the predicted ones.
+    changes: what single cuts were seen to do to the answers; sets whose changes add up to little are judged first, too.
     Of cuts that are equally good the one that takes least away wins, then the one that puts least in its place.
     Raises BudgetError, saying what could be met, when the budget cannot be, ModelError when no cut could be judged.
     """
     if singles is None:
         singles = measure_singles(chain, scan, measure, ("affine",))
-    cut, cuts = _searched(chain, scan, budget, measure, totals, effort, keep, milliseconds, singles, starts)
+    cut, cuts = _searched(chain, scan, budget, measure, totals, effort, keep, milliseconds, singles, changes)
     ensure_judged((cut, found) for cut, _, found in cuts)
     return cut, cuts
 
@@ -154,7 +157,7 @@ def _searched(
     keep: int,
     milliseconds: Callable[[SpanDamage], float] | None,
     singles: Mapping[tuple[int, str], float],
-    starts: Iterable[Cut],
+    changes: Changes | None,
 ) -> tuple[Cut, list[MeasuredCut]]:
     """What `plan_spans` finds, also where every cut failed."""
     damages = predicted_damage(scan, singles)
@@ -178,7 +181,10 @@ def _searched(
             f"Removing {budget} cannot be met: at most {what} can go from this network ({chain!r}){but}. Ask for less.", most=most
         ) from error
     by_edit = {edit_of(row): candidate for candidate, row in rows.items()}
-    given = [tuple(by_edit[e] for e in cut) for cut in starts if all(e in by_edit for e in cut)]
+    given: list[tuple[Candidate, ...]] = []
+    if changes is not None and changes.kept:
+        cuts_ = nominated(changes, lambda edit: by_edit[edit].saved if edit in by_edit else 0.0, target, NOMINATED)
+        given = [tuple(by_edit[edit] for edit in cut) for cut in cuts_]
 
     def judge(chosen: tuple[Candidate, ...]) -> float:
         return damage_of(measure(tuple(edit_of(rows[c]) for c in chosen)))
@@ -200,6 +206,7 @@ def deepest(
     original: Grade,
     max_drop: float,
     effort: int = 12,
+    changes: Changes | None = None,
     on_depth: Callable[[int, Verdict, bool], None] | None = None,
 ) -> tuple[Cut, list[MeasuredCut]]:
     """The cut of most blocks whose validation grade falls by at most `max_drop`, and all cuts measured on the way.
@@ -216,7 +223,7 @@ def deepest(
     failures = 0
     for depth in range(1, most + 1):
         try:
-            cut, measured = _searched(chain, scan, Budget("blocks", depth), measure, {}, effort, KEEP, None, singles, ())
+            cut, measured = _searched(chain, scan, Budget("blocks", depth), measure, {}, effort, KEEP, None, singles, changes)
         except BudgetError:  # no deeper cut is left, since some cannot be judged
             if depth == 1:
                 raise

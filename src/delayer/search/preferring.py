@@ -2,14 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-from delayer.cutting import edit_modules_
 from delayer.edits import Edit
 from delayer.fitting.evidence import Evidence
 from delayer.observing.stats import Moments
 from delayer.search.judging import Cut, Failure, MeasuredCut, Measuring, damage_of
 from delayer.search.subject import Subject
-from delayer.tasks import predictions
-from delayer.tasks.outputs import Outputs
 from delayer.tasks.pairing import worse_by
 
 LIBRARIES = {"huggingface": "transformers", "timm": "timm"}
@@ -54,7 +51,7 @@ def preferred(
     found = []
     with subject.reporter.step(f"A cut that {library} opens beside the best, on all of validation") as tick:
         for done, one in enumerate((other, cut)):
-            found.append(_outputs(subject, one, moments))
+            found.append(subject.judged(one, Evidence(moments)))
             tick(done + 1, 2)
     loss, (low, high) = worse_by(found[0], found[1], subject.reference, seed=subject.seed)
     mine, best = (", ".join(edit.label for edit in one) for one in (other, cut))
@@ -71,10 +68,3 @@ def preferred(
     subject.notes.append(note)
     subject.reporter.line(note)
     return cut if low > 0 else other
-
-
-def _outputs(subject: Subject, cut: Cut, moments: Moments) -> Outputs:
-    """What the network answers on all of validation, cut."""
-    with subject.chain.restored():
-        edit_modules_(subject.chain, cut, Evidence(moments))
-        return predictions(subject.model, subject.task.batches("validation"), device=subject.device)

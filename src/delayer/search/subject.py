@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from delayer.cutting import Plan, apply
+from delayer.cutting import Plan, apply, edit_modules_
+from delayer.edits import Edit
 from delayer.errors import ModelError
+from delayer.fitting.evidence import Evidence
 from delayer.measure import macs_by_module, num_macs
 from delayer.network.calling import Inputs, example_of
 from delayer.network.chain import Chain
@@ -19,6 +21,7 @@ from delayer.observing.rows import Rows
 from delayer.observing.stats import Moments, Stat
 from delayer.progress import Reporter, Tick
 from delayer.search.options import ScanOptions
+from delayer.search.replay import Replay
 from delayer.search.scan import Scan, scan_subject
 from delayer.search.scoring import score
 from delayer.store import source_of
@@ -81,9 +84,24 @@ class Subject:
     def reference(self) -> Outputs:
         """The original's answers on validation data."""
         with self.reporter.step("Original network on validation data") as tick:
-            found = predictions(self.model, self.task.batches("validation"), device=self.device, progress=tick)
+            found = predictions(
+                self.model, self.task.batches("validation"), device=self.device, progress=tick, around=self.replay.recording
+            )
         self.warnings += found.notes
         return found
+
+    @cached_property
+    def replay(self) -> Replay:
+        """What the original's blocks gave on validation data."""
+        return Replay(self.chain, self.task.batches("validation"))
+
+    def judged(self, cut: Sequence[Edit], evidence: Evidence, limit: int | None = None) -> Outputs:
+        """What the network answers on validation data, cut; run from the first change on. limit: only so many samples."""
+        split = self.task.batches("validation") if limit is None else self.task.batches("validation").first(limit)
+        start = min((min((span.start for span in edit.spans), default=0) for edit in cut), default=0)
+        with self.chain.restored():
+            edit_modules_(self.chain, cut, evidence)
+            return predictions(self.model, split, device=self.device, around=lambda batch: self.replay.beginning(batch, start))
 
     @cached_property
     def shortening(self) -> Shortening | str:

@@ -1,6 +1,7 @@
 """What one network answers on one split: what grades and comparisons need of it, in bounded memory."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -51,18 +52,19 @@ def predictions(
     *,
     device: torch.device | str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    around: Callable[[Batch], AbstractContextManager[None]] | None = None,
 ) -> Outputs:
     """What a network answers on a split, in one pass. Others are compared with what the original answers.
 
     device: where to run; by default where the model is. Its place and mode are restored.
-    progress: called with (batches done, batches in all).
+    progress: called with (batches done, batches in all). around: what is entered for each batch, such as a `Replay`'s record.
     Raises NotFiniteError naming the first batch whose output holds NaN or infinity.
     """
     gather = _Gather(split)
     with ready(model, torch.empty(0), device) as spot:
         for number, batch in enumerate(split):
             batch = batch.to(first_tensor(spot).device)
-            with seeded(batch.start):
+            with seeded(batch.start), around(batch) if around else nullcontext():
                 output = output_of(call(model, batch.inputs))
             gather.add(output, batch, number)
             if progress:

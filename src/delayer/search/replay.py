@@ -1,0 +1,121 @@
+"""Passes over validation data that begin at a cut's first change: what the original's blocks gave is kept."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from delayer.network.calling import call, output_of
+from delayer.network.chain import Chain
+from delayer.network.handing import each_item
+from delayer.network.hooks import hooked
+from delayer.tasks.splits import Batch, Split
+
+LARGEST = 1 << 30
+"""Bytes that the kept answers may take; where all of them do not fit, those of every second, third, … block are kept."""
+
+
+class Replay:
+    """What the blocks of the original gave, batch by batch, for passes of networks that are the original up to some block.
+
+    A pass that begins in the middle does the same sums on the same numbers as a whole one, so its bits are the same. That is
+    tried on the first batch; where a network reads earlier blocks by another way, or draws random numbers, nothing is kept and
+    every pass is a whole one.
+    chain: of the original. split: that will be passed. largest: bytes to keep.
+    """
+
+    def __init__(self, chain: Chain, split: Split, largest: int = LARGEST):
+        self.chain, self.num_batches, self.largest = chain, len(split), largest
+        self.stride = 1
+        self.sound: bool | None = None
+        self._kept: dict[tuple[int, int], list[Any]] = {}
+
+    @contextmanager
+    def recording(self, batch: Batch) -> Iterator[None]:
+        """Inside, a pass of the original over a batch, of which the blocks' answers are kept."""
+        if self.sound is False:
+            yield
+            return
+        seen: dict[int, Any] = {}
+        last = self.chain.num_blocks - 1
+
+        def note(index: int) -> Callable:
+            kept_as = Tensor.clone if (last - index) % self.stride == 0 else _shape
+            return lambda module, args, output: seen.__setitem__(index, each_item(output, kept_as))
+
+        before = torch.get_rng_state()
+        with hooked(after=[(self.chain.module(index), note(index)) for index in range(last + 1)]):
+            yield
+        if self.sound is None:
+            self._begin(batch, seen, drew=not torch.equal(before, torch.get_rng_state()))
+        if self.sound:
+            self._kept[_key(batch)] = [seen[index] for index in range(last + 1)]
+
+    @contextmanager
+    def beginning(self, batch: Batch, start: int) -> Iterator[None]:
+        """Inside, a pass of a network that is the original before block `start` begins as late as what is kept allows."""
+        kept = self._kept.get(_key(batch), []) if self.sound else []
+        first = next((k for k in range(min(start, len(kept)) - 1, -1, -1) if not _is_shape(kept[k])), -1)
+        modules = [self.chain.module(index) for index in range(first + 1)]
+        before = [vars(module).get("forward") for module in modules]
+        try:
+            for index, module in enumerate(modules):
+                module.forward = _give(kept[index], full=index == first)
+            yield
+        finally:
+            for module, forward in zip(modules, before, strict=True):
+                vars(module).pop("forward", None)
+                if forward is not None:
+                    module.forward = forward
+
+    def _begin(self, batch: Batch, seen: dict[int, Any], *, drew: bool) -> None:
+        """After the first batch: how much of it can be kept of every batch, and whether a pass that begins late is the same."""
+        self.sound = not drew and len(seen) == self.chain.num_blocks
+        if not self.sound:
+            return
+        sizes: list[int] = []
+        for answer in seen.values():
+            each_item(answer, lambda tensor: sizes.append(tensor.nbytes))
+        self.stride = max(1, -(-sum(sizes) * self.num_batches // self.largest))
+        last = self.chain.num_blocks - 1
+        for index in seen:
+            if (last - index) % self.stride:
+                seen[index] = each_item(seen[index], _shape)
+        self._kept[_key(batch)] = [seen[index] for index in range(last + 1)]
+        found = []
+        for start in (last + 1, 0):
+            with self.beginning(batch, start):
+                found.append(output_of(call(self.chain.model, batch.inputs)))
+        self.sound = torch.equal(*found)
+        if not self.sound:
+            self._kept.clear()
+
+
+def _key(batch: Batch) -> tuple[int, int]:
+    return batch.start, len(batch)
+
+
+def _shape(tensor: Tensor) -> Tensor:
+    """What takes no memory."""
+    return tensor.to("meta")
+
+
+def _is_shape(answer: Any) -> bool:
+    found: list[bool] = []
+    each_item(answer, lambda tensor: found.append(tensor.is_meta))
+    return any(found)
+
+
+def _give(answer: Any, *, full: bool) -> Callable:
+    """A forward that answers as before; where nothing reads that but for its shape, with zeros."""
+
+    def fresh(device: torch.device, tensor: Tensor) -> Tensor:
+        return tensor.clone() if full else torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        device = next((x.device for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), torch.device("cpu"))
+        return each_item(answer, lambda tensor: fresh(device, tensor))
+
+    return forward
