@@ -1,5 +1,6 @@
 """How the modules of a network run in one forward pass: how often, on what, and what they hand on to the next."""
 
+import re
 import weakref
 from dataclasses import dataclass
 
@@ -10,6 +11,9 @@ from delayer.families._probe import does_not_run
 from delayer.network.calling import Inputs, call, ready, seeded, unfused
 from delayer.network.handing import apart, arguments
 from delayer.network.hooks import hooked
+
+LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+"""Modules that hold others and, but for the first, do nothing themselves."""
 
 
 @dataclass
@@ -34,7 +38,11 @@ class Run:
         return self.times == 1 and self.fits
 
 
-def runs_of(model: nn.Module, example: Inputs) -> dict[str, Run]:
+Runs = dict[str, Run]
+"""How each module ran, by path, in the order of their first runs."""
+
+
+def runs_of(model: nn.Module, example: Inputs) -> Runs:
     """How each module ran, by path, in the order of their first runs; those that did not run are missing.
 
     Raises ModelError when the forward pass fails.
@@ -77,3 +85,13 @@ def runs_of(model: nn.Module, example: Inputs) -> dict[str, Run]:
     except Exception as error:  # whatever a network raises on data that it was not made for
         raise does_not_run(model, example, error) from error
     return found
+
+
+def place_of(path: str) -> str:
+    """A path without its numbers, which is the same for every stage of a network."""
+    return re.sub(r"\d+", "#", path)
+
+
+def has_parts(model: nn.Module, path: str) -> bool:
+    """Whether a module has parts with weights, which a norm with an activation in it has not."""
+    return any(True for child in model.get_submodule(path).children() for _ in child.parameters())

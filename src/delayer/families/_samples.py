@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from delayer.families._places import Visit
+from delayer.families._probe import probe
 from delayer.network.calling import Inputs, first_tensor, with_batch
 
 ENOUGH = 2
@@ -20,8 +21,6 @@ def sample_axes(model: nn.Module, visits: list[Visit], example: Inputs, features
     num = len(first_tensor(example))
     found = {visit.path: list(_axes(visit.before.shape, num, features)) for visit in visits}
     if any(len(axes) >= ENOUGH for axes in found.values()):
-        from delayer.families._probe import probe
-
         again = {visit.path: visit for visit in probe(model, [visit.path for visit in visits], with_batch(example, num + 1))}
         for path, axes in found.items():
             there = again[path].before.shape

@@ -1,4 +1,4 @@
-"""Regular expressions that would match the blocks of a network, for messages that ask for one."""
+"""Why no blocks were found in a network, and regular expressions that would match what may be some."""
 
 import re
 from collections import defaultdict
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from delayer.families._runs import Run
+from delayer.families._probe import BY_HAND
+from delayer.families._runs import LISTS, Runs, has_parts
 
 
 def pattern_of(paths: Sequence[str]) -> str:
@@ -32,7 +33,7 @@ def _any_name(names: list[str]) -> str:
     return rf"{start}\w+" if start else f"({'|'.join(names)})"
 
 
-def likeliest(model: nn.Module, runs: dict[str, Run]) -> tuple[str, list[str], str] | None:
+def likeliest(model: nn.Module, runs: Runs) -> tuple[str, list[str], str] | None:
     """The repeated class with the most parameters whose modules run on hidden states: its name, their paths, and a pattern.
 
     Those of which some keep their shape come first. None where no class with parts of its own repeats.
@@ -40,7 +41,7 @@ def likeliest(model: nn.Module, runs: dict[str, Run]) -> tuple[str, list[str], s
     kinds: dict[type, list[str]] = defaultdict(list)
     for path, run in runs.items():
         module = model.get_submodule(path)
-        if path and run.once and any(True for _ in module.children()) and not isinstance(module, nn.Sequential):
+        if path and run.once and has_parts(model, path) and not isinstance(module, nn.Sequential):
             kinds[type(module)].append(path)
     repeated = {
         kind: paths
@@ -61,3 +62,28 @@ def likeliest(model: nn.Module, runs: dict[str, Run]) -> tuple[str, list[str], s
 def _inside_itself(paths: list[str]) -> bool:
     """Whether one of the paths lies inside another."""
     return any(one != other and one.startswith(f"{other}.") for one in paths for other in paths)
+
+
+def why_none(model: nn.Module, runs: Runs) -> str:
+    """What stands against cutting a network without blocks, and a pattern that would match, where there is one."""
+    for path, module in model.named_modules():
+        children = [f"{path}.{name}" if path else name for name, _ in module.named_children()]
+        if isinstance(module, LISTS) and (often := next((c for c in children if c in runs and runs[c].times > 1), None)):
+            return f"{often} runs {runs[often].times} times, and a block that is used in several places cannot be cut."
+        if isinstance(module, LISTS) and len(children) > 1 and not any(child in runs for child in children):
+            inside = next((run for run in runs if run.startswith(f"{children[0]}.")), None)
+            if inside is not None:
+                return (
+                    f"{children[0]} is never called as a module, though its {inside.removeprefix(f'{children[0]}.')} is: its "
+                    "parent calls .forward() past all hooks. Let the parent call the module itself."
+                )
+    found = likeliest(model, runs)
+    if found is None:
+        return f"No class of modules with parts of their own repeats either. {BY_HAND}"
+    kind, paths, pattern = found
+    if not any(runs[path].keeps for path in paths):
+        return (
+            f"Its {len(paths)} {kind} (--blocks '{pattern}') each change the shape of what they get, so that none of them can "
+            "be dropped."
+        )
+    return f"{BY_HAND} A pattern that would match: '{pattern}', its {len(paths)} {kind}."

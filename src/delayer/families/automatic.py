@@ -1,7 +1,6 @@
 """Networks that nobody described: repeated blocks found by structure and by the shapes of one batch."""
 
-import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from math import prod
@@ -9,14 +8,11 @@ from math import prod
 from torch import nn
 
 from delayer.errors import ModelError
+from delayer.families._classes import blocks_by_class
 from delayer.families._places import Visit
-from delayer.families._probe import BY_HAND
-from delayer.families._runs import Run, runs_of
-from delayer.families._suggesting import likeliest
+from delayer.families._runs import LISTS, Runs, has_parts, place_of, runs_of
+from delayer.families._suggesting import why_none
 from delayer.network.calling import Inputs
-
-LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-Runs = dict[str, Run]
 
 
 def blocks_by_structure(model: nn.Module, example: Inputs) -> Iterator[list[str]]:
@@ -27,7 +23,7 @@ def blocks_by_structure(model: nn.Module, example: Inputs) -> Iterator[list[str]
     shape of what they get and hand it on to each other. The list with the most parameters in members that look alike and keep
     their shape says what a block is. The lists in the same place of other stages join it, every other list of blocks of that
     class, and a list of others that hand on tensors of as many dimensions and hold a tenth of its parameters (a decoder beside
-    an encoder). Where no members look alike, modules of one class do that run once each, wherever they stand (`_by_class`).
+    an encoder). Where no members look alike, modules of one class do that run once each, wherever they stand (`blocks_by_class`).
     Raises ModelError when nothing repeats.
     """
     runs = runs_of(model, example)
@@ -39,13 +35,13 @@ def blocks_by_structure(model: nn.Module, example: Inputs) -> Iterator[list[str]
         if not any(set(members[best]) & set(blocks) for blocks in found):
             found.append(_joined(model, best, members, lists, alike, runs))
             yield found[-1]
-    if classes := _by_class(model, runs):
+    if classes := blocks_by_class(model, runs):
         found.append(classes)
         yield classes
     if not found:
         raise ModelError(
             f"{type(model).__name__} has no list (Sequential or ModuleList) of repeated blocks that each run once on a "
-            f"tensor. {_why_none(model, runs)}"
+            f"tensor. {why_none(model, runs)}"
         )
 
 
@@ -65,7 +61,7 @@ def _joined(
     """The blocks of the list that says what a block is, and of all lists that join it."""
     holder, chosen = type(model.get_submodule(best)), [best]
     kinds = {type(model.get_submodule(child)) for child in members[best] if runs[child].keeps and _looks(model, child)[1]}
-    whole = any(_has_parts(model, child) for child in members[best])
+    whole = any(has_parts(model, child) for child in members[best])
 
     def nearness(path: str) -> int:
         """3 for a list in the same place of another stage, 2 for one of blocks of that class, 1 for kin, 0 for none."""
@@ -73,7 +69,7 @@ def _joined(
         if (
             path in lists
             and place_of(path) == place_of(best)
-            and any(_has_parts(model, child) for child in members[path]) == whole
+            and any(has_parts(model, child) for child in members[path]) == whole
         ):
             return 3
         if of_kind and (path in lists or type(model.get_submodule(path)) is holder):
@@ -88,16 +84,6 @@ def _joined(
             chosen.append(path)
     blocks = {child for path in chosen for child in members[path]}
     return [path for path in runs if path in blocks and not any(path.startswith(f"{other}.") for other in blocks)]
-
-
-def _has_parts(model: nn.Module, path: str) -> bool:
-    """Whether a module has parts with weights, which a norm with an activation in it has not."""
-    return any(True for child in model.get_submodule(path).children() for _ in child.parameters())
-
-
-def place_of(path: str) -> str:
-    """A path without its numbers, which is the same for every stage of a network."""
-    return re.sub(r"\d+", "#", path)
 
 
 def _is_list(module: nn.Module, children: list[str], model: nn.Module, runs: Runs) -> bool:
@@ -143,64 +129,6 @@ def _num_alike(model: nn.Module, children: list[str], runs: Runs) -> tuple[int, 
     common = Counter(looks)
     sizes = [sum(prod(shape) for shape in look[1]) * (common[look] > 1) for look in looks]
     return sum(size for size, child in zip(sizes, children, strict=True) if runs[child].keeps), sum(sizes)
-
-
-def _by_class(model: nn.Module, runs: Runs) -> list[str]:
-    """Modules of one class, of which some keep their shape: blocks that stand as attributes, or one to a stage.
-
-    The class with the most parameters in modules that do, and others beside them that have a hundredth of those. Modules
-    without parts of their own are none, nor are parts of chosen ones, branches, classes whose modules get lists of different
-    lengths, or a class of which there is but one.
-    """
-    kinds: dict[type, list[str]] = defaultdict(list)
-    for path, run in runs.items():
-        module = model.get_submodule(path)
-        branch = run.beside and not run.handed
-        if path and run.once and not branch and not isinstance(module, LISTS) and _has_parts(model, path):
-            kinds[type(module)].append(path)
-    size = {
-        kind: sum(p.numel() for path in paths if runs[path].keeps for p in model.get_submodule(path).parameters())
-        for kind, paths in kinds.items()
-        if len(paths) > 1 and len({runs[path].listed for path in paths}) == 1
-    }
-    blocks: list[str] = []
-    for kind in sorted(size, key=size.__getitem__, reverse=True):
-        beside = not blocks or {place_of(path.rpartition(".")[0]) for path in blocks} & {
-            place_of(path.rpartition(".")[0]) for path in kinds[kind]
-        }
-        apart = not any(_nested(one, other) for one in kinds[kind] for other in [*blocks, *kinds[kind]])
-        if size[kind] and beside and apart and size[kind] * 100 >= max(size.values()):
-            blocks += kinds[kind]
-    return [path for path in runs if path in set(blocks)]
-
-
-def _nested(one: str, other: str) -> bool:
-    return one != other and (one.startswith(f"{other}.") or other.startswith(f"{one}."))
-
-
-def _why_none(model: nn.Module, runs: Runs) -> str:
-    """What stands against cutting a network without blocks, and a pattern that would match, where there is one."""
-    for path, module in model.named_modules():
-        children = [f"{path}.{name}" if path else name for name, _ in module.named_children()]
-        if isinstance(module, LISTS) and (often := next((c for c in children if c in runs and runs[c].times > 1), None)):
-            return f"{often} runs {runs[often].times} times, and a block that is used in several places cannot be cut."
-        if isinstance(module, LISTS) and len(children) > 1 and not any(child in runs for child in children):
-            inside = next((run for run in runs if run.startswith(f"{children[0]}.")), None)
-            if inside is not None:
-                return (
-                    f"{children[0]} is never called as a module, though its {inside.removeprefix(f'{children[0]}.')} is: its "
-                    "parent calls .forward() past all hooks. Let the parent call the module itself."
-                )
-    found = likeliest(model, runs)
-    if found is None:
-        return f"No class of modules with parts of their own repeats either. {BY_HAND}"
-    kind, paths, pattern = found
-    if not any(runs[path].keeps for path in paths):
-        return (
-            f"Its {len(paths)} {kind} (--blocks '{pattern}') each change the shape of what they get, so that none of them can "
-            "be dropped."
-        )
-    return f"{BY_HAND} A pattern that would match: '{pattern}', its {len(paths)} {kind}."
 
 
 def guess_axis(model: nn.Module, visits: list[Visit]) -> int:
