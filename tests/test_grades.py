@@ -267,3 +267,35 @@ def test_a_source_says_that_the_network_is_random(tmp_path):
     np.savez(tmp_path / "a.npz", x=X.numpy(), y=np.arange(60) % 5)
     task = open_task(f"npz:{tmp_path / 'a.npz'}", Noisy(), TaskOptions())
     assert task.kind == "image-classification" and sum("random in evaluation mode" in note for note in task.notes) == 1
+
+
+def test_embeddings_are_told_by_cosine_and_pairs_and_by_no_agreement(tmp_path, capsys, monkeypatch):
+    """Through the whole road: the headline, the table, the candidates and the page."""
+    pytest.importorskip("plotly")
+    import delayer
+    from delayer.cli.tables import show
+    from delayer.search.options import PlanOptions
+    from delayer.stages import CheckOptions
+    from delayer.tasks import TaskOptions
+
+    results = delayer.run(
+        "tests.tiny:network",
+        "digits",
+        out=tmp_path / "study",
+        task_options=TaskOptions(kind="embedding", num_fit=60, num_validation=40, num_test=60),
+        plan_options=PlanOptions(remove="blocks=2", effort=3),
+        check_options=CheckOptions(onnx=False, seconds=0.1),
+    )
+    after = results.cut.grade
+    assert after.name == "cosine to the original" and after.agreement is None and 0 < after.cosine < 1
+    assert after.value == pytest.approx(100 * after.cosine) and -1 <= after.pair_correlation < 1
+    assert "cosine to the original 100.00 →" in results.headline and "agreement" not in results.headline
+    assert f"rank correlation of pair similarities {after.pair_correlation:.3f}" in results.headline
+    measured = delayer.study.Study(tmp_path / "study").read("candidates").measured
+    assert all(one.agreement is None and one.pair_correlation is not None for one in measured if not one.failed)
+    show("check", results)
+    said = capsys.readouterr().out
+    assert "cosine to the original" in said and "rank correlation of pair similarities" in said
+    page = (tmp_path / "study" / "report.html").read_text()
+    assert "Pair similarities" in page and "correlation of pairs" in page and "same top-1" not in page
+    assert "Same answers" not in page

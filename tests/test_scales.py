@@ -14,7 +14,7 @@ from delayer.observing.rows import Rows
 from delayer.observing.stats import Moments
 from delayer.observing.stats.pair import relative_residual
 from delayer.observing.stats.patch_moments import PatchMoments
-from delayer.tasks.grading import _neighbours
+from delayer.tasks.embeddings import likeness
 
 SCALES = [1e-30, 1e-20, 1e-6, 1e6, 1e18, 1e30]
 LAYOUT = Layout(num_points=2, groups=((0, 1),), rows=Rows("first"), outlets=(1,), layers=(0, 1), kinds=("Block",))
@@ -79,11 +79,12 @@ def test_moments_of_layers_and_best_lines_of_activations(scale):
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_neighbours_of_embeddings(scale):
+def test_likeness_of_embeddings(scale):
     x, y = (one[:50] for one in rows())
-    hits, divergence = _neighbours(x * scale, y * scale)
-    wanted, expected = _neighbours(x, y)
-    assert torch.equal(hits, wanted) and divergence == pytest.approx(expected, rel=1e-4) and not hits.all()
+    found, wanted = likeness(x * scale, y * scale), likeness(x, y)
+    torch.testing.assert_close(found.cosines, wanted.cosines, rtol=1e-4, atol=1e-6)
+    assert found.kl == pytest.approx(wanted.kl, rel=1e-4) and abs(wanted.pair_correlation) < 0.999
+    assert found.pair_correlation == pytest.approx(wanted.pair_correlation, abs=1e-3)
 
 
 def test_a_target_that_never_changes_is_met_or_missed_and_never_undefined():

@@ -270,14 +270,15 @@ class Tokens(nn.Module):
         return SimpleNamespace(last_hidden_state=hidden)
 
 
-def test_embeddings_are_graded_by_their_neighbours():
+def test_embeddings_are_graded_by_their_cosine_and_by_which_pairs_are_alike():
     net, other, batches = Tokens(), Tokens(), padded_texts(30)
     other.table.weight.data += 0.3 * torch.randn(30, 8)
     task = task_of(batches, model=net)
     assert task.kind == "embedding" and not task.has_labels
     reference = predictions(net, task.batches("fit"))
     itself = grade_of(reference, reference)
-    assert (itself.name, itself.value, itself.kl, itself.agreement) == ("agreement", 100, 0, 100)
+    assert (itself.name, itself.kl, itself.agreement) == ("cosine to the original", 0, None)
+    assert itself.value == pytest.approx(100) and itself.pair_correlation == pytest.approx(1)
 
     def literal(model):
         pooled = [
@@ -287,26 +288,31 @@ def test_embeddings_are_graded_by_their_neighbours():
         ]
         return nn.functional.normalize(torch.stack(pooled).double(), dim=1)
 
-    kls, same = [], []
+    kls = []
     with torch.no_grad():
         a, b = literal(net), literal(other)
     for i in range(30):
         rest = [j for j in range(30) if j != i]
         p, q = ((z[rest] @ z[i] / 0.05).softmax(0) for z in (a, b))
         kls.append((p * (p / q).log()).sum().item())
-        same.append(int((a[rest] @ a[i]).argmax()) == int((b[rest] @ b[i]).argmax()))
     grade = evaluate(other, task, "fit", reference=reference)
-    assert 0 < grade.value < 100 and grade.value == pytest.approx(100 * sum(same) / 30)
-    assert grade.kl == pytest.approx(sum(kls) / 30, rel=1e-4)
+    assert 0 < grade.value < 100 and grade.value == pytest.approx(100 * (a * b).sum(1).mean().item(), rel=1e-5)
+    assert grade.kl == pytest.approx(sum(kls) / 30, rel=1e-4) and grade.cosine == pytest.approx(grade.value / 100)
+    stats = pytest.importorskip("scipy.stats")
+    pairs = [(i, j) for i in range(30) for j in range(i)]
+    expected = stats.spearmanr(*([round((z[i] @ z[j]).item(), 6) for i, j in pairs] for z in (a, b))).statistic
+    assert grade.pair_correlation == pytest.approx(expected, abs=1e-3) and grade.interval[0] < grade.value < grade.interval[1]
+    with pytest.raises(DataError, match="graded by the cosine of their embeddings to those of the original"):
+        evaluate(other, task, "fit")
 
 
-def test_neighbours_do_not_mind_rotation_and_need_three_samples():
+def test_pairs_do_not_mind_rotation_and_need_three_samples():
     net, turned, batches = Tokens(), Tokens(), padded_texts(30)
     turned.table.weight.data = 3 * net.table.weight.data @ torch.linalg.qr(torch.randn(8, 8))[0]
     task = task_of(batches, kind="embedding")
     reference = predictions(net, task.batches("fit"))
     grade = evaluate(turned, task, "fit", reference=reference)
-    assert grade.value == 100 and grade.kl == pytest.approx(0, abs=1e-8)
+    assert grade.value < 90 and grade.pair_correlation == pytest.approx(1, abs=1e-3) and grade.kl == pytest.approx(0, abs=1e-8)
     with pytest.raises(DataError, match="3 samples or more; found 2"):
         evaluate(net, task, "fit", reference=reference, limit=2)
 

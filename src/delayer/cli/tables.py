@@ -145,6 +145,8 @@ def _results_table(results: Results) -> Table:
     )
     if b.grade.kl is not None:
         table.add_row("divergence from the original", "", f"{b.grade.kl:.4f}", "nats")
+    if b.grade.pair_correlation is not None:
+        table.add_row("rank correlation of pair similarities", "", f"{b.grade.pair_correlation:.4f}", "")
     if b.grade.error is not None:
         sure = "" if b.grade.correlation is None else f"correlation {b.grade.correlation:.3f}"
         table.add_row("distance from the original", "", f"{100 * b.grade.error:.2f} %", sure)

@@ -66,6 +66,9 @@ def result_cards(results: Results) -> list[Card]:
         kl = "" if missing(b.grade.kl) else f"as the original; KL {number(b.grade.kl, 2)} nats"
         kl = f"{kl}, among {among}".lstrip(", ") if among else kl
         cards.append(Card("Same answers", percent(b.grade.agreement), note=kl))
+    if present(b.grade.pair_correlation):
+        kl = "" if missing(b.grade.kl) else f"KL {number(b.grade.kl, 2)} nats"
+        cards.append(Card("Pair similarities", f"{b.grade.pair_correlation:.3f}", note=f"rank correlation; {kl}".rstrip("; ")))
     if present(b.grade.error):
         correlated = "" if missing(b.grade.correlation) else f"correlation {number(b.grade.correlation)}"
         cards.append(Card("Distance from the original", percent(100 * b.grade.error), note=correlated or "relative error"))

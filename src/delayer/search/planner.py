@@ -211,7 +211,7 @@ def deepest(
 ) -> tuple[Cut, list[MeasuredCut]]:
     """The cut of most blocks whose validation grade falls by at most `max_drop`, and all cuts measured on the way.
 
-    max_drop: points of the grade (percent of accuracy, agreement, R² or relative error); for perplexity, percent of the
+    max_drop: points of the grade (percent of accuracy, agreement, cosine, R² or relative error); for perplexity, percent of the
     original's.
     Blocks are added one by one, each depth starting from the last; two depths in a row that fall too far end it.
     Raises BudgetError when not even one block can go.
@@ -263,13 +263,14 @@ def measured_record(
             chosen=chosen,
             failed=grade.reason,
         )
-    shares = grade.agreement is None and grade.error is None  # then the grade itself is one
+    shares = grade.agreement is None and grade.error is None and grade.cosine is None  # then the grade itself is one
     return Measured(
         edits=edits,
         predicted=predicted,
         kl=grade.kl,
         error=grade.error,
         correlation=grade.correlation,
+        pair_correlation=grade.pair_correlation,
         agreement=grade.value if shares else grade.agreement,
         grade=grade.value,
         params=params,

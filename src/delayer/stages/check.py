@@ -121,8 +121,10 @@ def headline(
     linear, merged = (sum(edit.edit == kind for edit in plan.edits) for kind in ("linearise", "fuse"))
     gone = [f"{went} of {original.num_blocks} blocks"] * bool(went or not linear) + [f"{linear} activations"] * bool(linear)
     also = f", {merged} pairs of layers merged" if merged else ""
+    pairs = after.pair_correlation
     parts = [
         f"{' and '.join(gone)} of {name} removed{also}: {grade.name} {grade.value:.2f} → {after.value:.2f}{unit}",
+        *([] if pairs is None else [f"rank correlation of pair similarities {pairs:.3f}"]),
         f"{100 * (1 - cut.params / original.params):.1f} % fewer parameters",
     ]
     if original.macs and cut.macs:

@@ -39,7 +39,9 @@ class Measured(Record):
     kl: Measurement | None
     """Mean Kullback-Leibler divergence to the original's output, nats; None for regression."""
     agreement: Measurement | None = None
-    """Share of outputs whose top-1 equals the original's, percent; None for regression."""
+    """Share of outputs whose top-1 equals the original's, percent; None for regression and embeddings."""
+    pair_correlation: Measurement | None = None
+    """For embeddings: rank correlation with the original of the similarities of all pairs of samples."""
     error: Measurement | None = None
     """For regression: distance from the original's numbers, as a share of how much those vary."""
     correlation: Measurement | None = None

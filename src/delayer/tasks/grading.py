@@ -1,21 +1,18 @@
-"""How good a network is, alone and against the original: accuracy, perplexity, agreement, divergence, relative error."""
+"""How good a network is, alone and against the original: accuracy, perplexity, agreement, cosine, relative error."""
 
 import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from delayer.errors import DataError
 from delayer.study import Grade
+from delayer.tasks.divergence import CHUNK, divergence
+from delayer.tasks.embeddings import likeness
 from delayer.tasks.outputs import Outputs
 from delayer.tasks.regression import correlation_of, root, squared_errors
 
-TEMPERATURE = 0.05
-"""Of the softmax over cosine similarities, as in SimCSE (Gao, Yao, Chen 2021, arXiv:2104.08821)."""
 NUM_RESAMPLES = 1000
-CHUNK = 4_000_000
-"""Numbers that are worked on at once."""
 
 
 def grade_of(outputs: Outputs, reference: Outputs | None = None, *, seed: int = 0) -> Grade:
@@ -24,9 +21,10 @@ def grade_of(outputs: Outputs, reference: Outputs | None = None, *, seed: int = 
     Classification: top-1 accuracy over the whole head, percent, or among the split's classes, which the name then
     says; without labels the share of samples that keep the original's top-1. Language models, and encoder-decoders on the
     decoder's tokens: perplexity, exp of the mean nats a token (at most e^700, so that it stays a number). Embeddings: the
-    share of samples whose nearest neighbour (cosine) among the other samples stays the original's. Regression: R² against
-    the labels, percent, each output weighing the same; without labels the relative error against the original, percent of
-    how much its numbers vary (0 for the original itself, about 141 for numbers that have nothing to do with its own).
+    mean cosine to the original's, percent, with `pair_correlation`, Spearman's correlation of the similarities of all pairs of
+    samples. Regression: R² against the labels, percent, each output weighing the same; without labels the relative error
+    against the original, percent of how much its numbers vary (0 for the original itself, about 141 for numbers that have
+    nothing to do with its own).
 
     `error` and `correlation` say how far numbers are from the original's, with labels too. `kl` is the mean
     Kullback-Leibler divergence KL(original || network), nats: between class distributions over the whole head,
@@ -37,6 +35,8 @@ def grade_of(outputs: Outputs, reference: Outputs | None = None, *, seed: int = 
     """
     if outputs.kind == "regression":
         return _regression(outputs, reference, seed)
+    if outputs.kind == "embedding":
+        return _embedding(outputs, reference, seed)
     hits = kl = agreement = None
     if reference is not None:
         hits, kl = _against(outputs, reference)
@@ -64,6 +64,27 @@ def grade_of(outputs: Outputs, reference: Outputs | None = None, *, seed: int = 
         kl=kl,
         agreement=agreement,
         interval=None if interval is None else (final(interval[0]), final(interval[1])),
+        split=outputs.split,
+        num_samples=outputs.num_samples,
+    )
+
+
+def _embedding(outputs: Outputs, reference: Outputs | None, seed: int) -> Grade:
+    """Mean cosine to the original's vectors, and how far the network finds the same pairs alike."""
+    if reference is None:
+        raise _no_labels(outputs, "the cosine of their embeddings to those of")
+    _same_samples(outputs, reference)
+    found = likeness(outputs.values, reference.values[: outputs.num_samples])
+    value, interval = mean_of(found.cosines, outputs.sample, seed)
+    return Grade(
+        name="cosine to the original",
+        unit="%",
+        value=100 * value,
+        higher_is_better=True,
+        kl=found.kl,
+        cosine=value,
+        pair_correlation=found.pair_correlation,
+        interval=None if interval is None else (100 * interval[0], 100 * interval[1]),
         split=outputs.split,
         num_samples=outputs.num_samples,
     )
@@ -123,42 +144,22 @@ def _same_samples(outputs: Outputs, reference: Outputs) -> int:
 
 
 def agreeing(outputs: Outputs, reference: Outputs) -> Tensor:
-    """Which rows keep the original's answer."""
-    return _against(outputs, reference)[0]
+    """How far each row keeps the original's answer: 1 where it does and 0 where not, for embeddings the cosine."""
+    if outputs.kind == "embedding":
+        _same_samples(outputs, reference)
+        return likeness(outputs.values, reference.values[: outputs.num_samples]).cosines
+    return _against(outputs, reference)[0].double()
 
 
 def _against(outputs: Outputs, reference: Outputs) -> tuple[Tensor, float]:
     """Which rows keep the original's top-1 [rows], and the mean divergence from the original."""
     num_rows = _same_samples(outputs, reference)
-    if outputs.kind == "embedding":
-        return _neighbours(outputs.values, reference.values[: outputs.num_samples])
     hits = outputs.top1 == reference.top1[:num_rows]
     mine = outputs.values[torch.isin(outputs.kept, reference.kept)]
     theirs = reference.values[torch.isin(reference.kept, outputs.kept)]
     step = max(1, CHUNK // max(1, mine.shape[-1]))
-    total = sum(_divergence(p, q).sum().item() for p, q in zip(theirs.split(step), mine.split(step), strict=True))
+    total = sum(divergence(p, q).sum().item() for p, q in zip(theirs.split(step), mine.split(step), strict=True))
     return hits, total / max(1, len(mine))
-
-
-def _divergence(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p || q) of each row, nats, from log-probabilities or logits, worked out in float64."""
-    p, q = p.double().log_softmax(-1), q.double().log_softmax(-1)
-    return F.kl_div(q, p, log_target=True, reduction="none").sum(-1)
-
-
-def _neighbours(mine: Tensor, theirs: Tensor) -> tuple[Tensor, float]:
-    """Which samples keep their nearest neighbour, and the mean divergence of their similarities to others."""
-    if (num := len(mine)) < 3:
-        raise DataError(f"Embeddings are compared by their neighbours, which takes 3 samples or more; found {num}.")
-    # F.normalize takes lengths below 1e-12 for nothing.
-    mine, theirs = (x / x.norm(dim=1, keepdim=True).clamp_min(1e-300) for x in (mine.double(), theirs.double()))
-    hits, total = [], 0.0
-    for rows in torch.arange(num).split(max(1, CHUNK // num)):
-        others = torch.ones(len(rows), num, dtype=torch.bool).scatter_(1, rows[:, None], False)
-        ours, original = ((x[rows] @ x.T)[others].view(len(rows), num - 1) for x in (mine, theirs))
-        hits.append(ours.argmax(1) == original.argmax(1))
-        total += _divergence(original / TEMPERATURE, ours / TEMPERATURE).sum().item()
-    return torch.cat(hits), total / num
 
 
 def mean_of(values: Tensor, sample: Tensor, seed: int) -> tuple[float, tuple[float, float] | None]:
