@@ -1,6 +1,7 @@
 """What all tests share: the folder of real weights and data, Hugging Face kept off the network, and the order of a run."""
 
 import fcntl
+import gc
 import os
 import subprocess
 import time
@@ -60,6 +61,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
+def pytest_collection_finish(session):
+    gc.freeze()  # what was imported is no garbage: looking through it takes half a second
+
+
+def pytest_sessionfinish(session):
+    gc.unfreeze()  # libraries complain at the end of what they could not free
+
+
 def pytest_xdist_make_scheduler(config, log):
     """Files go to workers whole, as with --dist loadfile, but for those whose tests go one by one."""
     from xdist.scheduler import LoadFileScheduling
@@ -105,8 +114,37 @@ def data_root(request) -> Path:
     return Path(given).resolve()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def warm_processes():
+    """Reload proofs and the workers of a search come from the warm server: a tenth of a second instead of four (see fresh.py).
+
+    For the whole session, since what a file makes once is made before the fixtures of a test.
+    """
+    import delayer.nas.engines
+    import delayer.store.proof  # noqa: F401
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("delayer.store.proof.subprocess", SimpleNamespace(run=fresh.run))
+        patch.setattr("delayer.nas.engines.subprocess", SimpleNamespace(Popen=fresh.Process, DEVNULL=subprocess.DEVNULL))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def short_races():
+    """Latencies are measured for a twentieth of a second, whatever is asked; gives the function that takes its time.
+
+    Merges race for a second each, to tell networks apart that differ by a percent; what else is true of them needs no such care.
+    """
+    from delayer.measure import timing
+
+    patient = timing.latency
+    exec(fresh.SHORT_RACES, {})
+    yield patient
+    timing.latency = patient
+
+
 @pytest.fixture(autouse=True)
-def warm_processes(monkeypatch):
-    """Reload proofs and the workers of a search come from the warm server: a tenth of a second instead of four (see fresh.py)."""
-    monkeypatch.setattr("delayer.store.proof.subprocess", SimpleNamespace(run=fresh.run))
-    monkeypatch.setattr("delayer.nas.engines.subprocess", SimpleNamespace(Popen=fresh.Process, DEVNULL=subprocess.DEVNULL))
+def patient_clocks(request, monkeypatch, short_races):
+    """Tests that read the clock have it to themselves, and the time that they ask for."""
+    if request.node.get_closest_marker("serial"):
+        monkeypatch.setattr("delayer.measure.timing.latency", short_races)

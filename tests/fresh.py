@@ -16,11 +16,28 @@ import sys
 import tempfile
 import types
 import warnings
+from multiprocessing.forkserver import _forkserver
 from pathlib import Path
 
 _context = multiprocessing.get_context("forkserver")
 OURS = ["delayer.cli", "delayer.store.proof", "delayer.nas.worker"]
 _context.set_forkserver_preload(["torch", "torch._dynamo", *OURS, "timm", "transformers", "sklearn.datasets"])
+
+WARM = """
+import subprocess, types
+import fresh
+from delayer.nas import engines
+from delayer.store import proof
+proof.subprocess = types.SimpleNamespace(run=fresh.run)
+engines.subprocess = types.SimpleNamespace(Popen=fresh.Process, DEVNULL=subprocess.DEVNULL)
+"""
+"""Code before that of a process: reload proofs and the workers of a search come from here."""
+SHORT_RACES = """
+from delayer.measure import timing
+_latency = timing.latency
+timing.latency = lambda *given, seconds=3.0, **more: _latency(*given, seconds=min(seconds, 0.05), **more)
+"""
+"""Code before that of a process: latencies are measured for a twentieth of a second, whatever is asked."""
 
 
 class Process:
@@ -36,10 +53,14 @@ class Process:
         self.args = list(command)
         self._said = tempfile.TemporaryDirectory(prefix="fresh")
         files = [str(Path(self._said.name) / name) if stdout is None else stdout.name for name in ("out", "err")]
-        self._process = _context.Process(
-            target=_begin, args=(kind, what, arguments, str(cwd or os.getcwd()), dict(os.environ if env is None else env), files)
-        )
-        self._process.start()
+        _forkserver.ensure_running()
+        given = (kind, what, arguments, str(cwd or os.getcwd()), dict(os.environ if env is None else env), files)
+        self._process = _context.Process(target=_begin, args=(_forkserver._forkserver_address, *given))
+        sys.path.append(str(Path(__file__).parent))  # by which the new process finds _begin
+        try:
+            self._process.start()
+        finally:
+            sys.path.pop()
         self.pid = self._process.pid
 
     @property
@@ -80,8 +101,12 @@ def run(command, *, cwd=None, env=None, timeout=None, check=False, capture_outpu
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def _begin(kind: str, what: str, arguments: list[str], folder: str, environment: dict[str, str], files: list[str]) -> None:
+def _begin(
+    server: str, kind: str, what: str, arguments: list[str], folder: str, environment: dict[str, str], files: list[str]
+) -> None:
     """In the new process: become what the command line would have made of it."""
+    # A process of the server may ask it for more, and shall not start another.
+    _forkserver._forkserver_address, _forkserver.ensure_running = server, lambda: None
     gc.freeze()  # what the server imported is no garbage: looking through it takes half a second
     for number, path in enumerate(files, 1):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -227,8 +227,14 @@ def test_without_a_repair_the_reason_is_told(case):
     assert case.reason in str(found.verdict) if case.reason else str(found.verdict) == "exact as it is"
 
 
-@EACH
-@pytest.mark.parametrize("repair", REPAIRS)
+@pytest.mark.parametrize(
+    "case, repair",
+    [  # each case with one repair, and each repair with every fourth case; all of them in the slow suite
+        pytest.param(case, repair, id=f"{case.name}-{repair}", marks=[] if (i + j) % len(REPAIRS) == 0 else pytest.mark.slow)
+        for i, case in enumerate(CASES)
+        for j, repair in enumerate(REPAIRS)
+    ],
+)
 def test_shapes_follow_from_shapes_alone(case, repair):
     """A skeleton with other values gets the very modules that the saved network has."""
     found = merge(case.part(), repair, case.shape)

@@ -29,14 +29,17 @@ def subject():
 ASKED = [
     {"remove": "blocks=2", "effort": 4},
     {"max_drop": 60.0, "effort": 4},
-    {"spans": ["1:3", "4"]},
     {"spans": "2:4", "operator": LowRank(rank=3)},
+    {"spans": ["1:3", "4"]},
     {"remove": "blocks=1", "method": "rba"},
     {"spans": ["2"], "operator": "drop", "repair": "best"},
 ]
 
 
-@pytest.mark.parametrize("asked", ASKED, ids=str)
+@pytest.mark.parametrize(
+    "asked",
+    [pytest.param(one, id=str(one), marks=[] if number % 2 == 0 else pytest.mark.slow) for number, one in enumerate(ASKED)],
+)
 def test_a_plan_without_a_folder_is_the_plan_with_one(asked, tmp_path):
     chain, task = subject()
     before = {name: t.clone() for name, t in chain.model.state_dict().items()}

@@ -88,36 +88,33 @@ with open(f"{sys.argv[1]}/{world}-{rank}.json", "w") as file:
 """
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> dict[str, dict]:
-    pytest.importorskip("accelerate")
+LAUNCH = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+
+
+@pytest.fixture(scope="module", params=["by hand", pytest.param("by accelerate", marks=pytest.mark.slow)])
+def runs(request, tmp_path_factory) -> dict[str, dict]:
+    """What one process saw, and what two that a launcher, or whoever sets its variables, started together."""
     folder = tmp_path_factory.mktemp("runs")
-    script = folder / "watch.py"
-    script.write_text(SCRIPT)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    launch = [
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--main_process_port",
-        "0",
-    ]
-    two = subprocess.Popen(
-        [sys.executable, *launch, str(script), str(folder)], env=environment, stderr=subprocess.PIPE, text=True
-    )
-    one = fresh.Process([sys.executable, "-c", SCRIPT, folder], env=environment)
-    for run in (one, two):
+    if request.param == "by hand":
+        joined = environment | {"WORLD_SIZE": "2", "MASTER_PORT": free_port(), "MASTER_ADDR": "127.0.0.1"}
+        started = [fresh.Process([sys.executable, "-c", SCRIPT, folder], env=joined | {"RANK": str(rank)}) for rank in range(2)]
+    else:
+        pytest.importorskip("accelerate")
+        script = folder / "watch.py"
+        script.write_text(SCRIPT)
+        command = [sys.executable, *LAUNCH.split(), "--main_process_port", "0", str(script), str(folder)]
+        started = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)]
+    for run in (fresh.Process([sys.executable, "-c", SCRIPT, folder], env=environment), *started):
         said = run.communicate(timeout=200)[1]
         assert run.returncode == 0, said[-3000:]
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
 
 
 def test_two_processes_gather_the_statistics_of_one(runs):
@@ -187,14 +184,11 @@ entry.main()
 )
 def test_a_process_does_not_wait_for_one_that_is_lost(other, patience, tmp_path):
     """It ends in one sentence and exit code 2, long before the tests do."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
         "WORLD_SIZE": "2",
-        "MASTER_PORT": port,
+        "MASTER_PORT": free_port(),
         "MASTER_ADDR": "127.0.0.1",
         "DELAYER_PATIENCE": patience,
     }

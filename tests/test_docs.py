@@ -25,12 +25,20 @@ QUICK = {
     "check": ("--no-onnx", "--seconds", "0.1"),
     "shrink": ("--no-onnx", "--seconds", "0.1"),
     "plan": ("--effort", "2"),
+    "nas": ("--workers", "1", "--trials", "2", "--keep", "1"),
     "--data": ("--num-fit", "128", "--num-validation", "64", "--num-test", "64"),
 }
 """Put behind an example so that it takes seconds: by its command, or by an option that it has."""
-ONE_PROCESS = """
+QUICK_PYTHON = {
+    '"digits", model)': '"digits", model, delayer.tasks.TaskOptions(num_fit=128, num_validation=64, num_test=64))',
+    "effort=4": "effort=2",
+}
+"""The same in Python."""
+ONE_PROCESS = f"""
 import json, sys
 from delayer import cli
+{fresh.WARM}
+{fresh.SHORT_RACES}
 for words in json.loads(sys.argv[1]):
     sys.argv = ["delayer", *words]
     print(*sys.argv, file=sys.stderr)
@@ -97,6 +105,12 @@ def run(kind: str, what: str, arguments: list[str], example: Example, place: Pat
     assert done.returncode == 0, f"{example.page}: {example.text}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
 
 
+def quick(text: str) -> str:
+    for words, smaller in QUICK_PYTHON.items():
+        text = text.replace(words, smaller)
+    return text
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ROADS)
 def test_every_example_runs_in_the_order_of_the_page(name, tmp_path):
@@ -112,13 +126,14 @@ def test_every_example_runs_in_the_order_of_the_page(name, tmp_path):
     if commands[:-1]:
         run("-c", ONE_PROCESS, [json.dumps([one.asked for one in commands[:-1]])], commands[-1], tmp_path)
     if commands:
-        run("-m", "delayer.cli", commands[-1].asked, commands[-1], tmp_path)
+        run("-c", ONE_PROCESS, [json.dumps([commands[-1].asked])], commands[-1], tmp_path)
     for one in ROADS[name]:
         if one.kind == "python":
-            run("-c", one.text, [], one, tmp_path)
+            run("-c", quick(one.text), [], one, tmp_path)
 
 
 def test_examples_of_one_folder_are_on_one_road():
+    assert all(any(words in one.text for one in examples()) for words in QUICK_PYTHON)
     assert len(ROADS) > 5 and sum(map(len, ROADS.values())) == len(examples()) > 20
     for name, road in roads(
         [

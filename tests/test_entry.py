@@ -103,7 +103,7 @@ def test_what_goes_wrong_has_its_sentence_and_its_code(words, monkeypatch, capsy
     assert not err.startswith("delayer: ") or len(err.splitlines()) == 1
 
 
-def test_a_full_standard_output_and_a_closed_one():
+def test_a_full_standard_output():
     """In processes of their own: what Python does at its very end belongs to it."""
     with open("/dev/full", "w") as full:
         process = start(BODY, "fail", "print", stdout=full)
@@ -112,6 +112,11 @@ def test_a_full_standard_output_and_a_closed_one():
         "delayer: A file could not be written (No space left on device). Free some space, or choose another --out folder; the "
         "same command then goes on where this one stood."
     ]
+
+
+@pytest.mark.slow
+def test_a_closed_standard_output():
+    """The same for what nobody reads any more."""
     reading, writing = os.pipe()
     os.close(reading)
     process = start(BODY, "fail", "print", stdout=writing)

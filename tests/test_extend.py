@@ -17,6 +17,14 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/extend.md").read_text()
 BLOCK = re.compile(r"^(?:`(?P<name>[\w.]+)`[^\n]*:\n\n)?```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.S | re.M)
 SECTIONS = {head: text for head, _, text in (part.partition("\n") for part in PAGE.split("\n## "))}
+COMMAND = f"""
+import sys
+from delayer import cli
+{fresh.WARM}
+{fresh.SHORT_RACES}
+sys.argv[0] = "delayer"
+cli.main()
+"""
 REFUSED = "# ends with exit code 2"
 
 
@@ -61,7 +69,7 @@ def play(section: str, place: Path) -> int:
                     assert words[1] == "=".join(("DELAYER_FACTORY", known["DELAYER_FACTORY"]))
                     continue
                 assert words[0] == "delayer", line
-                done = fresh.run([sys.executable, "-m", "delayer.cli", *words[1:]], cwd=place, env=os.environ | known)
+                done = fresh.run([sys.executable, "-c", COMMAND, *words[1:]], cwd=place, env=os.environ | known)
                 assert done.returncode == (2 if REFUSED in line else 0), f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
                 said += done.stdout + done.stderr
                 ran += 1

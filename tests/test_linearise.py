@@ -231,7 +231,7 @@ def own_shared() -> nn.Module:
     return Planted().eval()
 
 
-@pytest.mark.parametrize("way", ["shared module", "calls", "library"])
+@pytest.mark.parametrize("way", ["shared module", "calls", pytest.param("library", marks=pytest.mark.slow)])
 def test_saves_and_reloads_in_a_fresh_process(way, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
     if way == "library":
@@ -255,6 +255,7 @@ def test_saves_and_reloads_in_a_fresh_process(way, tmp_path, monkeypatch):
     assert proof.passed and proof.max_abs_difference < 1e-6 * proof.max_abs_output
 
 
+@pytest.mark.slow
 def test_exports_to_onnx_like_any_other_plan(tmp_path):
     pytest.importorskip("onnxruntime")
     from delayer.measure.onnx import export_onnx

@@ -108,13 +108,13 @@ def bert():
     return transformers.BertModel(transformers.BertConfig(**sizes, num_attention_heads=2)), text()
 
 
-@pytest.mark.parametrize("case", [pair, vit, mobilenet, llama, bert])
+@pytest.mark.parametrize("case", [pair, llama, *(pytest.param(case, marks=pytest.mark.slow) for case in (vit, mobilenet, bert))])
 def test_the_graph_answers_as_torch_does(case, tmp_path, capfd, recwarn):
     torch.manual_seed(0)
     model, inputs = case()
     capfd.readouterr()
     check = export_onnx(model, inputs, tmp_path / "model.onnx")
-    assert capfd.readouterr() == ("", "") and not recwarn.list
+    assert capfd.readouterr() == ("", "") and not [str(one.message) for one in recwarn.list]
     assert logging.root.manager.disable == logging.NOTSET
     is_text = case in (llama, bert)
     assert check.dynamic and check.dynamic_sequence == is_text and not check.note
@@ -201,7 +201,7 @@ def test_latency_of_exported_networks():
     def deep(num):
         return nn.Sequential(*(nn.Linear(256, 256) for _ in range(num)))
 
-    records = compare_latency(deep(24), deep(4), torch.randn(2, 256), (1, 4), engine="onnxruntime", seconds=0.3, threads=1)
+    records = compare_latency(deep(12), deep(2), torch.randn(2, 256), (1, 4), engine="onnxruntime", seconds=0.3, threads=1)
     assert [(record.engine, record.batch_size, record.device) for record in records] == [
         ("onnxruntime", 1, "cpu"),
         ("onnxruntime", 4, "cpu"),

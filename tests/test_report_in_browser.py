@@ -41,7 +41,10 @@ def report(tmp_path_factory):
     return path_of
 
 
-@pytest.mark.parametrize("name, width, scheme", [("vit", 1280, "light"), ("resnet", 390, "dark"), ("long", 390, "light")])
+@pytest.mark.parametrize(
+    "name, width, scheme",
+    [("vit", 1280, "light"), ("resnet", 390, "dark"), pytest.param("long", 390, "light", marks=pytest.mark.slow)],
+)
 def test_the_report_draws_everything_without_network_or_complaint(chromium, report, tmp_path, name, width, scheme):
     with visit(chromium, width=width, scheme=scheme) as seen:
         seen.open(report(name))

@@ -68,7 +68,7 @@ CASES = {  # eighths add up exactly in any order, so that ties are ties
 
 @pytest.mark.parametrize("case", CASES)
 def test_equals_brute_force(case):
-    for seed in range(6):
+    for seed in range(2):
         candidates = draw(seed, *CASES[case])
         sets = all_sets(candidates)
         most = max(saved(s) for s in sets)

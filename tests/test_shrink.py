@@ -81,9 +81,15 @@ def same(one: nn.Module, two: nn.Module) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.fixture(scope="module")
+def two_a_round(digits):
+    """Three activations gone in two rounds, by a schedule, made once."""
+    return functools.cache(lambda name: shrunk(digits, schedule=name, a_round=2, fill=True))
+
+
 @pytest.mark.parametrize("name", [*schedules])
-def test_every_schedule_removes_what_it_is_asked_to(digits, name):
-    small, edits, done = shrunk(digits, schedule=name, a_round=2, fill=True)
+def test_every_schedule_removes_what_it_is_asked_to(digits, two_a_round, name):
+    small, edits, done = two_a_round(name)
     assert done.num_sites == 6 and done.num_removed == len(edits) == 3 and done.num_epochs == 2
     assert [len(one.sites) for one in done.rounds] == [2, 1] and all(one.kept for one in done.rounds)
     assert len(sites_(small, torch.zeros(2, 64))) == 3
@@ -91,8 +97,8 @@ def test_every_schedule_removes_what_it_is_asked_to(digits, name):
 
 
 @pytest.mark.parametrize("name", [*schedules])
-def test_the_plan_rebuilds_the_network_that_was_shrunk(digits, name):
-    small, edits, _ = shrunk(digits, schedule=name, fill=True)
+def test_the_plan_rebuilds_the_network_that_was_shrunk(digits, two_a_round, name):
+    small, edits, _ = two_a_round(name)
     chain, task = chain_and_task(digits)
     plan = Plan(model="", model_hash="", num_blocks=chain.num_blocks, edits=edits)
     apply_(chain, plan)
@@ -139,8 +145,12 @@ def unbroken(digits):
     return functools.cache(lambda name: shrunk(digits, schedule=name, epochs=2, a_round=1, fill=True))
 
 
-@pytest.mark.parametrize("name", ["ours", "nepenthe", "folding"])
-@pytest.mark.parametrize("when", [1, 15, 26])
+KILLS = [(name, when) for name in ("ours", "nepenthe", "folding") for when in (1, 15, 26)]
+
+
+@pytest.mark.parametrize(
+    "name, when", [pytest.param(*kill, marks=[] if number % 4 == 0 else pytest.mark.slow) for number, kill in enumerate(KILLS)]
+)  # each schedule and each moment once
 def test_a_kill_at_any_moment_changes_nothing(digits, unbroken, tmp_path, name, when):
     """`when`: training steps until the kill, in the first round, between checkpoints, in a later round."""
     options = dict(schedule=name, epochs=2, a_round=1, fill=True)
@@ -520,7 +530,7 @@ def test_a_warm_optimiser_begins_with_what_it_remembers(digits):
     assert torch.allclose(warm, 1.9 * cold, rtol=1e-3, atol=1e-8) and torch.allclose(buffer, 1.9 * gradient, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["timm-swin", "bert"])
+@pytest.mark.parametrize("name", [pytest.param("timm-swin", marks=pytest.mark.slow), "bert"])
 def test_a_transformer_goes_the_whole_road(name, tmp_path):
     """Two MLPs become one matrix each; a fresh process loads the result and gets the same outputs."""
     case = BY_NAME[name]

@@ -68,6 +68,10 @@ def teacher(data):
 
 @pytest.fixture
 def unlabelled(data):
+    return in_batches(data)
+
+
+def in_batches(data):
     return task_of([x for x, _ in data[0]], [x for x, _ in data[1]], kind="image-classification")
 
 
@@ -174,10 +178,18 @@ def stop_at(step: int):
     return progress
 
 
-@pytest.mark.parametrize("steps", [(13,), (20,), (21, 59), (3, 22, 41, 79)])
-def test_a_run_that_is_killed_goes_on_to_the_same_bits(teacher, unlabelled, tmp_path, steps):
-    unbroken = damaged(teacher)
-    expected = tune_(unbroken, unlabelled, teacher, QUICK)
+@pytest.fixture(scope="module")
+def unbroken_run(teacher, data):
+    """What a run that nobody kills ends in, and its report."""
+    model = damaged(teacher)
+    return model, tune_(model, in_batches(data), teacher, QUICK)
+
+
+@pytest.mark.parametrize(
+    "steps", [pytest.param((13,), marks=pytest.mark.slow), (20,), pytest.param((21, 59), marks=pytest.mark.slow), (3, 22, 41, 79)]
+)
+def test_a_run_that_is_killed_goes_on_to_the_same_bits(teacher, unlabelled, unbroken_run, tmp_path, steps):
+    unbroken, expected = unbroken_run
     file = tmp_path / "tune.safetensors"
     for step in steps:
         with pytest.raises(KeyboardInterrupt):
