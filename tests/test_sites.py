@@ -200,6 +200,15 @@ def test_separating_keeps_the_function_in_both_modes_and_in_copies():
     assert separate_(again) == []
 
 
+def test_a_container_that_runs_one_activation_twice_gets_a_second_one_and_others_stay():
+    torch.manual_seed(0)
+    act, x = nn.ReLU(), torch.randn(3, 4)
+    twice, once = nn.Sequential(act, nn.Linear(4, 4), act), nn.Sequential(nn.ReLU(), nn.Linear(4, 4))
+    expected = twice(x)
+    assert len(separate_(twice)) == 1 and torch.equal(twice(x), expected)
+    assert separate_(once) == [] and type(once) is nn.Sequential
+
+
 def test_sites_come_in_the_order_of_execution():
     class Backwards(nn.Module):
         def __init__(self):
