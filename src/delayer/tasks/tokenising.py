@@ -140,8 +140,8 @@ def _tokenizer_of(model: nn.Module, options: TaskOptions) -> Any:
     if not name:
         raise DataError(f"Texts need a tokenizer, and {type(model).__name__} does not name one. Pass --tokenizer NAME.")
     try:
-        place, options = gguf_place(name)
-        return AutoTokenizer.from_pretrained(place, **options, trust_remote_code=False)
+        place, more = gguf_place(name)
+        return AutoTokenizer.from_pretrained(place, **more, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"{name!r} holds no tokenizer that loads ({reason}). Pass --tokenizer NAME.") from error
