@@ -113,7 +113,7 @@ def test_spans_by_hand_and_rba(command, tmp_path):
     assert "bias" not in "".join(delayer.load(str(out / "model")).blocks[1].state_dict())
 
 
-@pytest.mark.parametrize("budget, key", [("params=20%", "params"), ("macs=20%", "macs")])
+@pytest.mark.parametrize("budget, key", [pytest.param("params=20%", "params", marks=pytest.mark.slow), ("macs=20%", "macs")])
 def test_a_budget_in_shares_is_met(command, tmp_path, budget, key):
     out = tmp_path / "s"
     assert command("run", NETWORK, "--data", "digits", "--remove", budget, "--out", out, *QUICK)[0] == 0
@@ -406,7 +406,9 @@ def _until(path: Path, lines: int, process: fresh.Process) -> None:
     raise AssertionError(f"{path} never had {lines} lines")
 
 
-@pytest.mark.parametrize("kind, code", [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    "kind, code", [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGKILL, -signal.SIGKILL)]
+)
 def test_a_killed_run_goes_on_where_it_stood(command, tmp_path, tmp_path_factory, kind, code):
     """The plan is the one of an unbroken run, and what was measured before the kill is not measured again."""
     words = ["run", NETWORK, "--data", "digits", "--remove", "blocks=2", *QUICK, "--effort", "30"]

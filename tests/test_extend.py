@@ -82,7 +82,7 @@ def play(section: str, place: Path) -> int:
 
 
 KINDS = [head for head in SECTIONS if head.startswith(("A ", "An ")) and head != "A package of plug-ins"]
-SLOW = {"A search strategy"}  # its workers train networks
+SLOW = {"A search strategy", "A schedule"}  # they train networks
 
 
 @pytest.mark.parametrize("head", [pytest.param(head, marks=[pytest.mark.slow] * (head in SLOW)) for head in KINDS])

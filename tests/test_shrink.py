@@ -426,18 +426,18 @@ def test_a_replaced_block_goes_on_after_a_kill_saves_and_reloads(pictures, tmp_p
         return shrink(
             in_images(model, x),
             task,
-            ShrinkOptions(remove=6, a_round=1, epochs=1, tolerance=100),
+            ShrinkOptions(remove=3, a_round=1, epochs=1, tolerance=100),
             example=x,
             folder=folder,
             on_round=on_round,
         )
 
     def kill(one, _):
-        if one.number == 4:
+        if one.number == 2:
             raise _Killed
 
     whole, edits, done = run()
-    assert done.num_removed == 6 and {edit.edit for edit in edits} == {"replace_span", "linearise"}
+    assert done.num_removed == 3 and {edit.edit for edit in edits} == {"replace_span", "linearise"}
     with pytest.raises(_Killed):
         run(tmp_path / "state", kill)
     again, found, _ = run(tmp_path / "state")
