@@ -35,10 +35,14 @@ class Batch:
         """[n, positions], 1 where a token is real; None where nothing is padded."""
         return self.inputs.get("attention_mask") if isinstance(self.inputs, Mapping) else None
 
+    @property
+    def masks(self) -> tuple[Tensor | None, Tensor | None]:
+        """The mask of what is read, and of what a decoder writes."""
+        return self.mask, self.inputs.get("decoder_attention_mask") if isinstance(self.inputs, Mapping) else None
+
     def mask_for(self, num_positions: int) -> Tensor | None:
         """The mask of the network or of its decoder that has so many positions; None where neither has."""
-        masks = [self.mask, self.inputs.get("decoder_attention_mask") if isinstance(self.inputs, Mapping) else None]
-        return next((mask for mask in masks if mask is not None and mask.shape[1] == num_positions), None)
+        return next((mask for mask in self.masks if mask is not None and mask.shape[1] == num_positions), None)
 
     def __len__(self) -> int:
         return len(first_tensor(self.inputs))

@@ -197,7 +197,7 @@ def tune_(
                 loss = _loss(model, teacher, batch, task, options)
                 if apart is not None:
                     with torch.enable_grad():
-                        loss = loss + options.hidden_weight * apart(batch.mask)
+                        loss = loss + options.hidden_weight * apart(*batch.masks)
                 if penalty is not None:
                     with torch.enable_grad():
                         loss = loss + penalty()
