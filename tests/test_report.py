@@ -185,7 +185,7 @@ def test_rows_of_the_drawing_tear_no_removed_span():
         assert not any(start < first < stop for first, _ in rows for start, stop in spans)
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "long")) for name in STUDIES])
 def test_the_drawing_shows_every_block_before_and_what_is_left_after(tmp_path, name):
     read = records(STUDIES[name](tmp_path))
     choice = choice_of(read.scan, read.candidates, read.results)

@@ -189,8 +189,13 @@ def test_a_fresh_process_opens_what_libraries_made(name, tmp_path):
 # -- cutting again ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["timm-vit", "hf-vit", "torchvision-mobilenetv2", "llama", "own-stages"])
-@pytest.mark.parametrize("way", ["dropped", "mapped"])
+AGAIN = ("timm-vit", "hf-vit", "torchvision-mobilenetv2", "llama", "own-stages")
+TWICE = [(name, way) for name in AGAIN for way in ("dropped", "mapped")]
+
+
+@pytest.mark.parametrize(
+    "name, way", [pytest.param(*one, marks=[pytest.mark.slow] * (number % 4 in (1, 2))) for number, one in enumerate(TWICE)]
+)  # each network once in the quick suite, by the two ways in turn
 def test_what_was_loaded_may_be_cut_again(name, way, tmp_path):
     case, inputs = BY_NAME[name], BY_NAME[name].inputs()
     once, _ = saved(original(name, tmp_path), tmp_path / "once", inputs, **{way: case.spans[:1]})
