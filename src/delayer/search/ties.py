@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 
 NOISE = 1e-4
 """δ, nats: what float32 forward passes leave unsure in a log-probability."""
-FINE = 1e-6
-"""δ, nats, where a network's log-probabilities are near one and it is not deep: what few roundings leave unsure."""
+FINE = 1e-8
+"""δ, nats, of a network of small logits: what few roundings leave unsure."""
 T = TypeVar("T")
 
 
