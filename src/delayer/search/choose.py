@@ -227,7 +227,7 @@ class _Search:
         subject.reporter.line(f"Original on validation: {original.name} {original.value:.2f}{original.unit}")
         singles = sum(row.stop == row.start + 1 and row.operator in ("drop", "affine") for row in table.spans)
         with subject.reporter.step("Judging cuts with the real network") as tick:
-            expected = singles + KEEP + NOMINATED + options.effort
+            expected = singles + KEEP + NOMINATED + options.effort + self._prefers * (KEEP + options.effort // 3)
             changes = Changes(subject.reference)
             measure = measuring(subject, fit, options, [self.scan_options], tick=tick, expected=expected, changes=changes)
             if budget is None:

@@ -98,7 +98,8 @@ def write_weights(
 
 def _write_huggingface(model: nn.Module, short: Shorter, source: Source, folder: Path, dtype: str) -> str:
     """Write the shorter network as transformers does, and get what opens it."""
-    transformers, kind, names = library("transformers", "text"), type(model), short.renamed(model)
+    transformers, names = library("transformers", "text"), short.renamed(model)
+    kind: Any = type(model)
     with quiet(transformers):
         network: Any = kind(kind.config_class.from_dict(deepcopy(short.config)), **source.arguments)
         network.load_state_dict({names[key]: value for key, value in model.state_dict().items()})

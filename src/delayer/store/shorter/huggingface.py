@@ -108,7 +108,7 @@ def _with_derived(kind: Any, whole: Config, short: Config, changed: Sequence[Blo
     """The short configuration, with further counts of blocks that its class works out of the first (an encoder's, say)."""
     lengths = {len(one.names) for one in changed}
     for spot, value in list(numbers(short)):
-        if len(spot) != 1 or value not in lengths or value != whole.get(spot[0]) or not COUNTS.fullmatch(str(spot[0])):
+        if len(spot) != 1 or value not in lengths or value != whole.get(str(spot[0])) or not COUNTS.fullmatch(str(spot[0])):
             continue
         try:
             before, after = (

@@ -35,7 +35,7 @@ def changed_at(config: Config, values: Mapping[Spot, Any]) -> Config:
     """A copy with other values at some places."""
     copy = deepcopy(config)
     for spot, value in values.items():
-        home = copy
+        home: Any = copy
         for key in spot[:-1]:
             if isinstance(home[key], tuple):
                 home[key] = list(home[key])
