@@ -68,29 +68,57 @@ def test_what_finds_no_room_is_run_from_the_last_block_that_did():
 
 
 class Skips(nn.Module):
-    """Reads what its first block gave once more at the end, or draws random numbers."""
+    """Reads what its first block gave once more at the end; noisy: draws random numbers; sly: by a way that no answer shows."""
 
-    def __init__(self, noisy: bool):
+    def __init__(self, way: str):
         super().__init__()
         self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(4))
-        self.head, self.noisy = nn.Linear(6, 3), noisy
+        self.head, self.way, self.seen = nn.Linear(6, 3), way, []
+        if way == "sly":
+            self.blocks[1][1].register_forward_hook(lambda module, args, output: self.seen.append(output))
 
     def forward(self, x):
+        self.seen.clear()
         x = first = self.blocks[0](x)
         for block in self.blocks[1:]:
             x = x + block(x)
-        return self.head(x + (torch.randn_like(x) if self.noisy else first))
+        first = torch.randn_like(x) if self.way == "noisy" else self.seen[0] if self.seen else first
+        return self.head(x + first)
 
 
-@pytest.mark.parametrize("noisy", [False, True])
-def test_a_network_that_reads_past_its_blocks_is_run_whole(noisy):
+@pytest.mark.parametrize("way, sound", [("plain", True), ("noisy", False), ("sly", False)])
+def test_a_network_that_reads_past_its_blocks_answers_the_same(way, sound):
     torch.manual_seed(0)
-    model = Skips(noisy).eval()
+    model = Skips(way).eval()
     batches = [torch.randn(4, 6) for _ in range(3)]
     subject = about(delayer.chain_of(model, batches[0], blocks=r"blocks\.\d+"), batches)
-    assert len(subject.reference.sample) and subject.replay.sound is False
-    again = predictions(model, subject.task.batches("validation"), around=lambda batch: subject.replay.beginning(batch, 3))
-    assert torch.equal(again.values, subject.reference.values)
+    assert len(subject.reference.sample) and subject.replay.sound is sound
+    for start in (2, 3):
+        again = predictions(model, subject.task.batches("validation"), around=lambda b, k=start: subject.replay.beginning(b, k))
+        assert torch.equal(again.values, subject.reference.values)
+
+
+def test_a_decoder_reads_what_its_encoder_gave(monkeypatch):
+    """Blocks of the decoder begin late, and all of them read the end of the encoder, which is no answer of the block before."""
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = BartConfig(
+        vocab_size=60, d_model=16, encoder_layers=3, decoder_layers=3, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=24, decoder_ffn_dim=24, max_position_embeddings=32,
+    )  # fmt: skip
+    model = BartForConditionalGeneration(config).eval()
+    ids = [torch.randint(4, 60, (4, 7), generator=torch.Generator().manual_seed(k)) for k in range(3)]
+    batches = [{"input_ids": x, "decoder_input_ids": x.flip(1)} for x in ids]
+    subject = about(delayer.chain_of(model, batches[0]), batches)
+    assert len(subject.reference.sample) and subject.replay.sound
+    subject.replay.stride = 1
+    for block in range(subject.chain.num_blocks):
+        cut = plan_by_hand(subject.chain, [str(block)], operator="drop").edits
+        found = subject.judged(cut, Evidence())
+        with monkeypatch.context() as patch:
+            patch.setattr(subject.replay, "_kept", {})
+            assert torch.equal(found.values, subject.judged(cut, Evidence()).values), block
 
 
 def test_a_record_of_nothing_changes_nothing():

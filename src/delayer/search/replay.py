@@ -21,8 +21,8 @@ class Replay:
     """What the blocks of the original gave, batch by batch, for passes of networks that are the original up to some block.
 
     A pass that begins in the middle does the same sums on the same numbers as a whole one, so its bits are the same. That is
-    tried on the first batch; where a network reads earlier blocks by another way, or draws random numbers, nothing is kept and
-    every pass is a whole one.
+    tried on the first batch, from several blocks on; where a network's blocks hand on more than they answer, or draw random
+    numbers, nothing is kept and every pass is a whole one.
     chain: of the original. split: that will be passed. largest: bytes to keep.
     """
 
@@ -42,7 +42,7 @@ class Replay:
         last = self.chain.num_blocks - 1
 
         def note(index: int) -> Callable:
-            kept_as = Tensor.clone if (last - index) % self.stride == 0 else _shape
+            kept_as = Tensor.clone if self._keeps(index) else _shape
             return lambda module, args, output: seen.__setitem__(index, each_item(output, kept_as))
 
         before = torch.get_rng_state()
@@ -62,7 +62,7 @@ class Replay:
         before = [vars(module).get("forward") for module in modules]
         try:
             for index, module in enumerate(modules):
-                module.forward = _give(kept[index], full=index == first)
+                module.forward = _give(kept[index])
             yield
         finally:
             for module, forward in zip(modules, before, strict=True):
@@ -79,18 +79,26 @@ class Replay:
         for answer in seen.values():
             each_item(answer, lambda tensor: sizes.append(tensor.nbytes))
         self.stride = max(1, -(-sum(sizes) * self.num_batches // self.largest))
-        last = self.chain.num_blocks - 1
+        num = self.chain.num_blocks
         for index in seen:
-            if (last - index) % self.stride:
+            if not self._keeps(index):
                 seen[index] = each_item(seen[index], _shape)
-        self._kept[_key(batch)] = [seen[index] for index in range(last + 1)]
-        found = []
-        for start in (last + 1, 0):
+        self._kept[_key(batch)] = [seen[index] for index in range(num)]
+        whole = output_of(call(self.chain.model, batch.inputs))
+        for start in {num, (num + 1) // 2, *(k for k in range(1, num) if self._apart(k))}:
             with self.beginning(batch, start):
-                found.append(output_of(call(self.chain.model, batch.inputs)))
-        self.sound = torch.equal(*found)
+                self.sound = self.sound and torch.equal(output_of(call(self.chain.model, batch.inputs)), whole)
         if not self.sound:
             self._kept.clear()
+
+    def _apart(self, index: int) -> bool:
+        """Whether the network works between a block and the one before it, and may read that one's answer again."""
+        return self.chain.blocks[index - 1].outlet != self.chain.blocks[index].inlet
+
+    def _keeps(self, index: int) -> bool:
+        """Whether a block's answers are kept in full."""
+        last = self.chain.num_blocks - 1
+        return (last - index) % self.stride == 0 or self._apart(index + 1)
 
 
 def _key(batch: Batch) -> tuple[int, int]:
@@ -108,11 +116,11 @@ def _is_shape(answer: Any) -> bool:
     return any(found)
 
 
-def _give(answer: Any, *, full: bool) -> Callable:
-    """A forward that answers as before; where nothing reads that but for its shape, with zeros."""
+def _give(answer: Any) -> Callable:
+    """A forward that answers as before; with zeros where only the shape was kept, of which the next blocks make nothing."""
 
     def fresh(device: torch.device, tensor: Tensor) -> Tensor:
-        return tensor.clone() if full else torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
+        return torch.zeros(tensor.shape, dtype=tensor.dtype, device=device) if tensor.is_meta else tensor.clone()
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         device = next((x.device for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), torch.device("cpu"))
