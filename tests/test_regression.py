@@ -93,7 +93,7 @@ def test_the_command_line_takes_the_kind_and_says_what_it_does(tmp_path, monkeyp
         return code, " ".join((said.out + said.err).split())
 
     code, said = command("--help")
-    assert "--kind" in said and "causal-lm or regression" in said
+    assert "--kind" in said and "seq2seq or regression" in said
     words = ("tests.tiny:regression", "--data", arrays(tmp_path / "a.npz", False), "--out", str(tmp_path / "s"))
     code, said = command(*words, "--max-drop", "1", "--kind", "regresion")
     assert code == 2 and "--kind 'regresion' does not do" in said and "'regression'" in said

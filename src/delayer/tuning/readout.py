@@ -182,7 +182,8 @@ def _grade(
 ) -> Grade:
     top1 = classes[head(features).argmax(1)]
     nothing, num = torch.empty(0, dtype=torch.long), len(labels)
-    outputs = Outputs(task.kind, split, num, torch.arange(num), top1, labels, None, nothing, nothing)
+    kind = "text-classification" if task.kind == "embedding" else task.kind  # with a head, vectors become classes
+    outputs = Outputs(kind, split, num, torch.arange(num), top1, labels, None, nothing, nothing)
     grade = grade_of(outputs, seed=options.seed)
     return grade.model_copy(update={"name": f"{grade.name} of a new head, {len(classes):,} classes"})
 
