@@ -11,10 +11,13 @@ from delayer.cutting import plan_by_hand
 from delayer.errors import ModelError
 from delayer.families import chain_of
 from delayer.libraries import library, quiet
+from delayer.network.blocks import Block, Family
 from delayer.network.chain import Chain
 from delayer.store import load, save, source_of
 from delayer.store.probes import beyond_windows, continuation
 from delayer.store.shorter import NotOrdinary, Shortening, Shorter
+from delayer.store.shorter.likeness import difference
+from delayer.store.shorter.lists import lists_of
 
 TINY = {
     "vocab_size": 96,
@@ -143,6 +146,25 @@ def test_numbers_that_depend_on_a_place_are_no_ordinary_ones():
     assert without(chain, 5).config["num_hidden_layers"] == 5
     with pytest.raises(NotOrdinary, match=r"layers\.2\.self_attn has lambda_init="):
         without(chain, 1)
+
+
+class Alternating(torch.nn.Module):
+    """Blocks that look at a window or at everything in turn, which nothing but a switch says."""
+
+    def __init__(self, num: int):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(num))
+        for index, block in enumerate(self.blocks):
+            block.layer_idx, block.place, block.sliding, block.shift = index, index, index % 2 == 1, index % 2
+
+
+@pytest.mark.parametrize("gone", [0, 3])
+def test_a_switch_or_a_shift_is_no_number_of_a_block(gone):
+    """The block behind the first is the first then, and its switch, 1, must not pass for its number."""
+    blocks = [Block(f"blocks.{k}", "Linear", k, k + 1, 2, 2, 1, True, 0) for k in range(4)]
+    chain = Chain(Alternating(4), Family("own", (), "", -1, "mean"), blocks)
+    found = difference(chain.model, Alternating(3), lists_of(chain, {gone}))
+    assert found == ("" if gone == 3 else "blocks.1 has sliding=False then, not True")
 
 
 # -- timm -----------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,9 @@ PLAIN = (bool, int, float, str, type(None))
 NUMBERING = re.compile(r".*(idx|index|layer_?id|layer_?number|block_?num)\w*|training|.*drop.*|num_layers", re.I)
 """Attributes that number a block, or say what happens in training only."""
 
+SIZES = re.compile(r"window|shift|size|stride|kernel|dilat|chunk|width|dim|num|heads", re.I)
+"""Attributes that are no block's number, though they may equal it."""
+
 
 def difference(old: nn.Module, new: nn.Module, lists: Sequence[BlockList]) -> str:
     """What tells a shorter network from what is left of a longer one, as a clause; "" for nothing.
@@ -68,7 +71,8 @@ def _told_otherwise(mine: nn.Module, other: nn.Module, numbers: set[tuple[int, i
     theirs = _attributes(other)
     for name, value in _attributes(mine).items():
         then = theirs.get(name)
-        if value != then and not (isinstance(value, int) and (value, then) in numbers):
+        number = isinstance(value, int) and not isinstance(value, bool) and not SIZES.search(name)
+        if value != then and not (number and (value, then) in numbers):
             return f"has {name}={then} then, not {value}"
     return ""
 
