@@ -150,6 +150,20 @@ def test_a_static_graph_on_request(tmp_path):
     assert isinstance(check, OnnxInfo)  # so that a study keeps it as it is
 
 
+def test_experts_are_exported_as_one_batched_product_and_stay_as_they_were(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.MixtralConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, intermediate_size=24,
+        num_local_experts=4,
+    )  # fmt: skip
+    model = transformers.MixtralForCausalLM(config).eval()
+    before = model.config._experts_implementation
+    ids = torch.randint(0, 40, (2, 6), generator=torch.Generator().manual_seed(0))
+    assert export_onnx(model, {"input_ids": ids}, tmp_path / "m.onnx").max_relative_difference < 1e-5
+    assert before != "batched_mm" and model.config._experts_implementation == before
+
+
 def test_decoders_are_exported_without_their_cache(tmp_path):
     assert export_onnx(Cached(), torch.rand(2, 4), tmp_path / "model.onnx").dynamic
 

@@ -116,7 +116,7 @@ def test_a_window_that_short_inputs_do_not_show_is_seen():
         assert short.config["layer_types"] == [kinds[k] for k in (0, 2, 3, 4, 5, 6)]
 
 
-def test_an_encoder_and_a_decoder_are_counted_each_for_itself(tmp_path):
+def test_an_encoder_and_a_decoder_are_counted_each_for_itself():
     transformers = library("transformers", "text")
     torch.manual_seed(0)
     config = transformers.BartConfig(
@@ -130,6 +130,18 @@ def test_an_encoder_and_a_decoder_are_counted_each_for_itself(tmp_path):
     short = without(chain, *gone)
     assert (short.config["encoder_layers"], short.config["decoder_layers"]) == (3, 2)
     assert short.config.get("num_hidden_layers", 3) == 3
+
+
+def test_a_decoder_s_count_that_follows_an_encoder_s_by_default_stays_its_own():
+    transformers = library("transformers", "text")
+    torch.manual_seed(0)
+    config = transformers.T5Config(
+        vocab_size=96, d_model=32, d_kv=8, d_ff=48, num_layers=4, num_heads=4, decoder_start_token_id=0
+    )  # fmt: skip
+    inputs = {"input_ids": ids(), "decoder_input_ids": ids(6)}
+    chain = chain_of(transformers.T5ForConditionalGeneration(config).eval(), inputs)
+    gone = [block.path for block in chain.blocks].index("encoder.block.2")
+    assert (without(chain, gone).config["num_layers"], without(chain, gone).config["num_decoder_layers"]) == (3, 4)
 
 
 def test_a_count_that_two_lists_share_cannot_tell_two_lengths():

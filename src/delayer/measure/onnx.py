@@ -24,6 +24,10 @@ SINGLE_FILE_BYTES = 1_500_000_000
 """Weights up to this size lie inside the file; protobuf ends at 2 GB, so more go to a file beside it."""
 
 
+EXPERTS = "_experts_implementation"
+"""Where a configuration of transformers says how experts are computed."""
+
+
 class OnnxCheck(OnnxInfo):
     """How an exported graph compares with torch."""
 
@@ -48,7 +52,7 @@ def export_onnx(model: nn.Module, inputs: Inputs, path: str | Path, *, batch_dyn
     """
     need("onnx", "onnxscript", "onnxruntime")
     path, problems, failures = Path(path), [], []
-    with ready(model, inputs) as inputs:
+    with ready(model, inputs) as inputs, _batched_experts(model):
         for free in _freedoms(inputs) if batch_dynamic else [()]:
             try:
                 with _silence():
@@ -62,6 +66,22 @@ def export_onnx(model: nn.Module, inputs: Inputs, path: str | Path, *, batch_dyn
         f"{type(model).__name__} could not be exported to {path}: {_reason(problems[-1])} Nothing was written. "
         "Change what it names (a Python branch on values, an operation or dtype unknown to ONNX), or skip it."
     ) from problems[-1]
+
+
+@contextmanager
+def _batched_experts(model: nn.Module) -> Iterator[None]:
+    """Inside, the experts of transformers' mixtures are one batched product, which ONNX has; by default it is a grouped one."""
+    configs = {
+        id(m.config): m.config for m in model.modules() if getattr(m.config if hasattr(m, "config") else None, EXPERTS, None)
+    }
+    before = {key: getattr(config, EXPERTS) for key, config in configs.items()}
+    try:
+        for config in configs.values():
+            setattr(config, EXPERTS, "batched_mm")
+        yield
+    finally:
+        for key, config in configs.items():
+            setattr(config, EXPERTS, before[key])
 
 
 class _MainTensor(nn.Module):

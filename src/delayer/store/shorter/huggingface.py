@@ -54,13 +54,40 @@ class Configurations:
                 raise NotOrdinary(f"{one.path} and another list share one count, {count}, and would differ in length")
         reasons = []
         for guess in islice(guesses(self.whole, changed, spots), MOST_GUESSES):
-            built = self.build(guess)
-            reason = built if isinstance(built, str) else difference(self.original, built, lists)
-            if not reason:
-                return _with_derived(self.kind, self.whole, guess, changed)
+            if not (reason := self._fault(guess, lists)):
+                return self._with_derived(guess, lists)
             reasons.append(reason)
         counts = " and ".join(dict.fromkeys(said(spot) for spot in spots.values()))
         raise NotOrdinary(f"the network that {self.kind.__name__} builds from a lower {counts} is another one: {reasons[0]}")
+
+    def _fault(self, config: Config, lists: Sequence[BlockList]) -> str:
+        """What tells the network that a configuration builds from what is left; "" for nothing."""
+        built = self.build(config)
+        return built if isinstance(built, str) else difference(self.original, built, lists)
+
+    def _with_derived(self, short: Config, lists: Sequence[BlockList]) -> Config:
+        """The short configuration, with further counts of blocks that its class works out of the first (an encoder's, say)."""
+        lengths = {len(one.names) for one in lists if one.gone}
+        for spot, value in list(numbers(short)):
+            if (
+                len(spot) != 1
+                or value not in lengths
+                or value != self.whole.get(str(spot[0]))
+                or not COUNTS.fullmatch(said(spot))
+            ):
+                continue
+            try:
+                before, after = (
+                    getattr(self.kind.config_class.from_dict({k: v for k, v in deepcopy(c).items() if k != spot[0]}), said(spot))
+                    for c in (self.whole, short)
+                )
+            except Exception:  # the class cannot do without it
+                continue
+            told = changed_at(short, {spot: after})
+            # A decoder's count may follow an encoder's by default, and be its own here.
+            if before == value and isinstance(after, int) and after != value and not self._fault(told, lists):
+                short = told
+        return short
 
 
 def _builder(kind: Any, arguments: Mapping[str, Any]) -> Callable[[Config], nn.Module | str]:
@@ -102,21 +129,3 @@ def _count(whole: Config, one: BlockList, lists: Sequence[BlockList], build: Cal
             ):
                 return spot
     raise NotOrdinary(f"no entry of its configuration says that {one.path or 'it'} has {num} blocks")
-
-
-def _with_derived(kind: Any, whole: Config, short: Config, changed: Sequence[BlockList]) -> Config:
-    """The short configuration, with further counts of blocks that its class works out of the first (an encoder's, say)."""
-    lengths = {len(one.names) for one in changed}
-    for spot, value in list(numbers(short)):
-        if len(spot) != 1 or value not in lengths or value != whole.get(str(spot[0])) or not COUNTS.fullmatch(str(spot[0])):
-            continue
-        try:
-            before, after = (
-                getattr(kind.config_class.from_dict({k: v for k, v in deepcopy(c).items() if k != spot[0]}), str(spot[0]), None)
-                for c in (whole, short)
-            )
-        except Exception:  # the class cannot do without it
-            continue
-        if before == value and isinstance(after, int) and after != value:
-            short = changed_at(short, {spot: after})
-    return short
