@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from delayer.network.calling import call, output_of
+from delayer.network.calling import call, each_tensor, output_of
 from delayer.network.chain import Chain
 from delayer.network.handing import each_item
 from delayer.network.hooks import hooked
@@ -86,6 +86,7 @@ class Replay:
         self._kept[_key(batch)] = [seen[index] for index in range(num)]
         whole = output_of(call(self.chain.model, batch.inputs))
         for start in {num, (num + 1) // 2, *(k for k in range(1, num) if self._apart(k))}:
+            call(self.chain.model, each_tensor(_other, batch.inputs))  # what a block left somewhere is of another batch now
             with self.beginning(batch, start):
                 self.sound = self.sound and torch.equal(output_of(call(self.chain.model, batch.inputs)), whole)
         if not self.sound:
@@ -103,6 +104,11 @@ class Replay:
 
 def _key(batch: Batch) -> tuple[int, int]:
     return batch.start, len(batch)
+
+
+def _other(tensor: Tensor) -> Tensor:
+    """Inputs of the same kind that are not the same."""
+    return tensor.roll(1, 0) if len(tensor) > 1 else tensor.flip(-1)
 
 
 def _shape(tensor: Tensor) -> Tensor:
