@@ -124,6 +124,15 @@ def test_an_index_and_a_folder_stand_for_all_their_files(tmp_path):
         assert gap(answer(load(str(tmp_path / "hub"), weights=weights), inputs), answer(model, inputs)) < 1e-6
 
 
+def test_two_files_that_hold_one_tensor_differently_are_refused(tmp_path):
+    for name, value in (("x", 1.0), ("y", 2.0)):
+        save_file({"a": torch.full((2,), value), name: torch.ones(1)}, str(tmp_path / f"{name}.safetensors"))
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "x.safetensors", "x": "x.safetensors", "y": "y.safetensors"}}))
+    with pytest.raises(WeightsError, match="holds a, which another file of .* holds with other values"):
+        read_weights(index)
+
+
 def test_a_damaged_index_is_refused(tmp_path):
     index = sharded(tmp_path / "w", more="../../secret.safetensors")
     with pytest.raises(WeightsError, match="names '../../secret.safetensors', which is no .safetensors file beside it"):

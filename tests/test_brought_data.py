@@ -136,6 +136,24 @@ def test_a_semicolon_table_may_have_decimal_commas(text_models, tmp_path):
     assert sorted(labels.tolist()) == [k + 0.5 for k in range(12)]
 
 
+@pytest.mark.parametrize("front", ["sep=;\n", "\r\n", "\n"])
+def test_what_spreadsheets_write_before_a_table_is_none_of_its_rows(front, text_models, tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes((front + "text;label\n" + "".join(f"{a};{k % 2}\n" for k, (a, _, _) in enumerate(ROWS))).encode())
+    task = open_task(f"csv:{path}", text_models["classifier"], TaskOptions())
+    assert sum(len(batch) for part in task.splits for batch in task.batches(part)) == len(ROWS)
+
+
+def test_one_row_with_a_list_in_it_is_a_row_and_no_document(text_models, tmp_path):
+    row = json.dumps({"text": ROWS[0][0], "label": 1, "spans": [{"s": 1}, {"s": 2}]})
+    path = written(tmp_path / "t.jsonl", row + "\n")
+    with pytest.raises(DataError, match="found 1. Give more data"):
+        open_task(f"jsonl:{path}", text_models["classifier"], TaskOptions())
+    path = written(tmp_path / "n.jsonl", f'{{"text": "a", "label": {"9" * 5000}}}\n')
+    with pytest.raises(DataError, match="Line 1 of .* is not valid JSON"):
+        open_task(f"jsonl:{path}", text_models["classifier"], TaskOptions())
+
+
 def test_a_hash_or_blanks_in_a_path_are_the_paths(tmp_path):
     folder = tmp_path / "a #2 b"
     folder.mkdir()

@@ -68,8 +68,10 @@ def test_what_finds_no_room_is_run_from_the_last_block_that_did():
 
 
 class Skips(nn.Module):
-    """Reads what its first block gave once more at the end; noisy: draws random numbers; sly: by a way that no answer shows; late: by one that
-    still holds what was left there in the last pass."""
+    """Reads what its first block gave once more at the end.
+
+    noisy: draws random numbers instead. sly: reads past what blocks answer; late: finds there what the last pass left.
+    """
 
     def __init__(self, way: str):
         super().__init__()

@@ -20,7 +20,17 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
     Raises WeightsError for a pickle, a missing or a corrupted file.
     """
-    return {name: tensor for file in files_of(path) for name, tensor in _read(file).items()}
+    found: dict[str, Tensor] = {}
+    for file in files_of(path):
+        part = _read(file)
+        twice = [name for name in sorted(found.keys() & part.keys()) if not torch.equal(found[name], part[name])]
+        if twice:
+            raise WeightsError(
+                f"{file} holds {twice[0]}, which another file of {path} holds with other values, so nobody can say which is "
+                "meant. Fetch the files again."
+            )
+        found |= part
+    return found
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -29,6 +29,7 @@ def difference(old: nn.Module, new: nn.Module, lists: Sequence[BlockList]) -> st
     doomed = tuple(f"{one.at(name)}." for one in lists for name in one.gone)
     theirs, seen = dict(new.named_modules()), set()
     numbers = _numbers(lists)
+    lefts = [one for one in lists if one.gone]
     for path, module in old.named_modules():
         if f"{path}.".startswith(doomed):
             continue
@@ -37,7 +38,7 @@ def difference(old: nn.Module, new: nn.Module, lists: Sequence[BlockList]) -> st
         seen.add(there)
         if (found := _unlike(module, theirs.get(there))) is not None:
             return f"{path or 'the network'} {found}"
-        if prefix and (found := _told_otherwise(module, theirs[there], numbers[prefix])):
+        if prefix and (found := _told_otherwise(module, theirs[there], numbers[prefix], lefts)):
             return f"{path} {found}"
     if more := sorted(theirs.keys() - seen):
         return f"{more[0]} is there then, which the network has not"
@@ -67,14 +68,20 @@ def _unlike(mine: nn.Module, other: nn.Module | None) -> str | None:
     return None
 
 
-def _told_otherwise(mine: nn.Module, other: nn.Module, numbers: set[tuple[int, int]]) -> str:
+def _told_otherwise(mine: nn.Module, other: nn.Module, numbers: set[tuple[int, int]], lists: Sequence[BlockList]) -> str:
     theirs = _attributes(other)
     for name, value in _attributes(mine).items():
         then = theirs.get(name)
         number = isinstance(value, int) and not isinstance(value, bool) and not SIZES.search(name)
-        if value != then and not (number and (value, then) in numbers):
+        whole = any(_of_each(value, then, one) for one in lists)
+        if value != then and not (number and (value, then) in numbers) and not whole:
             return f"has {name}={then} then, not {value}"
     return ""
+
+
+def _of_each(value: Any, then: Any, one: BlockList) -> bool:
+    """Whether a block holds a list with an entry for each block of the network, and the right ones are left of it."""
+    return isinstance(value, tuple) and len(value) == len(one.names) and then == tuple(value[k] for k in one.left)
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:

@@ -28,7 +28,10 @@ def open_csv(path: str, part: str | None, options: TaskOptions, model: nn.Module
     no_part(part, path)
     text = read_text(path)
     csv.field_size_limit(2**31 - 1)
-    mark = _mark(text, path)
+    text = text.lstrip("\r\n")
+    if stated := re.match(r"sep=([,;\t])\r?\n", text):  # as spreadsheets write it
+        text = text[stated.end() :]
+    mark = stated[1] if stated else _mark(text, path)
     lines = _lines(text, mark, path)
     if not lines:
         raise DataError(f"{path} is empty. Give one text a line, and its label.")
@@ -49,7 +52,7 @@ def open_csv(path: str, part: str | None, options: TaskOptions, model: nn.Module
 
 def _mark(text: str, path: str) -> str:
     """What separates the cells, by the first line."""
-    first = text.lstrip("\n").partition("\n")[0]
+    first = text.partition("\n")[0]
     if "\t" in first:
         return "\t"
     if ";" not in first:

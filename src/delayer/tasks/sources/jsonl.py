@@ -10,6 +10,7 @@ from delayer.errors import DataError
 from delayer.tasks.options import TaskOptions
 from delayer.tasks.sources import Samples, read_text, sources
 from delayer.tasks.sources._columns import LABEL_NAMES, from_table
+from delayer.tasks.sources._texts import TEXT_NAMES
 
 DEPTH = 4
 """Objects inside objects whose fields become columns."""
@@ -49,9 +50,10 @@ def _objects(content: str, path: str, part: str | None) -> Iterator[tuple[str, A
     """The entries, each with where it stands."""
     try:
         whole = json.loads(content)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         whole = None  # an object a line, or what its first bad line says
-    if isinstance(whole, list) or (isinstance(whole, dict) and (part is not None or _lists(whole))):
+    row = isinstance(whole, dict) and any(name.lower() in TEXT_NAMES and isinstance(text, str) for name, text in whole.items())
+    if isinstance(whole, list) or (isinstance(whole, dict) and (part is not None or (_lists(whole) and not row))):
         for number, entry in enumerate(_listed(whole, path, part)):
             yield f"Entry {number}", entry
         return
@@ -62,7 +64,7 @@ def _objects(content: str, path: str, part: str | None) -> Iterator[tuple[str, A
             continue
         try:
             yield f"Line {number}", json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # also a number of thousands of digits
             raise DataError(f"Line {number} of {path} is not valid JSON ({error}). Write one object a line.") from error
 
 

@@ -25,7 +25,7 @@ def text(path: str, part: str | None, options: TaskOptions, model: nn.Module) ->
     if path.endswith(".json"):
         try:
             texts = json.loads(content)
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise DataError(f"{path} is not valid JSON ({error}). Give a list of texts.") from error
         if not isinstance(texts, list) or any(isinstance(entry, dict) for entry in texts):
             return from_objects(content, path, part, options, model)
