@@ -13,7 +13,7 @@ from delayer.families import chain_of
 from delayer.libraries import library, quiet
 from delayer.network.blocks import Block, Family
 from delayer.network.chain import Chain
-from delayer.store import load, save, source_of
+from delayer.store import Source, load, save, source_of
 from delayer.store.probes import beyond_windows, continuation
 from delayer.store.shorter import NotOrdinary, Shortening, Shorter
 from delayer.store.shorter.likeness import difference
@@ -104,16 +104,12 @@ def test_kinds_of_layers_go_with_their_layers(tmp_path):
 
 
 def test_a_window_that_short_inputs_do_not_show_is_seen():
-    """ModernBERT looks at everything in every third layer: without layer 1 no such rule tells what is left."""
+    """ModernBERT looks at everything in every third layer: without layer 1 a kind for each tells what is left."""
     arguments = TINY | {"global_attn_every_n_layers": 3, "local_attention": 4, "num_hidden_layers": 7}
     chain = made("ModernBertForMaskedLM", "ModernBertConfig", **arguments)
-    try:
-        short = without(chain, 1)
-    except NotOrdinary as reason:
-        assert "another one" in str(reason)
-    else:  # where the library takes a kind for each layer
-        kinds = chain.model.config.layer_types
-        assert short.config["layer_types"] == [kinds[k] for k in (0, 2, 3, 4, 5, 6)]
+    kinds = chain.model.config.layer_types
+    assert kinds[0] == kinds[3] == kinds[6] != kinds[1]
+    assert without(chain, 1).config["layer_types"] == [kinds[k] for k in (0, 2, 3, 4, 5, 6)]
 
 
 def test_an_encoder_and_a_decoder_are_counted_each_for_itself():
@@ -129,7 +125,6 @@ def test_an_encoder_and_a_decoder_are_counted_each_for_itself():
     gone = [paths.index("model.encoder.layers.1"), paths.index("model.decoder.layers.0"), paths.index("model.decoder.layers.2")]
     short = without(chain, *gone)
     assert (short.config["encoder_layers"], short.config["decoder_layers"]) == (3, 2)
-    assert short.config.get("num_hidden_layers", 3) == 3
 
 
 def test_a_decoder_s_count_that_follows_an_encoder_s_by_default_stays_its_own():
@@ -144,13 +139,39 @@ def test_a_decoder_s_count_that_follows_an_encoder_s_by_default_stays_its_own():
     assert (without(chain, gone).config["num_layers"], without(chain, gone).config["num_decoder_layers"]) == (3, 4)
 
 
-def test_a_count_that_two_lists_share_cannot_tell_two_lengths():
+def test_a_configuration_that_builds_another_network_is_no_ground():
     transformers = library("transformers", "text")
     config = transformers.LlamaConfig(**TINY)
     chain = chain_of(transformers.LlamaForCausalLM(config).eval(), {"input_ids": ids()})
     chain.model.config.num_hidden_layers = 7
     with pytest.raises(NotOrdinary, match="its configuration builds another network than it is"):
         without(chain, 1)
+
+
+def test_a_count_that_two_lists_share_cannot_tell_two_lengths():
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    class Config(PreTrainedConfig):
+        num_layers: int = 4
+
+    class Towers(PreTrainedModel):
+        config_class = Config
+
+        def __init__(self, config):
+            super().__init__(config)
+            self.left, self.right = (
+                torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(config.num_layers)) for _ in range(2)
+            )
+            self.post_init()
+
+    model = Towers(Config())
+    paths = [f"{side}.{k}" for side in ("left", "right") for k in range(4)]
+    blocks = [Block(path, "Linear", k, k + 1, 4, 4, 1, True, 0) for k, path in enumerate(paths)]
+    chain = Chain(model, Family("own", (), "", -1, "mean"), blocks)
+    source = Source(kind="huggingface", name="towers", model_class="Towers")
+    assert Shortening(chain, source).without({0, 5}).config["num_layers"] == 3
+    with pytest.raises(NotOrdinary, match="another list share one count, num_layers, and would differ in length"):
+        Shortening(chain, source).without({0, 1, 5})
 
 
 def test_numbers_that_depend_on_a_place_are_no_ordinary_ones():

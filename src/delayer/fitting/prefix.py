@@ -9,7 +9,7 @@ from torch import Tensor
 
 from delayer.network.chain import Chain
 from delayer.network.handing import each_item
-from delayer.network.hooks import hooked
+from delayer.network.hooks import answering, hooked
 from delayer.observing.one_pass import device_of
 
 LARGEST = 1 << 30
@@ -47,17 +47,9 @@ class Prefix:
         def give(output: Any) -> Callable:
             return lambda *args, **kwargs: each_item(output, lambda tensor: _fresh(tensor, there))
 
-        before = [vars(module).get("forward") for module in modules]
-        try:
-            for module, output in zip(modules, kept, strict=False):
-                module.forward = give(output)
-            with hooked(after=[(modules[index], note(index)) for index in range(len(kept), self.start)]):
-                yield
-        finally:
-            for module, forward in zip(modules, before, strict=True):
-                vars(module).pop("forward", None)
-                if forward is not None:
-                    module.forward = forward
+        noting = hooked(after=[(modules[index], note(index)) for index in range(len(kept), self.start)])
+        with answering(modules[: len(kept)], [give(output) for output in kept[: self.start]]), noting:
+            yield
         if seen and len(seen) == self.start - len(kept):
             self._keep(batch.start, [*(each_item(output, _shape) for output in kept), *(seen[index] for index in sorted(seen))])
 

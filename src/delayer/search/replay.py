@@ -10,7 +10,7 @@ from torch import Tensor
 from delayer.network.calling import call, each_tensor, output_of
 from delayer.network.chain import Chain
 from delayer.network.handing import each_item
-from delayer.network.hooks import hooked
+from delayer.network.hooks import answering, hooked
 from delayer.tasks.splits import Batch, Split
 
 LARGEST = 1 << 30
@@ -59,16 +59,8 @@ class Replay:
         kept = self._kept.get(_key(batch), []) if self.sound else []
         first = next((k for k in range(min(start, len(kept)) - 1, -1, -1) if not _is_shape(kept[k])), -1)
         modules = [self.chain.module(index) for index in range(first + 1)]
-        before = [vars(module).get("forward") for module in modules]
-        try:
-            for index, module in enumerate(modules):
-                module.forward = _give(kept[index])
+        with answering(modules, [_give(answer) for answer in kept[: first + 1]]):
             yield
-        finally:
-            for module, forward in zip(modules, before, strict=True):
-                vars(module).pop("forward", None)
-                if forward is not None:
-                    module.forward = forward
 
     def _begin(self, batch: Batch, seen: dict[int, Any], *, drew: bool) -> None:
         """After the first batch: how much of it can be kept of every batch, and whether a pass that begins late is the same."""
