@@ -22,6 +22,7 @@ from delayer.fitting.operators.affine import Affine
 from delayer.fitting.operators.conv import Conv
 from delayer.fitting.operators.diagonal import Diagonal
 from delayer.fitting.operators.drop import Drop
+from delayer.fitting.operators.ghosted import Ghosted
 from delayer.fitting.operators.linear import Linear
 from delayer.fitting.operators.low_rank import LowRank
 from delayer.fitting.operators.scale import Scale
@@ -46,6 +47,7 @@ OPERATORS = [  # the operator, and a map W, b that it can be exactly
     (LowRank(rank=2), THIN, SHIFT),
     (Affine(), FULL, SHIFT),
     (Linear(), FULL, ZERO),
+    (Ghosted(), FULL, ZERO),
 ]
 MAPS = [row for row in OPERATORS if not row[0].removes]
 PATCHES = [Conv(kernel=3), Conv(kernel=5, tail="relu")]
@@ -59,7 +61,7 @@ def test_every_operator_has_its_row():
 
 @by_name
 def test_what_it_can_be_exactly_is_found_exactly(one: Operator, weight, bias):
-    x, _ = rows(80, 3)
+    x, _ = rows(80_000, 3)  # so many that the fixed 1e-6 of Ghosted Layers is nothing beside them
     found = one.solve(pair_of(x, x @ weight.T + bias))
     matrix = torch.diag(found.weight) if found.weight.ndim == 1 else found.weight
     torch.testing.assert_close(matrix, weight, rtol=1e-6, atol=1e-6)

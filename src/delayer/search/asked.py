@@ -52,7 +52,7 @@ def check_asked(subject: Subject, options: PlanOptions, scan_options: ScanOption
     """Whether this network can give what was asked, as far as can be told before it is scored.
 
     Raises what `check_words` raises, SpanError for a span that is not there, BudgetError for a budget above what all its
-    blocks hold, PlanError and ModelError for operators and repairs that it has no place for.
+    blocks hold, PlanError and ModelError for operators, repairs and methods that it has no place for.
     """
     check_words(options, scan_options)
     chain = subject.chain
@@ -69,6 +69,8 @@ def check_asked(subject: Subject, options: PlanOptions, scan_options: ScanOption
         forms = forms_of(chain, subject.task.batches("fit")[0])
         for span in map(Span.parse, options.span):
             check_form(forms[span.stop - 1], chain.blocks[span.stop - 1].path)
+    if options.method != "ours":
+        methods[options.method].check_suits(subject)
     if options.remove:
         _check_budget(subject, Budget.parse(options.remove), options, operators_of(scan_options.operators))
     normed = any(isinstance(module, _BatchNorm) and module.running_mean is not None for module in subject.model.modules())

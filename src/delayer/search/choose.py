@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from delayer.cutting import Plan, apply
-from delayer.cutting.by_hand import edit_with, plan_by_hand
+from delayer.cutting.by_hand import edit_with
 from delayer.edits import Edit
 from delayer.errors import BudgetError, ModelError
 from delayer.fitting.operators import Operator, operators, settings_of
@@ -27,7 +27,7 @@ from delayer.search.asked import check_asked
 from delayer.search.budget import Budget
 from delayer.search.judging import MeasuredCut, Measuring, Verdict, attempt, damage_of, drop_of, ensure_judged, takes
 from delayer.search.measuring import best_of_finalists, candidates_of, measuring, original_grade
-from delayer.search.methods import Method, methods
+from delayer.search.methods import methods
 from delayer.search.options import PlanOptions, ScanOptions, operators_of
 from delayer.search.planner import KEEP, NOMINATED, deepest, edit_of, operator_in, plan_spans
 from delayer.search.preferring import opens_in, preferred
@@ -122,7 +122,7 @@ def choose(subject: Subject, options: PlanOptions, scan_options: ScanOptions = S
     check_asked(subject, options, scan_options)
     search = _Search(subject, options, scan_options)
     if options.method != "ours":
-        cut = search.published(methods[options.method])
+        cut = methods[options.method].cut(subject, options)
     elif options.span:
         cut = search.by_hand([Span.parse(text) for text in options.span])
     else:
@@ -159,19 +159,6 @@ class _Search:
             rows="each",
             seed=subject.seed,
         )
-
-    def published(self, method: Method) -> tuple[Edit, ...]:
-        """What a published method would cut; nothing is measured."""
-        subject = self.subject
-        if self.options.span:
-            return plan_by_hand(subject.chain, self.options.span, operator=method.operator).edits
-        score = subject.scored(method.metric)
-        if score.num_samples < method.num_samples:
-            subject.reporter.line(
-                f"{method.title} reads {score.title} on {method.num_samples:,} samples; here it is read on "
-                f"{score.num_samples:,}. Give --num-fit {method.num_samples} when scoring for the same."
-            )
-        return method.choose(subject.chain, score, Budget.parse(self.options.remove or ""))
 
     def by_hand(self, spans: Sequence[Span]) -> tuple[Edit, ...]:
         """Spans by hand; the operator and its options are chosen on held-out data where they were not given."""

@@ -1,50 +1,100 @@
-"""Published ways to choose what to cut, one a file: from one metric's score and a number of blocks to edits.
+"""Published ways to choose what to cut, one a file: from a score or from the data themselves, and a number of blocks, to edits.
 
-A new file that calls `method` has its name under `--method`. Nothing is measured here: that is what `ours` does.
+A new file that calls `method` has its name under `--method`. Whole sets of cuts are measured by `ours` alone; a published method
+measures what its paper measures.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from delayer.cutting.by_hand import plan_by_hand
 from delayer.edits import Edit
 from delayer.errors import BudgetError
-from delayer.network.chain import Chain
+from delayer.network.chain import Chain, Span
 from delayer.registry import Registry
 from delayer.search.budget import Budget
-from delayer.study import Score
+from delayer.search.options import PlanOptions
+from delayer.search.subject import Subject
 
-Choose = Callable[[Chain, Score, Budget], tuple[Edit, ...]]
+Choose = Callable[..., tuple[Edit, ...]]
 Check = Callable[[Chain, Budget], None]
+Suits = Callable[[Subject], None]
+ByHand = Callable[[Subject, Sequence[Span]], tuple[Edit, ...]]
 
 
 @dataclass(frozen=True)
 class Method:
     """A published method's facts and its choice.
 
-    metric: the score that it reads, in the paper on num_samples samples. operator: what stands in for spans by hand.
-    check: raises BudgetError for a budget that it cannot meet on a network, whatever the score.
+    choose: with a metric, from (chain, that metric's score, budget) to edits; without one from (subject, budget), so that it may
+    read the fit split and try cuts, after which the network is as it was.
+    metric: the score that it reads; "" for none. num_samples: on how many samples the paper reads data; 0 where that is not said.
+    operator: what stands in a removed span's place, an operator's name or an edit's.
+    check: raises BudgetError for a budget that it cannot meet on a network, whatever the data.
+    suits: raises BudgetError or ModelError for networks and tasks that it makes nothing of. by_hand: its edits for spans that are
+    given; by default the operator in each.
     """
 
     name: str
     title: str
     source: str
-    metric: str
-    num_samples: int
     operator: str
     choose: Choose
     check: Check
+    metric: str = ""
+    num_samples: int = 0
+    suits: Suits | None = None
+    by_hand: ByHand | None = None
+
+    def check_suits(self, subject: Subject) -> None:
+        """Raises BudgetError or ModelError where it makes nothing of the network or of the task."""
+        if self.suits is not None:
+            self.suits(subject)
+
+    def cut(self, subject: Subject, options: PlanOptions) -> tuple[Edit, ...]:
+        """Its edits for spans that are given, or for a budget."""
+        if options.span:
+            spans = tuple(map(Span.parse, options.span))
+            if self.by_hand is not None:
+                return self.by_hand(subject, spans)
+            return plan_by_hand(subject.chain, spans, operator=self.operator).edits
+        budget = Budget.parse(options.remove or "")
+        if not self.metric:
+            self._compare(subject, "data", subject.task.batches("fit").num_samples)
+            return self.choose(subject, budget)
+        score = subject.scored(self.metric)
+        self._compare(subject, score.title, score.num_samples)
+        return self.choose(subject.chain, score, budget)
+
+    def _compare(self, subject: Subject, what: str, num_samples: int) -> None:
+        """Say where it reads fewer samples than in its paper."""
+        if num_samples < self.num_samples:
+            subject.reporter.line(
+                f"{self.title} reads {what} on {self.num_samples:,} samples; here it is read on "
+                f"{num_samples:,}. Give --num-fit {self.num_samples} when scoring for the same."
+            )
 
 
 methods: Registry[Method] = Registry("method", "delayer.search.methods")
 
 
 def method(
-    name: str, *, title: str, source: str, metric: str, num_samples: int, operator: str, check: Check
+    name: str,
+    *,
+    title: str,
+    source: str,
+    operator: str,
+    check: Check,
+    metric: str = "",
+    num_samples: int = 0,
+    suits: Suits | None = None,
+    by_hand: ByHand | None = None,
 ) -> Callable[[Choose], Choose]:
-    """Register a function as the choice of a published method."""
+    """Register a function as the choice of a published method; see `Method`."""
 
     def add(choose: Choose) -> Choose:
-        methods.register(name, choose)(Method(name, title, source, metric, num_samples, operator, choose, check))
+        one = Method(name, title, source, operator, choose, check, metric, num_samples, suits, by_hand)
+        methods.register(name, choose)(one)
         return choose
 
     return add
@@ -57,7 +107,45 @@ def num_asked(budget: Budget, title: str) -> int:
     return int(budget.amount)
 
 
-def joined(chain: Chain, blocks: list[int]) -> list[tuple[int, int]]:
+def free_blocks(chain: Chain) -> list[int]:
+    """Blocks that can go and that count in a budget of blocks."""
+    return [i for i, block in enumerate(chain.blocks) if block.removable and chain.weight(i)]
+
+
+def check_blocks(chain: Chain, budget: Budget, title: str, blocks: Sequence[int]) -> int:
+    """The number of blocks to remove. Raises BudgetError where fewer of these can go."""
+    num = num_asked(budget, title)
+    if len(blocks) < num:
+        raise BudgetError(f"Removing {budget} cannot be met: at most {len(blocks)} blocks can go ({chain!r}).", most=len(blocks))
+    return num
+
+
+def spans_of(chain: Chain, num: int) -> list[Span]:
+    """Every span that can go and holds just `num` blocks that count."""
+    return [
+        span
+        for span in chain.spans()
+        if sum(map(chain.weight, range(span.start, span.stop))) == num
+        and chain.weight(span.start)
+        and chain.weight(span.stop - 1)
+    ]
+
+
+def check_spans(chain: Chain, budget: Budget, title: str, spans: Sequence[Span] | None = None) -> None:
+    """Raises BudgetError where no one span holds so many blocks. spans: those that may be taken, by default all."""
+    num = num_asked(budget, title)
+    if spans_of(chain, num) if spans is None else spans:
+        return
+    most = max((sum(map(chain.weight, range(run.start, run.stop))) for run in chain.segments), default=0)
+    most = min(most, num - 1) if spans is not None else most
+    raise BudgetError(
+        f"{title} removes one contiguous span, and none of {num} blocks can go ({chain!r}). Ask for fewer, or use --method "
+        "shortgpt, which takes blocks anywhere.",
+        most=most,
+    )
+
+
+def joined(chain: Chain, blocks: Iterable[int]) -> list[tuple[int, int]]:
     """Blocks as spans (start, stop), neighbours that hand over the same tensor together."""
     runs: list[list[int]] = []
     for block in sorted(blocks):
@@ -66,7 +154,7 @@ def joined(chain: Chain, blocks: list[int]) -> list[tuple[int, int]]:
     return [(run[0], run[-1] + 1) for run in runs]
 
 
-__all__ = ["Method", "joined", "method", "methods", "num_asked"]
+__all__ = ["Method", "check_blocks", "check_spans", "free_blocks", "joined", "method", "methods", "num_asked", "spans_of"]
 
 
 def __dir__() -> list[str]:

@@ -2,20 +2,16 @@
 
 from delayer.edits import Edit
 from delayer.edits.replace_span import ReplaceSpan
-from delayer.errors import BudgetError
 from delayer.fitting.operators.linear import Linear
 from delayer.network.chain import Chain
 from delayer.search.budget import Budget
-from delayer.search.methods import joined, method, num_asked
+from delayer.search.methods import check_blocks, free_blocks, joined, method
 from delayer.study import Score
 
 
 def check_rba(chain: Chain, budget: Budget) -> None:
     """Raises BudgetError where fewer blocks can go."""
-    num = num_asked(budget, "RBA")
-    most = sum(b.removable and chain.weight(i) for i, b in enumerate(chain.blocks))
-    if most < num:
-        raise BudgetError(f"Removing {budget} cannot be met: at most {most} blocks can go ({chain!r}).", most=most)
+    check_blocks(chain, budget, "RBA", free_blocks(chain))
 
 
 @method(
@@ -35,6 +31,6 @@ def rba_spans(chain: Chain, redundancy: Score, budget: Budget) -> tuple[Edit, ..
     Source: Cannistraci et al., arXiv 2410.04941.
     """
     check_rba(chain, budget)
-    values = {i: redundancy.values[b.inlet][b.outlet] for i, b in enumerate(chain.blocks) if b.removable and chain.weight(i)}
+    values = {i: redundancy.values[chain.blocks[i].inlet][chain.blocks[i].outlet] for i in free_blocks(chain)}
     chosen = sorted(values, key=lambda b: values[b], reverse=True)[: int(budget.amount)]
     return tuple(ReplaceSpan(start=start, stop=stop, operator=Linear()) for start, stop in joined(chain, chosen))
