@@ -180,6 +180,8 @@ def test_every_edit_has_a_label_and_spans():
     own = {
         "resolve_block": ({"block": 1}, "block 1", (Span(1, 2),)),
         "renew_norms": ({}, "norms", ()),
+        "fold_map": ({"block": 1, "target": 3}, "block 1", (Span(1, 2),)),
+        "rescale": ({"before": 3, "factor": 1.5, "begins": ("a",), "adds": ("b",)}, "before block 3", ()),
         "linearise": ({"site": "act", "num_features": 3}, "act", ()),
         "fuse": ({"path": "act", "layers": ("a", "b")}, "act", ()),
         "move_padding": ({"first": "act", "second": "b"}, "act", ()),

@@ -131,16 +131,15 @@ def spans_of(chain: Chain, num: int) -> list[Span]:
     ]
 
 
-def check_spans(chain: Chain, budget: Budget, title: str, spans: Sequence[Span] | None = None) -> None:
-    """Raises BudgetError where no one span holds so many blocks. spans: those that may be taken, by default all."""
-    num = num_asked(budget, title)
-    if spans_of(chain, num) if spans is None else spans:
+def check_spans(chain: Chain, budget: Budget, title: str, spans: Callable[[int], Sequence[Span]] | None = None) -> None:
+    """Raises BudgetError where no one span holds so many blocks. spans: those of so many that may go, by default all."""
+    num, offered = num_asked(budget, title), spans or (lambda num: spans_of(chain, num))
+    if offered(num):
         return
-    most = max((sum(map(chain.weight, range(run.start, run.stop))) for run in chain.segments), default=0)
-    most = min(most, num - 1) if spans is not None else most
+    most = next((fewer for fewer in range(min(num, chain.num_blocks), 0, -1) if offered(fewer)), 0)
     raise BudgetError(
-        f"{title} removes one contiguous span, and none of {num} blocks can go ({chain!r}). Ask for fewer, or use --method "
-        "shortgpt, which takes blocks anywhere.",
+        f"{title} removes one contiguous span, and none of {num} blocks can go, but one of {most} ({chain!r}). Ask for fewer, or "
+        "use --method shortgpt, which takes blocks anywhere.",
         most=most,
     )
 
