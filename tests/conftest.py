@@ -5,6 +5,8 @@ import gc
 import os
 import subprocess
 import time
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -49,10 +51,12 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    if not config.getoption("numprocesses", None):  # whoever only hands out work needs no PyTorch
-        import torch
+    if config.getoption("numprocesses", None):  # whoever only hands out work needs no PyTorch, and has the workers' one server
+        fresh.share()
+        return
+    import torch
 
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items):
@@ -141,6 +145,26 @@ def short_races():
     exec(fresh.SHORT_RACES, {})
     yield patient
     timing.latency = patient
+
+
+@pytest.fixture(autouse=True, scope="session")
+def translations_gathered_once():
+    """torch gathers its thousand translations to ONNX anew for each graph, a third of a second; here it does so once."""
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        export = torch.onnx.export
+
+        def patched_first(*given, **more):
+            patch.setattr(torch.onnx, "export", export)
+            with suppress(ImportError, AttributeError):  # a version of torch that does it another way
+                from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+                patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
+            return export(*given, **more)
+
+        patch.setattr(torch.onnx, "export", patched_first)
+        yield
 
 
 @pytest.fixture(autouse=True)

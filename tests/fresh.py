@@ -19,9 +19,17 @@ import warnings
 from multiprocessing.forkserver import _forkserver
 from pathlib import Path
 
-_context = multiprocessing.get_context("forkserver")
 OURS = ["delayer.cli", "delayer.store.proof", "delayer.nas.worker"]
-_context.set_forkserver_preload(["torch", "torch._dynamo", *OURS, "timm", "transformers", "sklearn.datasets"])
+REPORTS = ["jinja2", "plotly.offline"]
+KINDS = ["bert", "gpt2", "llama", "qwen2", "swin", "vit"]
+"""Networks of transformers that most proofs open."""
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(
+    ["torch", "torch._dynamo", *OURS, *REPORTS, "timm", "torchvision", "sklearn.datasets", "transformers.modeling_utils"]
+    + [f"transformers.models.{kind}.modeling_{kind}" for kind in KINDS]
+)
+SHARED = "DELAYER_TESTS_SERVER"
+"""The variable with the address of the server of whoever started this process."""
 
 WARM = """
 import subprocess, types
@@ -40,6 +48,17 @@ timing.latency = lambda *given, seconds=3.0, **more: _latency(*given, seconds=mi
 """Code before that of a process: latencies are measured for a twentieth of a second, whatever is asked."""
 
 
+def share() -> None:
+    """Start the server for all processes that this one starts, and for as long as this one lives."""
+    _forkserver.ensure_running()
+    os.environ[SHARED] = _forkserver._forkserver_address
+
+
+def _join(server: str) -> None:
+    """Ask that server, and start no other."""
+    _forkserver._forkserver_address, _forkserver.ensure_running = server, lambda: None
+
+
 class Process:
     """What `subprocess.Popen` is for `python -m MODULE …` and `python -c CODE …`.
 
@@ -53,6 +72,9 @@ class Process:
         self.args = list(command)
         self._said = tempfile.TemporaryDirectory(prefix="fresh")
         files = [str(Path(self._said.name) / name) if stdout is None else stdout.name for name in ("out", "err")]
+        if _forkserver._forkserver_address is None and SHARED in os.environ:
+            _join(os.environ[SHARED])
+            _forkserver._forkserver_alive_fd = os.open(os.devnull, os.O_WRONLY)  # others keep it alive
         _forkserver.ensure_running()
         given = (kind, what, arguments, str(cwd or os.getcwd()), dict(os.environ if env is None else env), files)
         self._process = _context.Process(target=_begin, args=(_forkserver._forkserver_address, *given))
@@ -105,8 +127,7 @@ def _begin(
     server: str, kind: str, what: str, arguments: list[str], folder: str, environment: dict[str, str], files: list[str]
 ) -> None:
     """In the new process: become what the command line would have made of it."""
-    # A process of the server may ask it for more, and shall not start another.
-    _forkserver._forkserver_address, _forkserver.ensure_running = server, lambda: None
+    _join(server)  # which may be asked for more
     gc.freeze()  # what the server imported is no garbage: looking through it takes half a second
     for number, path in enumerate(files, 1):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
