@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -334,53 +335,59 @@ def test_running_a_study_needs_no_data_named(opened, tmp_path):
     assert "has not been checked yet" in (folder / "report.html").read_text().replace("\u00a0", " ")
 
 
-class Killed(BaseException):
-    """Stands for a process that is gone: nothing that it does afterwards reaches the disk."""
+EVENTS = {
+    "os.rename",
+    "os.remove",
+    "os.mkdir",
+    "os.rmdir",
+    "os.link",
+    "os.truncate",
+    "os.chmod",
+    "shutil.rmtree",
+    "shutil.copyfile",
+    "shutil.copytree",
+    "tempfile.mkstemp",
+}
+"""What changes the disk, beside opening a file to write."""
+GONE = 9
+"""The exit code of a process that is killed."""
 
 
-class Kill:
-    """Raises at the n-th change to the disk inside a folder, and at every later one, as clean-up would not run either."""
+def killed(folder: Path, stage: str, at: int = 0) -> int | None:
+    """A stage in a process of its own, which is gone at its n-th change to the disk inside a folder; None where it was.
 
-    EVENTS = {
-        "os.rename",
-        "os.remove",
-        "os.mkdir",
-        "os.rmdir",
-        "os.link",
-        "os.truncate",
-        "os.chmod",
-        "shutil.rmtree",
-        "shutil.copyfile",
-        "shutil.copytree",
-        "tempfile.mkstemp",
-    }
+    Gives how many changes there were where the stage came to its end.
+    """
+    seen, write = os.pipe()
+    if pid := os.fork():
+        os.close(write)
+        with open(seen) as number:
+            counted = number.read()
+        ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert ended == (0 if counted else GONE), f"{stage} failed"
+        return int(counted) if counted else None
+    os.close(seen)
+    changes = 0
 
-    def __init__(self):
-        self.folder, self.at, self.seen = "", 0, 0
-        sys.addaudithook(self.hook)
-
-    def hook(self, event, args):
-        writes = event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")
-        if not self.folder or not (writes or event in self.EVENTS):
+    def hook(event, args):
+        nonlocal changes
+        if event != "open" and event not in EVENTS:
             return
-        if self.folder in " ".join(str(arg) for arg in args) and not str(args[0]).endswith(".lock"):
-            self.seen += 1
-            if self.at and self.seen >= self.at:
-                raise Killed
+        if event == "open" and not (isinstance(args[1], str) and set(args[1]) & set("wax+")):
+            return
+        if str(folder) in " ".join(str(arg) for arg in args) and not str(args[0]).endswith(".lock"):
+            changes += 1
+            if changes == at:
+                os._exit(GONE)  # nothing is cleared up
 
-    def during(self, folder: Path, at: int, do) -> bool:
-        """Whether it was killed."""
-        self.folder, self.at, self.seen = str(folder), at, 0
-        try:
-            do()
-        except Killed:
-            return True
-        finally:
-            self.folder = ""
-        return False
-
-
-KILL = Kill()
+    try:
+        sys.addaudithook(hook)
+        works(folder, stage)
+        os.write(write, str(changes).encode())
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(0)
 
 
 def works(folder: Path, stage: str) -> None:
@@ -404,12 +411,12 @@ def test_a_kill_at_any_change_of_the_disk_goes_on_to_the_same_result(stage, need
     for name in needs.split():
         assert not do(begin, name, *(["--epochs", "3"] if name == "tune" else []))
     whole = copy(begin, tmp_path / "whole")
-    assert not KILL.during(whole, 0, lambda: works(whole, stage))
-    expected, number = answer(whole), KILL.seen
+    number = killed(whole, stage)
+    expected = answer(whole)
     assert number > 5
     for at in range(1, number + 1, every):
         folder = copy(begin, tmp_path / f"at-{at}")
-        assert KILL.during(folder, at, lambda folder=folder: works(folder, stage))
+        assert killed(folder, stage, at) is None
         works(folder, stage)
         torch.testing.assert_close(answer(folder), expected, rtol=1e-4, atol=1e-4, msg=lambda text, at=at: f"at {at}: {text}")
         left = {path.name for path in folder.iterdir()} ^ {path.name for path in whole.iterdir()}
