@@ -68,8 +68,16 @@ def distribution(module: str) -> tuple[str, str]:
     top = module.partition(".")[0]
     if top == NOTEBOOK or top in sys.stdlib_module_names:
         return "", ""
-    names = metadata.packages_distributions().get(top, ())
-    return (names[0], metadata.version(names[0])) if names else ("", "")
+    found = next((package for package in metadata.distributions() if top in _tops(package)), None)
+    return ("", "") if found is None else (found.metadata["Name"], found.version)
+
+
+def _tops(package: metadata.Distribution) -> set[str]:
+    """Names that a package can be imported by, as `metadata.packages_distributions` finds them, without a path for each file."""
+    if declared := (package.read_text("top_level.txt") or "").split():
+        return set(declared)
+    files = (line.partition(",")[0] for line in (package.read_text("RECORD") or "").splitlines())
+    return {file.partition("/")[0].removesuffix(".py") for file in files if file.endswith(".py")}
 
 
 def _named(module: str) -> str:
