@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -53,6 +54,12 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
+@cache
+def _command() -> Any:
+    """The command line with all its commands and options, which take a while to gather."""
+    return typer.main.get_command(app)
+
+
 def _run() -> None:
     if "--version" in sys.argv[1:2]:
         print(__version__)
@@ -61,7 +68,7 @@ def _run() -> None:
         if join_processes()[0] > 0:  # the first of several processes speaks for all
             sys.stdout = open(os.devnull, "w")
             sys.argv += [] if "--quiet" in sys.argv or sys.argv[1:2] in (["report"], ["list"]) else ["--quiet"]
-        if code := app(standalone_mode=False):  # typer turns Ctrl-C into this number
+        if code := _command()(standalone_mode=False):  # typer turns Ctrl-C into this number
             sys.exit(_interrupted() if code == 130 else code)
     except DelayerError as error:
         _fail(str(error))

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import isfinite
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +33,8 @@ from delayer.report.sites import sites_figures, sites_table
 from delayer.report.tables import Table, correlation_table, cuts_table, ranking_table, spans_table
 from delayer.study import Provenance, Score, Study, StudyInfo, write_atomically
 from delayer.study.marks import MODEL
+
+HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -80,18 +83,25 @@ def render(folder: str | Path) -> Path:
 def filled(template: str, shown: dict[str, Any]) -> str:
     """A page of the report's folder with plotly inside. Raises StudyError when plotly or jinja2 is not installed."""
     try:
-        import jinja2
+        import jinja2  # noqa: F401
         from plotly.offline import get_plotlyjs
     except ImportError as problem:
         raise StudyError(
             f"The report needs plotly and jinja2, and {problem.name} is not installed. "
             "Install them: pip install 'delayer[report]'."
         ) from problem
-    here = Path(__file__).parent
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    script = (HERE / "figures.js").read_text("utf-8")
+    return _templates().get_template(template).render(plotly=get_plotlyjs(), script=script, **shown)
+
+
+@cache
+def _templates() -> Any:
+    """The templates of this folder, which keep what they were compiled to."""
+    import jinja2
+
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["source"] = source
-    script = (here / "figures.js").read_text("utf-8")
-    return environment.get_template(template).render(plotly=get_plotlyjs(), script=script, **shown)
+    return environment
 
 
 def context(records: SimpleNamespace, doubted: Sequence[str] = ()) -> dict[str, Any]:
