@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from delayer.errors import ModelError
-from delayer.network.calling import Inputs, call, evaluating, hidden_in, hidden_out, output_of, unfused
+from delayer.network.calling import Inputs, call, each_tensor, evaluating, hidden_in, hidden_out, output_of, unfused
 from delayer.network.chain import Chain
 from delayer.network.hooks import After, Before, hooked
 from delayer.network.inside_block import ADDITIONS
@@ -40,7 +40,8 @@ def writers_of(chain: Chain, inputs: Inputs) -> Writers:
 
     Proven by doubling them: every state must double and the answer stay. Raises ModelError where that is not so.
     """
-    watch = _Watch(chain)
+    there = next((p.device for p in chain.model.parameters()), torch.device("cpu"))
+    inputs, watch = each_tensor(lambda x: x.to(there), inputs), _Watch(chain)
     with evaluating(chain.model), watch.watching():
         call(chain.model, inputs)
     found = watch.writers()

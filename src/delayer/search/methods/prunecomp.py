@@ -12,6 +12,7 @@ from delayer.network.adding import Writers, writers_of
 from delayer.network.chain import Chain, Span
 from delayer.search.budget import Budget
 from delayer.search.methods import check_blocks, free_blocks, joined, method
+from delayer.search.methods._glance import glance
 from delayer.search.methods._influence import least_influential, token_influence
 from delayer.search.subject import Subject
 
@@ -28,7 +29,7 @@ def suits_prunecomp(subject: Subject) -> None:
 
 def _writers(subject: Subject) -> Writers:
     try:
-        return writers_of(subject.chain, subject.example)
+        return writers_of(subject.chain, glance(subject).inputs)
     except ModelError as error:
         raise ModelError(
             f"Prune&Comp scales the hidden state by its weights. {error} Use --method shortgpt or ghosted."

@@ -11,6 +11,7 @@ from delayer.fitting.seam import foldable
 from delayer.network.chain import Chain, Span
 from delayer.search.budget import Budget
 from delayer.search.methods import check_spans, method, spans_of
+from delayer.search.methods._glance import glance
 from delayer.search.methods.uidl import nearest_span
 from delayer.search.repair import forms_of
 from delayer.search.subject import Subject
@@ -45,7 +46,7 @@ def _follows(chain: Chain, span: Span) -> bool:
 
 def _foldable(subject: Subject) -> set[int]:
     chain = subject.chain
-    forms = forms_of(chain, subject.task.batches("fit")[0])
+    forms = forms_of(chain, glance(subject))
     return {block for block, form in enumerate(forms) if foldable(chain.module(block), form)}
 
 
@@ -60,14 +61,18 @@ def _by_hand(subject: Subject, spans: Sequence[Span], *, solver: Solver) -> tupl
                 f"ReplaceMe folds a map into the block before span {span}, and there is none that stays and ends in a sum with "
                 "the answer of a Linear. Choose a span behind such a block."
             )
-        found += [DropSpan(start=span.start, stop=span.stop), FoldMap(block=before, target=span.stop - 1, solver=solver)]
+        found += _edits(span, solver)
     return tuple(found)
+
+
+def _edits(span: Span, solver: Solver) -> tuple[Edit, ...]:
+    fold = FoldMap(block=span.start - 1, target=span.stop - 1, solver=solver)
+    return DropSpan(start=span.start, stop=span.stop), fold
 
 
 def _choose(subject: Subject, budget: Budget, *, solver: Solver) -> tuple[Edit, ...]:
     chain = subject.chain
     check_replaceme(chain, budget)
-    suits_replaceme(subject)
     can = _foldable(subject)
     spans = [span for span in spans_behind(chain, int(budget.amount)) if span.start - 1 in can]
     if not spans:
@@ -75,7 +80,7 @@ def _choose(subject: Subject, budget: Budget, *, solver: Solver) -> tuple[Edit, 
             f"No span of {budget} stands behind a block that ReplaceMe can fold a map into ({chain!r}). Ask for fewer, or use "
             "--method ghosted."
         )
-    return _by_hand(subject, [nearest_span(chain, subject.scored("angular_distance"), spans)], solver=solver)
+    return _edits(nearest_span(chain, subject.scored("angular_distance"), spans), solver)
 
 
 @method(
