@@ -11,7 +11,7 @@ import torch
 from delayer.errors import BudgetError, MemoryLimitError, SpanError
 from delayer.search import exact_search, local_search
 from delayer.search.exact_search import Candidate, best_spans
-from delayer.search.local_search import refine
+from delayer.search.local_search import refine, takes_too_much
 from delayer.search.ties import Order, as_good, best_first, best_of
 
 
@@ -237,8 +237,18 @@ def test_refine_ends_where_no_neighbour_is_better(seed):
     for new, out in itertools.product(pool, (None, *best)):
         kept = [c for c in best if c is not out and (c.stop <= new.start or new.stop <= c.start)]
         neighbour = tuple(sorted([*kept, new], key=lambda c: c.start))
-        assert saved(neighbour) < 1 or neighbour in dict(measured)
+        assert saved(neighbour) < 1 or takes_too_much(neighbour, 1.0) or neighbour in dict(measured)
+    assert not any(takes_too_much(chosen, 1.0) for chosen, _ in measured)
     assert all(saved(chosen) >= 1 and not overlapping(chosen) for chosen, _ in measured)
+
+
+def test_a_set_takes_too_much_where_a_member_could_stay():
+    one, two, three = (Candidate(k, k + 1, "drop", 0.1, saved, 1, 0) for k, saved in enumerate((1.0, 2.0, 3.0)))
+    assert takes_too_much((one, three), 3.0)
+    assert takes_too_much((two, three), 2.0)
+    assert not takes_too_much((one, two), 3.0)
+    assert not takes_too_much((three,), 1.0)  # it cannot be made smaller
+    assert not takes_too_much((one,), 3.0)  # it does not even save the target
 
 
 def test_no_set_is_graded_twice_and_effort_is_all_that_is_spent():

@@ -17,6 +17,7 @@ from delayer.search.scoring import ScoreOptions
 from delayer.stages.tune import check_tuning
 from delayer.tasks import TaskOptions
 from delayer.tuning import TuneOptions
+from delayer.tuning.healing import num_tokens_of
 
 
 @app.command("run")
@@ -35,6 +36,9 @@ def run_command(
     test: TEST = None,
     out: OUT = Path("study"),
     tune_epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning with the original as teacher.")] = 0,
+    heal: Annotated[
+        str, typer.Option(metavar="TOKENS", help="Tokens of text to distil the original on after the cut, such as 50k.")
+    ] = "",
     json_: JSON = False,
     quiet: QUIET = False,
     *,
@@ -47,6 +51,7 @@ def run_command(
 ) -> None:
     """Everything: score, scan, plan, cut, check, report. The result is STUDY/model, STUDY/report.html, results.json."""
     check_words(plan, scan)
+    num_tokens = num_tokens_of(heal) if heal else 0
     work = opened(model, data, out, load, task, test, quiet, scan=scan, plan=plan, check=check, saving=saving).save_as_(saving)
 
     def said(stage: str, record: Any) -> None:
@@ -54,7 +59,9 @@ def run_command(
         if stage == "plan":
             show_candidates(work.study)
 
-    results = stages.run_all(work, scan, plan, check, tune_epochs=tune_epochs, on_stage=None if json_ or quiet else said)
+    results = stages.run_all(
+        work, scan, plan, check, tune_epochs=tune_epochs, heal=num_tokens, on_stage=None if json_ or quiet else said
+    )
     if json_:
         print(results.model_dump_json(indent=1))
     else:

@@ -80,16 +80,17 @@ def fit_edits_(
     seed: int = 0,
     moments: Moments | None = None,
     original: Chain | None = None,
+    tried: bool = False,
     progress: Progress | None = None,
 ) -> None:
     """Put every edit's modules in place, first block first, each fitted on the stream of the network cut so far.
 
     moments: of the original's stream, for maps that are to be fitted on it alone.
-    original: the network as it was; a copy is made where none is given.
+    original: the network as it was; a copy is made where none is given. tried: see `Streams`.
     progress: called with (edits done, edits in all).
     """
     original = original or chain.copy()
-    streams = Streams(chain, original, data, rows, seed=seed, moments=moments)
+    streams = Streams(chain, original, data, rows, seed=seed, moments=moments, tried=tried)
     for done, edit in enumerate(sorted(edits, key=lambda edit: (not edit.spans, edit.spans))):
         if edit.spans:
             streams.begin_at(edit.spans[0].start)

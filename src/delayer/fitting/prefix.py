@@ -72,5 +72,5 @@ def _shape(tensor: Tensor) -> Tensor:
 
 
 def _fresh(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy, for a network that may write into it; zeros where only the shape is known, as nothing reads them."""
-    return torch.zeros_like(tensor, device=device) if tensor.is_meta else tensor.clone()
+    """A copy, for a network that may write into it; any numbers where only the shape is known, as nothing reads them."""
+    return torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.clone()

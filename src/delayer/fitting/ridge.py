@@ -15,7 +15,7 @@ from torch import Tensor
 
 from delayer.observing.stats.patch_moments import PatchMoments
 
-RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 0.3, 1.0)
 """Shares of the inputs' energy that a held-out choice looks at."""
 
 NEARLY_BEST = 1.03

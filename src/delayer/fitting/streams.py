@@ -19,6 +19,7 @@ from delayer.fitting.prefix import Prefix
 from delayer.network.calling import call, evaluating, seeded
 from delayer.network.chain import Chain, Span
 from delayer.network.inside_block import Run, Tail, check_form, form_of, running
+from delayer.network.precision import multiplying
 from delayer.observing.one_pass import device_of, observe_pair
 from delayer.observing.rows import Rows, chosen
 from delayer.observing.stats import Moments
@@ -26,6 +27,14 @@ from delayer.observing.stats.patch_moments import PatchMoments
 
 HELD_OUT = 5
 """Every fifth sample is kept out of a fit while its ridge is chosen; the last fit uses all."""
+
+
+MASSIVE = 100.0
+"""Tokens whose state holds so many times the energy of the batch's median are left out of fits.
+
+A few tokens, the first above all, carry activations of hundreds of times the usual size (Sun et al. 2024, Massive
+Activations in Large Language Models, arXiv 2402.17762), and least squares would serve them alone.
+"""
 
 
 class _Enough(BaseException):
@@ -36,6 +45,7 @@ class Streams:
     """What sequential edits read.
 
     chain: the network cut so far. original: a copy of it as it was. batches: what both are run on.
+    tried: whether it is known that passes which begin in the middle are the same as whole ones; else a few are held against them.
     moments: of the original's stream, for maps that are fitted on it alone; None to fit them on the cut network's.
     Of several processes each reads everything, so that all end up with the same.
     """
@@ -49,11 +59,12 @@ class Streams:
         *,
         seed: int = 0,
         moments: Moments | None = None,
+        tried: bool = False,
     ):
         self.chain, self.original, self.batches, self.rows, self.seed = chain, original, batches, rows, seed
         self.moments = moments
         self._prefixes = {each: Prefix(each) for each in (chain, original)}
-        self._checked = dict.fromkeys(self._prefixes, 0)
+        self._tried: dict[Chain, set[int]] | None = None if tried else {chain: set() for chain in self._prefixes}
 
     def begin_at(self, block: int) -> None:
         """Blocks before this one change no more: passes to it or further begin there, as far as memory allows."""
@@ -131,7 +142,8 @@ class Streams:
             for module in learning:
                 module.training = True  # `evaluating` gives every module its own mode back
             for batch in self._read():
-                call(self.chain.model, batch.inputs)
+                with multiplying(self.chain.model):
+                    call(self.chain.model, batch.inputs)
 
     def _gather(self, block: int, target: int, ends, path: str = "") -> tuple[PatchMoments, PatchMoments, Run]:
         gathered: tuple[PatchMoments, PatchMoments, Run] | None = None
@@ -147,11 +159,13 @@ class Streams:
                 window = window_of(self.chain.module(block).get_submodule(path or last.path))
                 gathered = PatchMoments(window), PatchMoments(window), cut
             x, y = ends(cut, first)
-            self._add(batch, x, y, gathered[0], gathered[1])
+            self._add(batch, x, y, gathered[0], gathered[1], usual(wanted))
         assert gathered is not None  # `_read` gives one batch at least
         return gathered
 
-    def _add(self, batch: Any, x: Tensor, y: Tensor, fit: PatchMoments, heldout: PatchMoments) -> None:
+    def _add(
+        self, batch: Any, x: Tensor, y: Tensor, fit: PatchMoments, heldout: PatchMoments, some: Tensor | None = None
+    ) -> None:
         num = y[0, 0].numel() if fit.window is not None else y[0].numel() // y.shape[-1]
         if not torch.isfinite(y.sum()) and not torch.isfinite(y).all():
             raise NotFiniteError("NaN or infinity in what a layer should answer. Check the weights and the data.")
@@ -163,6 +177,9 @@ class Streams:
             keep = torch.zeros(len(ids) * num, dtype=torch.bool)
             keep[index] = True
             keep = keep.view(len(ids), num).to(x.device)
+        if some is not None and fit.window is None and some.numel() == len(ids) * num:
+            some = some.reshape(len(ids), num)
+            keep = some if keep is None else keep & some
         out = (ids % HELD_OUT == HELD_OUT - 1).to(x.device)
         for stat, mine in ((heldout, out), (fit, ~out)):
             if mine.any():
@@ -181,14 +198,27 @@ class Streams:
             raise ValueError(f"Block {block} is asked for, but passes begin at {prefix.start}.")
         known = prefix.knows(batch)
         run = self._pass(chain, block, batch, prefix.passing(batch))
-        if known and self._checked[chain] != prefix.start:
+        if known and self._to_try(chain, prefix.start):
             # Nothing but its blocks should tell a network what its blocks read; where something does, it shows here.
-            self._checked[chain] = prefix.start
+            assert self._tried is not None
+            self._tried[chain].add(prefix.start)
             whole = self._pass(chain, block, batch, nullcontext())
             if not (torch.equal(run.before, whole.before) and torch.equal(run.ending[1], whole.ending[1])):
                 prefix.forget()
                 return whole
         return run
+
+    @contextmanager
+    def _evaluating(self, chain: Chain, batch: Any) -> Iterator[None]:
+        with evaluating(chain.model), seeded(batch.start), multiplying(chain.model):
+            yield
+
+    def _to_try(self, chain: Chain, start: int) -> bool:
+        """Whether passes that begin at a block are held against a whole one: once, and where the network works in between."""
+        if self._tried is None:
+            return False
+        between = chain.blocks[start - 1].outlet != chain.blocks[start].inlet
+        return start not in self._tried[chain] and (between or len(self._tried[chain]) < 2)
 
     def _pass(self, chain: Chain, block: int, batch: Any, beginning: AbstractContextManager) -> Run:
         seen: list[Run] = []
@@ -198,12 +228,19 @@ class Streams:
             raise _Enough
 
         places = {"takes": chain.blocks[block].takes, "gives": chain.blocks[block].gives}
-        with evaluating(chain.model), seeded(batch.start), beginning, _ended(), running(chain.module(block), see, **places):
+        with self._evaluating(chain, batch), beginning, _ended(), running(chain.module(block), see, **places):
             call(chain.model, batch.inputs)
         if not seen:
             raise DataError(f"Block {block} was never passed; is it skipped in evaluation mode?")
         check_form(form_of(seen[0]), chain.blocks[block].path)
         return seen[0]
+
+
+def usual(state: Tensor) -> Tensor | None:
+    """Which rows [.., features] hold no massive activations; None where all of them are usual."""
+    energy = state.float().square().sum(-1)
+    some = energy <= MASSIVE * energy.median().clamp_min(torch.finfo(energy.dtype).tiny)
+    return None if bool(some.all()) else some
 
 
 def free_where_hidden(wanted: Tensor, present: Tensor) -> Tensor:

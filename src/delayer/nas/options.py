@@ -89,7 +89,7 @@ class NasTaskOptions(TaskOptions):
     """Samples that candidates are compared on at most."""
     num_test: int = Field(default=10_000, gt=0)
     """Samples that the winner alone is reported on at most."""
-    batch_size: int = Field(default=256, gt=0)
+    batch_size: int | None = Field(default=256, gt=0)
     """Samples a batch, in training too."""
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from delayer.network.precision import own_precision
+
 Before = Callable[[nn.Module, tuple, dict], Any]
 """Called with a module and its arguments before it runs."""
 After = Callable[[nn.Module, tuple, Any], Any]
@@ -14,13 +16,23 @@ After = Callable[[nn.Module, tuple, Any], Any]
 
 @contextmanager
 def hooked(*, before: Iterable[tuple[nn.Module, Before]] = (), after: Iterable[tuple[nn.Module, After]] = ()) -> Iterator[None]:
-    """Inside, modules call what stands beside them, in the order given; the hooks go away also after an exception."""
+    """Inside, modules call what stands beside them, in the order given and in full precision; gone also after an exception."""
     with ExitStack() as hooks:
         for module, hook in before:
-            hooks.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            hooks.callback(module.register_forward_pre_hook(_looking_on(hook), with_kwargs=True).remove)
         for module, hook in after:
-            hooks.callback(module.register_forward_hook(hook).remove)
+            hooks.callback(module.register_forward_hook(_looking_on(hook)).remove)
         yield
+
+
+def _looking_on(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """The same hook, which computes in its own precision, not in the network's."""
+
+    def apart(*given: Any) -> Any:
+        with own_precision():
+            return hook(*given)
+
+    return apart
 
 
 @contextmanager

@@ -5,8 +5,8 @@ the shortcut (nothing where there is none), and `tail` nothing or a ReLU. That a
 its class: one forward pass is watched, and the numbers must agree.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -133,7 +133,25 @@ def running(block: nn.Module, see: Callable[[Run], None], *, takes: str = "", gi
     takes, gives: the places of the hidden state in its call and in its answer (`Block`).
     Inside, the network must be evaluating: a batch norm in training mode is no fixed map.
     """
+    with running_each([(block, see, takes, gives)]):
+        yield
+
+
+@contextmanager
+def running_each(watched: Sequence[tuple[nn.Module, Callable[[Run], None], str, str]]) -> Iterator[None]:
+    """The same for several blocks, none inside another: each with its `see`, `takes` and `gives`."""
     runs: list[Run] = []
+    with ExitStack() as stack:
+        for block, see, takes, gives in watched:
+            stack.enter_context(_noting(block, runs, see, takes, gives))
+        with _Additions(runs), unfused():
+            yield
+
+
+def _noting(
+    block: nn.Module, runs: list[Run], see: Callable[[Run], None], takes: str, gives: str
+) -> AbstractContextManager[None]:
+    """Inside, each pass of a block is a run on the pile while it lasts, and is seen at its end."""
 
     def enter(module, args, kwargs):
         runs.append(Run(before=hidden_in(args, kwargs, takes)))
@@ -170,8 +188,7 @@ def running(block: nn.Module, see: Callable[[Run], None], *, takes: str = "", gi
             after.append((module, layer_ran(path)))
         elif isinstance(module, _BatchNorm):
             after.append((module, norm_ran(path)))
-    with hooked(before=[(block, enter)], after=[*after, (block, leave)]), _Additions(runs), unfused():
-        yield
+    return hooked(before=[(block, enter)], after=[*after, (block, leave)])
 
 
 def check_form(form: Form, name: str) -> Form:

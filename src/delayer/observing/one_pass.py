@@ -12,6 +12,7 @@ from delayer.network.blocks import Place
 from delayer.network.calling import call, evaluating, hidden_in, hidden_out, seeded, unfused
 from delayer.network.chain import Chain
 from delayer.network.hooks import hooked
+from delayer.network.precision import multiplying
 from delayer.observing.processes import add_, gather, num_processes, shard
 from delayer.observing.rows import Rows, chosen, positions, take
 from delayer.observing.stats import Moments, Stat
@@ -113,7 +114,7 @@ def rows_of(
     with evaluating(chain.model), seeded(batch.start), ExitStack() as stack:
         for watcher in watchers:
             stack.enter_context(watcher.watching(batch))
-        with watching(chain, wanted, see, stop_early=not watchers):
+        with multiplying(chain.model), watching(chain, wanted, see, stop_early=not watchers):
             call(chain.model, batch.inputs)
     missing = wanted.difference(*rows.values())
     if missing:

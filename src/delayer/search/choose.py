@@ -12,6 +12,7 @@ from delayer.cutting import Plan, apply
 from delayer.cutting.by_hand import edit_with
 from delayer.edits import Edit
 from delayer.errors import BudgetError, ModelError
+from delayer.fitting.evidence import Evidence
 from delayer.fitting.operators import Operator, operators, settings_of
 from delayer.measure import compare_latency, num_params
 from delayer.measure.profile import profile_blocks, saved_ms
@@ -25,19 +26,26 @@ from delayer.progress import Reporter
 from delayer.search.additive import Changes
 from delayer.search.asked import check_asked
 from delayer.search.budget import Budget
+from delayer.search.dropping import drops_alone, drops_of
 from delayer.search.judging import MeasuredCut, Measuring, Verdict, attempt, damage_of, drop_of, ensure_judged, takes
 from delayer.search.measuring import best_of_finalists, candidates_of, measuring, original_grade
 from delayer.search.methods import methods
 from delayer.search.options import PlanOptions, ScanOptions, operators_of
-from delayer.search.planner import KEEP, NOMINATED, deepest, edit_of, operator_in, plan_spans
+from delayer.search.planner import KEEP, NOMINATED, deepest, edit_of, measure_singles, operator_in, plan_spans
 from delayer.search.preferring import opens_in, preferred
 from delayer.search.repair import tail_of
-from delayer.search.repairing import grade_of_plan, repaired
+from delayer.search.repairing import grade_of_plan, repaired, settled
 from delayer.search.scan import scan, watched_groups
 from delayer.search.subject import Subject
 from delayer.search.ties import best_of
 from delayer.study import Candidates, Grade, Scan, first_fault
 from delayer.tasks import Task
+from delayer.tasks.splits import shortened
+
+SINGLE_TOKENS, SEARCH_TOKENS = 4096, 8192
+"""Tokens of text that single blocks, which only nominate, and sets of them are judged on; the best few on all of validation."""
+FEW = 2
+"""How many of the best predicted sets are judged first, where each is repaired for it."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ def plan(
     operator: str | Operator | None = None,
     operators: Iterable[str] | str | None = None,
     refit: Literal["best", "independent", "sequential"] = "best",
-    repair: Literal["none", "resolve", "norms", "best"] = "none",
+    repair: Literal["auto", "none", "resolve", "norms", "best"] = "auto",
     repair_samples: int = 256,
     prefer: Literal["ordinary", "accuracy"] = "ordinary",
     samples: int = 128,
@@ -120,6 +128,7 @@ def plan(
 def choose(subject: Subject, options: PlanOptions, scan_options: ScanOptions = ScanOptions()) -> Choice:
     """What to cut from a subject. Raises what `plan` raises."""
     check_asked(subject, options, scan_options)
+    options = settled(subject, options)
     search = _Search(subject, options, scan_options)
     if options.method != "ours":
         cut = methods[options.method].cut(subject, options)
@@ -204,6 +213,8 @@ class _Search:
 
     def searched(self) -> tuple[Edit, ...]:
         """Spans that the real network judged, within a budget or within a drop that is allowed."""
+        if drops_alone(self.subject, self.options, self.scan_options):
+            return self.dropped()
         subject, options = self.subject, self.options
         table = subject.scanned(self.scan_options)
         budget = Budget.parse(options.remove) if options.remove else None
@@ -238,6 +249,43 @@ class _Search:
         self.candidates = candidates_of(subject, cut, measured, measure.failed)
         return cut
 
+    def dropped(self) -> tuple[Edit, ...]:
+        """Blocks that go, each set judged after a quick repair of those that stay; the first nominations need none."""
+        subject, options = self.subject, self.options
+        fewer, few = (shortened(subject.validation(), options.samples, most) for most in (SINGLE_TOKENS, SEARCH_TOKENS))
+        budget = Budget.parse(options.remove) if options.remove else None
+        # A fall in points needs the same samples on both sides.
+        options = options.model_copy(update={"samples": few.num_samples if budget else subject.validation().num_samples})
+        original, table, changes = original_grade(subject), drops_of(subject), Changes(subject.reference)
+        subject.reporter.line(f"Original on validation: {original.name} {original.value:.2f}{original.unit}")
+        with subject.reporter.step("Judging single blocks") as tick:
+            alone = sum(row.stop == row.start + 1 for row in table.spans)
+            plain = options.model_copy(update={"repair": "none", "samples": fewer.num_samples})
+            measure = measuring(subject, None, plain, ["drops"], tick=tick, expected=alone, changes=changes)
+            singles = measure_singles(subject.chain, table, measure, ())
+        effort = max(4, options.effort // 3)
+        with subject.reporter.step("Judging sets of blocks, each after a quick repair") as tick:
+            measure = measuring(subject, None, options, ["drops"], tick=tick, expected=KEEP + NOMINATED + effort)
+            if budget is None:
+                cut, measured = deepest(
+                    subject.chain,
+                    table,
+                    measure,
+                    original=original,
+                    max_drop=options.max_drop or 0.0,
+                    effort=effort,
+                    keep=FEW,
+                    singles=singles,
+                    changes=changes,
+                    on_depth=partial(_say_depth, subject, original),
+                )
+            else:
+                cut, measured = self._within(table, budget, measure, None, changes, effort=effort, keep=FEW, singles=singles)
+                cut = best_of_finalists(subject, measured, measure, None, options, ["drops"], unit=budget.unit)
+        cut = from_first(cut)
+        self.candidates = candidates_of(subject, cut, measured, measure.failed)
+        return cut
+
     @property
     def _prefers(self) -> bool:
         """Whether a cut that its own library opens wins over one that is as good; no cut is compared after repair."""
@@ -254,13 +302,17 @@ class _Search:
         return num[0] >= num[1] and drop_of(original, measure(cut)) <= self.options.max_drop
 
     def _within(
-        self, table: Scan, budget: Budget, measure: Measuring, fit: Moments, changes: Changes
+        self, table: Scan, budget: Budget, measure: Measuring, fit: Moments | None, changes: Changes, **how: Any
     ) -> tuple[tuple[Edit, ...], list]:
-        """The cut under a budget; a latency budget is measured afterwards and tightened until it holds."""
-        subject, effort = self.subject, self.options.effort
+        """The cut under a budget; a latency budget is measured afterwards and tightened until it holds.
+
+        how: what else `plan_spans` is told.
+        """
+        subject = self.subject
+        how = {"effort": self.options.effort, "changes": changes} | how
         totals = {"params": float(num_params(subject.model)), "macs": float(subject.macs or 0)}
         if budget.unit != "latency":
-            cut, measured = plan_spans(subject.chain, table, budget, measure, totals=totals, effort=effort, changes=changes)
+            cut, measured = plan_spans(subject.chain, table, budget, measure, totals=totals, **how)
             return cut, measured + self._dropped(table, budget, measure, totals, cut)
         one = example_of(subject.example, 1)
         with subject.reporter.step("Timing each block"):
@@ -272,16 +324,9 @@ class _Search:
         measured: list[Any] = []
         for _ in range(4):
             cut, measured = plan_spans(
-                subject.chain,
-                table,
-                asked,
-                measure,
-                totals=totals,
-                effort=effort,
-                changes=changes,
-                milliseconds=partial(saved_ms, profile),
+                subject.chain, table, asked, measure, totals=totals, milliseconds=partial(saved_ms, profile), **how
             )
-            small = apply(subject.chain, self.plan_of(cut, refit="independent"), fit)
+            small = apply(subject.chain, self.plan_of(cut, refit="independent"), fit or Evidence())
             [found] = compare_latency(subject.model, small, one, (1,), seconds=2.0)
             share = 1 - 1 / found.speedup
             subject.reporter.line(f"Measured latency removed: {100 * share:.1f} % of {100 * budget.amount:.1f} % asked")

@@ -37,7 +37,8 @@ def refine(
 
     First the start sets are graded (one that misses the target teaches, but cannot win), then the grown ones, then
     neighbours of the best set so far, lowest expectation first, until none is left. A neighbour takes one
-    candidate of the pool in, and out what that overlaps and at most one more. No set is graded twice.
+    candidate of the pool in, and out what that overlaps and at most one more. No set is graded twice, and none of which a
+    member could stay while the others save the target.
 
     Raises SpanError for a start set that overlaps itself, BudgetError if nothing that was graded saves the target.
     Source of the growing: Song et al. 2024 (SLEB), arXiv 2402.09025. Fidelity: SLEB grades all blocks each time.
@@ -51,7 +52,7 @@ def refine(
     known = {_in_order(chosen): value for chosen, value in (known or {}).items()}
     measured: dict[CandidateSet, float] = {}
     for chosen in _proposals(starts, pool, target, greedy, measured):
-        if chosen in measured:
+        if chosen in measured or takes_too_much(chosen, target):
             continue
         if len(measured) >= effort:
             break
@@ -74,6 +75,11 @@ def _in_order(chosen: Iterable[Candidate]) -> CandidateSet:
 
 def _saved(chosen: CandidateSet) -> float:
     return math.fsum(c.saved for c in chosen)
+
+
+def takes_too_much(chosen: CandidateSet, target: float) -> bool:
+    """Whether one of a set's members could stay, and the others would still save the target."""
+    return len(chosen) > 1 and _saved(chosen) - min(c.saved for c in chosen) >= _floor(target) > 0
 
 
 def _floor(target: float) -> float:
@@ -137,7 +143,7 @@ def _proposals(
         for out, into in (divmod(number, len(pool)) for number in order.tolist()):
             kept = (c for i, c in enumerate(best) if i != out and stays[i, into])
             neighbour = _in_order([*kept, pool[into]])
-            if neighbour not in measured:
+            if neighbour not in measured and not takes_too_much(neighbour, target):
                 yield neighbour
                 break
         else:

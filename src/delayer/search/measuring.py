@@ -25,7 +25,7 @@ NUM_FINALISTS = 3
 
 def measuring(
     subject: Subject,
-    moments: Moments,
+    moments: Moments | None,
     options: PlanOptions,
     key: Sequence,
     *,
@@ -67,7 +67,7 @@ def best_of_finalists(
     subject: Subject,
     measured: Sequence[MeasuredCut],
     measure: Measuring,
-    moments: Moments,
+    moments: Moments | None,
     options: PlanOptions,
     key: Sequence,
     *,

@@ -96,7 +96,7 @@ def measure_singles(chain: Chain, scan: Scan, measure: Measuring, operators: Seq
     return {key: damage_of(found) for key, (_, found) in judged.items()}
 
 
-def _apart(candidates: Sequence[Candidate], target: float, num_blocks: int) -> list[list[Candidate]]:
+def _apart(candidates: Sequence[Candidate], target: float, num_blocks: int, keep: int) -> list[list[Candidate]]:
     """The best predicted sets of single blocks that do not touch; none where they cannot save the target.
 
     Their damage was measured block by block and nearly adds up, whereas what is predicted for long spans is a guess.
@@ -105,7 +105,7 @@ def _apart(candidates: Sequence[Candidate], target: float, num_blocks: int) -> l
     for parity in (0, 1):  # blocks of one parity never touch
         singles = [c for c in candidates if c.stop == c.start + 1 and c.start % 2 == parity]
         with suppress(BudgetError):
-            found += best_spans(singles, target, num_blocks=num_blocks, keep=KEEP // 2)
+            found += best_spans(singles, target, num_blocks=num_blocks, keep=max(1, keep // 2))
     return found
 
 
@@ -189,7 +189,7 @@ def _searched(
     def judge(chosen: tuple[Candidate, ...]) -> float:
         return damage_of(measure(tuple(edit_of(rows[c]) for c in chosen)))
 
-    starts_ = [*best, *_apart(list(rows), target, chain.num_blocks), *given]
+    starts_ = [*best, *_apart(list(rows), target, chain.num_blocks, keep), *given]
     winner, measured = refine(starts_, list(rows), target, judge, effort=len(starts_) + effort)
     cuts = []
     for chosen, _ in measured:
@@ -206,6 +206,8 @@ def deepest(
     original: Grade,
     max_drop: float,
     effort: int = 12,
+    keep: int = KEEP,
+    singles: Mapping[tuple[int, str], float] | None = None,
     changes: Changes | None = None,
     on_depth: Callable[[int, Verdict, bool], None] | None = None,
 ) -> tuple[Cut, list[MeasuredCut]]:
@@ -216,14 +218,15 @@ def deepest(
     Blocks are added one by one, each depth starting from the last; two depths in a row that fall too far end it.
     Raises BudgetError when not even one block can go.
     """
-    singles = measure_singles(chain, scan, measure, ("affine",))
+    if singles is None:
+        singles = measure_singles(chain, scan, measure, ("affine",))
     most = sum(chain.weight(b) for segment in chain.segments for b in range(segment.start, segment.stop))
     seen: list[MeasuredCut] = []
     best: Cut = ()
     failures = 0
     for depth in range(1, most + 1):
         try:
-            cut, measured = _searched(chain, scan, Budget("blocks", depth), measure, {}, effort, KEEP, None, singles, changes)
+            cut, measured = _searched(chain, scan, Budget("blocks", depth), measure, {}, effort, keep, None, singles, changes)
         except BudgetError:  # no deeper cut is left, since some cannot be judged
             if depth == 1:
                 raise

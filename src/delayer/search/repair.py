@@ -4,47 +4,44 @@ cut = resolved(chain, plan.edits, batches[0])         which blocks to solve anew
 small = apply(chain, plan.model_copy(update={"edits": cut}), data=batches)
 """
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
+
+from torch import nn
 
 from delayer.edits import Edit
 from delayer.edits.resolve_block import ResolveBlock
 from delayer.errors import ModelError
 from delayer.fitting.batch_norm import whole
-from delayer.network.calling import call, evaluating
+from delayer.network.calling import call, each_tensor, evaluating, example_of
 from delayer.network.chain import Chain
-from delayer.network.inside_block import Form, Tail, check_form, form_of, running
+from delayer.network.inside_block import Form, Run, Tail, check_form, form_of, running_each
 from delayer.observing.one_pass import device_of
 
 Layers = Literal["last", "all"]
 
 
 def forms_of(chain: Chain, batch: Any) -> list[Form]:
-    """The form of every block, seen in one forward pass of a batch; of the numbers in it, one block's are held at a time.
+    """The form of every block, seen in one forward pass of the first two samples of a batch.
 
     Raises ModelError for a block that is not passed.
     """
-    found: dict[int, Form] = {}
-    batch = batch.to(device_of(chain.model))
+    found: dict[nn.Module, Form] = {}
+    watched = {chain.module(index): block for index, block in enumerate(chain.blocks)}
 
-    def note(index: int, run: Any) -> None:
-        found[index] = form_of(run)
+    def noting(module: nn.Module) -> Callable[[Run], None]:
+        return lambda run: found.__setitem__(module, form_of(run))
 
-    def watch(index: int) -> None:
-        if index == chain.num_blocks:
-            call(chain.model, batch.inputs)
-            return
-        block = chain.blocks[index]
-        with running(chain.module(index), partial(note, index), takes=block.takes, gives=block.gives):
-            watch(index + 1)
-
-    with evaluating(chain.model):
-        watch(0)
+    few = each_tensor(lambda x: x.to(device_of(chain.model)), example_of(batch.inputs))
+    with (
+        evaluating(chain.model),
+        running_each([(module, noting(module), block.takes, block.gives) for module, block in watched.items()]),
+    ):
+        call(chain.model, few)
     for index, block in enumerate(chain.blocks):
-        if index not in found:
+        if chain.module(index) not in found:
             raise ModelError(f"Block {block.path} was never passed, so its form is not known; is it skipped in evaluation mode?")
-    return [found[index] for index in range(chain.num_blocks)]
+    return [found[chain.module(index)] for index in range(chain.num_blocks)]
 
 
 def resolvable(chain: Chain, batch: Any) -> set[int]:
@@ -61,6 +58,7 @@ def resolved(
     edits: Sequence[Edit],
     batch: Any,
     *,
+    can: Collection[int] | None = None,
     layers: Layers = "last",
     ridge: float | None = None,
     sweeps: int = 1,
@@ -71,6 +69,7 @@ def resolved(
     A block right before removed ones takes over their part (it aims at the last of them); a block before a map, or
     further on, aims at its own total in the original. Blocks before the first cut read what they always read and stay.
     batch: a small one, to find which blocks have the form that solving needs; others stay as they are.
+    can: what `resolvable` found, where that is known.
     layers: the last linear layer of each block, or all. ridge: chosen on held-out samples where None.
     sweeps: how often each is solved; a second time lets go of what a ReLU hides.
     seams_only: only the blocks right before removed ones.
@@ -78,7 +77,8 @@ def resolved(
     """
     dropped = {b for edit in edits if edit.edit == "drop_span" for span in edit.spans for b in range(span.start, span.stop)}
     touched = {b for edit in edits for span in edit.spans for b in range(span.start, span.stop)}
-    can, found, reached, eligible = resolvable(chain, batch), [], False, 0
+    can = resolvable(chain, batch) if can is None else can
+    found, reached, eligible = [], False, 0
     for block in range(chain.num_blocks):
         if block in touched:
             reached = True

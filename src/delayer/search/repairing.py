@@ -13,13 +13,27 @@ from delayer.progress import Tick
 from delayer.search.judging import Cut, Failure, Verdict, attempt, damage_of, ensure_judged
 from delayer.search.options import PlanOptions
 from delayer.search.repair import forms_of, resolved
-from delayer.search.subject import Subject
+from delayer.search.subject import Subject, first_changed
 from delayer.search.ties import best_of
 from delayer.study import Grade
-from delayer.tasks import evaluate
+from delayer.tasks import evaluate, grade_of, predictions
+from delayer.tasks.splits import shortened
 
-QUICK_RIDGE = 1e-2
-"""Held-out ridges of the real repairs lie near it, and choosing one costs more than it gives during a search."""
+QUICK_RIDGE, QUICK_RIDGE_OF_TEXT = 1e-2, 0.3
+"""Held-out ridges of the real repairs lie near them, and choosing one costs more than it gives during a search."""
+QUICK_TOKENS = 4096
+"""Of text that a quick repair is fitted on."""
+
+
+def settled(subject: Subject, options: PlanOptions) -> PlanOptions:
+    """The options with the repair that this kind of network profits from, where that was left open.
+
+    A decoder's blocks that stay take over most of what the others did, at no cost in size. Published methods stay as published.
+    """
+    if options.repair != "auto":
+        return options
+    writes = subject.task.kind == "causal-lm" and options.method == "ours" and bool(subject.resolvable)
+    return options.model_copy(update={"repair": "resolve" if writes else "none"})
 
 
 def graded_after_repair(subject: Subject, cut: Cut, options: PlanOptions) -> Grade | None:
@@ -27,22 +41,22 @@ def graded_after_repair(subject: Subject, cut: Cut, options: PlanOptions) -> Gra
 
     The network is copied, since a repair changes weights of blocks that stay.
     """
-    fit = subject.task.batches("fit").first(options.repair_samples)
+    fit = shortened(subject.task.batches("fit"), options.repair_samples, QUICK_TOKENS)
+    ridge = QUICK_RIDGE_OF_TEXT if subject.task.kind == "causal-lm" else QUICK_RIDGE
     try:
-        edits = resolved(subject.chain, cut, fit[0], ridge=QUICK_RIDGE)
+        edits = resolved(subject.chain, cut, fit[0], can=subject.resolvable, ridge=ridge)
     except ModelError:  # nothing can be solved anew; the cut is judged as it is, and whatever else is wrong shows then
         return None
     small = subject.chain.copy()
-    fit_edits_(small, edits, fit, original=subject.chain, seed=subject.seed)
-    return evaluate(
+    fit_edits_(small, edits, fit, original=subject.chain, seed=subject.seed, tried=bool(subject.replay.sound))
+    start = first_changed(edits)
+    found = predictions(
         small.model,
-        subject.task,
-        "validation",
-        reference=subject.reference,
+        subject.validation(options.samples),
         device=subject.device,
-        limit=options.samples,
-        seed=subject.seed,
+        around=lambda batch: subject.replay.beginning(batch, start, small),
     )
+    return grade_of(found, subject.reference, seed=subject.seed)
 
 
 def repaired(subject: Subject, plan: Plan, options: PlanOptions) -> Plan:
@@ -62,7 +76,7 @@ def repaired(subject: Subject, plan: Plan, options: PlanOptions) -> Plan:
             if any(form.tail == "relu" for form in forms_of(subject.chain, batch)):
                 kinds["every layer, twice"] = {"layers": "all", "sweeps": 2}
             for name, more in kinds.items():
-                edits = resolved(subject.chain, plan.edits, batch, **more)
+                edits = resolved(subject.chain, plan.edits, batch, can=subject.resolvable, **more)
                 if edits not in ways.values():
                     ways[name] = edits
         except ModelError:

@@ -54,11 +54,14 @@ class Replay:
             self._kept[_key(batch)] = [seen[index] for index in range(last + 1)]
 
     @contextmanager
-    def beginning(self, batch: Batch, start: int) -> Iterator[None]:
-        """Inside, a pass of a network that is the original before block `start` begins as late as what is kept allows."""
+    def beginning(self, batch: Batch, start: int, chain: Chain | None = None) -> Iterator[None]:
+        """Inside, a pass of a network that is the original before block `start` begins as late as what is kept allows.
+
+        chain: that of a copy, where the network is one.
+        """
         kept = self._kept.get(_key(batch), []) if self.sound else []
         first = next((k for k in range(min(start, len(kept)) - 1, -1, -1) if not _is_shape(kept[k])), -1)
-        modules = [self.chain.module(index) for index in range(first + 1)]
+        modules = [(chain or self.chain).module(index) for index in range(first + 1)]
         with answering(modules, [_give(answer) for answer in kept[: first + 1]]):
             yield
 
@@ -115,10 +118,10 @@ def _is_shape(answer: Any) -> bool:
 
 
 def _give(answer: Any) -> Callable:
-    """A forward that answers as before; with zeros where only the shape was kept, of which the next blocks make nothing."""
+    """A forward that answers as before; with any numbers where only the shape was kept, of which the next blocks make nothing."""
 
     def fresh(device: torch.device, tensor: Tensor) -> Tensor:
-        return torch.zeros(tensor.shape, dtype=tensor.dtype, device=device) if tensor.is_meta else tensor.clone()
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device=device) if tensor.is_meta else tensor.clone()
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         device = next((x.device for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), torch.device("cpu"))

@@ -21,17 +21,23 @@ from delayer.observing.rows import Rows
 from delayer.observing.stats import Moments, Stat
 from delayer.progress import Reporter, Tick
 from delayer.search.options import ScanOptions
+from delayer.search.repair import resolvable
 from delayer.search.replay import Replay
 from delayer.search.scan import Scan, scan_subject
 from delayer.search.scoring import score
 from delayer.store import source_of
 from delayer.store.shorter import Shortening
 from delayer.study import Grade, Score
-from delayer.tasks import Task, predictions
+from delayer.tasks import Split, Task, predictions
 from delayer.tasks.outputs import Outputs
 
 MomentsKey = tuple[str, tuple[tuple[int, ...], ...], Rows, bool]
 Remember = Callable[[str, Grade], None]
+
+
+def first_changed(edits: Sequence[Edit]) -> int:
+    """The first block that edits change; 0 where one of them may change any."""
+    return min((min((span.start for span in edit.spans), default=0) for edit in edits), default=0)
 
 
 @dataclass(kw_only=True)
@@ -95,13 +101,21 @@ class Subject:
         """What the original's blocks gave on validation data."""
         return Replay(self.chain, self.task.batches("validation"))
 
+    def validation(self, limit: int | None = None) -> Split:
+        """The validation split, or its first so many samples."""
+        return self.task.batches("validation") if limit is None else self.task.batches("validation").first(limit)
+
     def judged(self, cut: Sequence[Edit], evidence: Evidence, limit: int | None = None) -> Outputs:
         """What the network answers on validation data, cut; run from the first change on. limit: only so many samples."""
-        split = self.task.batches("validation") if limit is None else self.task.batches("validation").first(limit)
-        start = min((min((span.start for span in edit.spans), default=0) for edit in cut), default=0)
+        split, start = self.validation(limit), first_changed(cut)
         with self.chain.restored():
             edit_modules_(self.chain, cut, evidence)
             return predictions(self.model, split, device=self.device, around=lambda batch: self.replay.beginning(batch, start))
+
+    @cached_property
+    def resolvable(self) -> frozenset[int]:
+        """Blocks that can be solved anew."""
+        return frozenset(resolvable(self.chain, self.task.batches("fit")[0]))
 
     @cached_property
     def shortening(self) -> Shortening | str:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from delayer.network.precision import precision_of
 from delayer.registry import origins
 from delayer.stages.work import Work
 from delayer.study import Record
@@ -31,6 +32,7 @@ def stage_key(work: Work, stage: str, *options: Any) -> str:
             work.task.hash,
             work.data,
             work.seed,
+            *(() if precision_of(work.model) == "float32" else (precision_of(work.model),)),
             [o.model_dump(mode="json") if isinstance(o, Record | TaskOptions) else o for o in options],
             *sorted(one.name for one in origins() if one.kind == READS_ALL.get(stage)),
         ]

@@ -9,8 +9,10 @@ from torch import nn
 from delayer.cutting import Plan
 from delayer.errors import ExportError
 from delayer.measure import compare_latency, num_macs, num_params, peak_memory_mib, size_bytes
+from delayer.measure.writing import can_write, compare_writing
 from delayer.network.calling import Inputs, example_of
 from delayer.network.hashing import model_hash
+from delayer.network.precision import precision_of
 from delayer.stages.artefacts import finish, is_finished, stage_key
 from delayer.stages.options import CheckOptions
 from delayer.stages.standing import check_made_on
@@ -20,7 +22,11 @@ from delayer.store.proof import check
 from delayer.study import LatencyInfo, Measures, OnnxInfo, Proof, Results
 from delayer.study.marks import MODEL
 from delayer.tasks import evaluate, grade_of, predictions
+from delayer.tasks.splits import shortened
 from delayer.tuning.readout import linear_readout
+
+FEW_TOKENS = 4096
+"""Of test text that grades are held against float32 on."""
 
 
 def check_stage(work: Work, small: nn.Module, plan: Plan, options: CheckOptions = CheckOptions()) -> Results:
@@ -51,10 +57,13 @@ def check_stage(work: Work, small: nn.Module, plan: Plan, options: CheckOptions 
             num_blocks=work.chain.num_blocks - (sum(len(s) for e in plan.edits for s in e.removed) if model is small else 0),
             grade=grade,
         )
+    notes = [*work.notes, *_in_float32(work, small, measures)]
     with work.reporter.step("Comparing latency"):
         times = compare_latency(
             work.model, small, work.example, options.batch_sizes, seconds=options.seconds, device=work.device, seed=work.seed
         )
+        if can_write(work.model, work.example):
+            times += compare_writing(work.model, small, work.example, seconds=options.seconds, device=work.device, seed=work.seed)
     with work.reporter.step("Reloading in a fresh process"):
         proofs = check(small.cpu(), folder, _to_cpu(work.example))
         small.to(work.device)
@@ -68,12 +77,29 @@ def check_stage(work: Work, small: nn.Module, plan: Plan, options: CheckOptions 
         proofs=proofs,
         onnx=onnx,
         warnings=tuple(dict.fromkeys(warnings)),
-        notes=(*work.notes, *read_artefact(folder).notes),
+        notes=(*notes, *read_artefact(folder).notes),
         provenance=work.provenance(),
     )
     work.study.write("results", results)
     finish(work, "check", key, ["results.json"], [MODEL])
     return results
+
+
+def _in_float32(work: Work, small: nn.Module, measures: dict[str, Measures]) -> list[str]:
+    """Where grades were taken in bfloat16: what both networks give on a few samples in the precision of their weights."""
+    if precision_of(work.model) == "float32" or any(one.grade.kl is None for one in measures.values()):
+        return []
+    few = shortened(work.task.batches("test"), 32, FEW_TOKENS)
+    found = {}
+    with work.reporter.step("Grading a few samples in float32"):
+        for exact in (True, False):
+            original = predictions(work.model, few, device=work.device, exact=exact)
+            cut = predictions(small, few, device=work.device, exact=exact)
+            found[exact] = grade_of(original, original, seed=work.seed), grade_of(cut, original, seed=work.seed)
+    said = {
+        exact: f"{one.name} {one.value:.2f} → {two.value:.2f}, divergence {two.kl:.4f}" for exact, (one, two) in found.items()
+    }
+    return [f"On the first {few.num_samples} test samples in float32: {said[True]}; in bfloat16: {said[False]}."]
 
 
 def _to_cpu(inputs: Inputs) -> Inputs:

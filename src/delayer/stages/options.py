@@ -18,6 +18,9 @@ class LoadOptions(Record):
     """Regular expression for the paths of the blocks, for a network that delayer does not know."""
     device: str = "auto"
     """Where to run: auto, cpu, cuda, cuda:1, mps."""
+    compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What passes over data multiply in; weights and sums stay as they are. auto: bfloat16 for a network that writes text where
+    this machine multiplies it faster."""
 
     @field_validator("blocks")
     @classmethod

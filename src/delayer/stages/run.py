@@ -5,9 +5,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from delayer.errors import BudgetError
 from delayer.progress import Reporter
 from delayer.search.asked import check_asked, check_words
+from delayer.search.dropping import drops_alone
 from delayer.search.options import PlanOptions, ScanOptions
+from delayer.search.repairing import settled
 from delayer.search.scan import announce_scan
 from delayer.stages.check import check_stage
 from delayer.stages.cut import cut_stage
@@ -20,6 +23,7 @@ from delayer.stages.work import Work, open_work, write_study
 from delayer.study import Results
 from delayer.tasks import TaskOptions
 from delayer.tuning import TuneOptions
+from delayer.tuning.healing import healing
 
 
 def report_stage(folder: str | Path) -> Path:
@@ -41,6 +45,7 @@ def run(
     check_options: CheckOptions = CheckOptions(),
     save_options: SaveOptions = SaveOptions(),
     tune_epochs: int = 0,
+    heal: int = 0,
     test: str | None = None,
     reporter: Reporter | None = None,
     on_stage: Callable[[str, Any], None] | None = None,
@@ -48,6 +53,7 @@ def run(
     """Everything: score, scan, plan, cut, check and report. Leaves the result in `out`/model and gets the results.
 
     tune_epochs: epochs of fine-tuning with the original as teacher, between cut and check; none by default.
+    heal: tokens to distil the original on instead, in one pass; for networks that write text.
     on_stage: called with each stage's name and record.
     """
     data = (data,) if isinstance(data, str) else tuple(data)
@@ -65,7 +71,7 @@ def run(
         model, data, out=out, load_options=load_options, task_options=task_options, test=test, options=options, reporter=reporter
     )
     work.save_as_(save_options)
-    return run_all(work, scan_options, plan_options, check_options, tune_epochs=tune_epochs, on_stage=on_stage)
+    return run_all(work, scan_options, plan_options, check_options, tune_epochs=tune_epochs, heal=heal, on_stage=on_stage)
 
 
 def run_all(
@@ -75,14 +81,18 @@ def run_all(
     check_options: CheckOptions = CheckOptions(),
     *,
     tune_epochs: int = 0,
+    heal: int = 0,
     on_stage: Callable[[str, Any], None] | None = None,
 ) -> Results:
     """All stages of an opened study; see `run`."""
     told = on_stage or (lambda stage, record: None)
     check_asked(work, plan_options, scan_options)
+    if heal and (tune_epochs or work.task.kind not in ("causal-lm", "seq2seq")):
+        raise BudgetError("--heal is for networks that write text, and stands instead of --tune-epochs. Give one of both.")
     with work.study.lock():
         write_study(work)
         searches = plan_options.method == "ours" and not plan_options.span
+        searches = searches and not drops_alone(work, settled(work, plan_options), scan_options)
         if searches:  # so that one pass over the fit split does for score and scan
             announce_scan(work, scan_options)
         told("score", score_stage(work))
@@ -90,8 +100,8 @@ def run_all(
             told("scan", scan_stage(work, scan_options))
         plan = plan_stage(work, plan_options, scan_options)
         told("plan", plan)
-        if tune_epochs:
-            small, _, report = tune_stage(work, TuneOptions(epochs=tune_epochs), plan=plan)
+        if tune_epochs or heal:
+            small, _, report = tune_stage(work, healing(heal) if heal else TuneOptions(epochs=tune_epochs), plan=plan)
             work.notes.append(report.note)
         else:
             small = cut_stage(work, plan)

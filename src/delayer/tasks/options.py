@@ -19,8 +19,14 @@ class TaskOptions(BaseModel):
     """Samples to choose on at most."""
     num_test: int = Field(default=1000, gt=0)
     """Samples to report on at most; nothing is ever chosen on them."""
-    batch_size: int = Field(default=32, gt=0)
-    """Samples a batch."""
+    fit_tokens: int | None = Field(default=None, gt=0)
+    """Tokens of text to fit on at most; by default 65,536 for a network that writes text, else as many as the samples have."""
+    validation_tokens: int | None = Field(default=None, gt=0)
+    """Tokens of text to choose on at most; by default 16,384 for a network that writes text."""
+    test_tokens: int | None = Field(default=None, gt=0)
+    """Tokens of text to report on at most; by default 65,536 for a network that writes text."""
+    batch_size: int | None = Field(default=None, gt=0)
+    """Samples a batch; by default 32, and of long texts fewer: as many as hold 4,096 tokens."""
     seed: int = Field(default=0, ge=-(2**63), lt=2**63)
     """Decides which samples go where, and in which order."""
     kind: Kind | None = None
@@ -60,5 +66,9 @@ class TrainingTaskOptions(TaskOptions):
     """Samples to train on at most; a data set too small for all three numbers is shared out 50 / 25 / 25 %."""
     num_validation: int = Field(default=2_000, gt=0)
     """Samples to choose on at most."""
-    batch_size: int = Field(default=128, gt=0)
+    fit_tokens: int | None = Field(default=4_194_304, gt=0)
+    """Tokens of text to train on at most."""
+    validation_tokens: int | None = Field(default=262_144, gt=0)
+    """Tokens of text to choose on at most."""
+    batch_size: int | None = Field(default=128, gt=0)
     """Samples a batch."""

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from delayer.errors import DataError, NotFiniteError
 from delayer.network.calling import call, first_tensor, output_of, ready, seeded
+from delayer.network.precision import multiplying
 from delayer.tasks.kinds import is_probability, token_ids
 from delayer.tasks.options import Kind
 from delayer.tasks.regression import numbers_of
@@ -53,18 +54,20 @@ def predictions(
     device: torch.device | str | None = None,
     progress: Callable[[int, int], None] | None = None,
     around: Callable[[Batch], AbstractContextManager[None]] | None = None,
+    exact: bool = False,
 ) -> Outputs:
     """What a network answers on a split, in one pass. Others are compared with what the original answers.
 
     device: where to run; by default where the model is. Its place and mode are restored.
     progress: called with (batches done, batches in all). around: what is entered for each batch, such as a `Replay`'s record.
+    exact: in the precision of the weights, whatever was said of the network (`multiply_in_`).
     Raises NotFiniteError naming the first batch whose output holds NaN or infinity.
     """
     gather = _Gather(split)
     with ready(model, torch.empty(0), device) as spot:
         for number, batch in enumerate(split):
             batch = batch.to(first_tensor(spot).device)
-            with seeded(batch.start), around(batch) if around else nullcontext():
+            with seeded(batch.start), nullcontext() if exact else multiplying(model), around(batch) if around else nullcontext():
                 output = output_of(call(model, batch.inputs))
             gather.add(output, batch, number)
             if progress:

@@ -53,6 +53,21 @@ class Batch:
         return Batch(each_tensor(lambda x: x.to(device), self.inputs), labels, self.start)
 
 
+def shortened(split: "Split", num_samples: int, num_tokens: int) -> "Split":
+    """A split cut short to its first samples, and of texts to about so many tokens of them, one sample at least."""
+    ids = split[0].inputs.get("input_ids") if isinstance(split[0].inputs, Mapping) else None
+    each = 1 if ids is None or split.kind not in ("causal-lm", "seq2seq") else num_tokens / ids.shape[1]
+    return split.first(num_samples if each == 1 else max(1, min(num_samples, int(each))))
+
+
+def rebatched(split: "Split", num_tokens: int) -> "Split":
+    """The same samples in batches of about so many tokens of text, one sample at least; other splits as they are."""
+    ids = split[0].inputs.get("input_ids") if isinstance(split[0].inputs, Mapping) else None
+    if ids is None or type(split) is not Split:
+        return split
+    return Split(split.name, split.kind, split.num_samples, max(1, num_tokens // ids.shape[1]), split.load, split.classes)
+
+
 class Split(Sequence[Batch]):
     """Batches of one split, made when they are asked for, the same ones every time and in any order.
 
@@ -73,7 +88,7 @@ class Split(Sequence[Batch]):
         classes: tuple[int, ...] | None = None,
     ):
         self.name, self.kind, self.classes = name, kind, classes
-        self.num_samples, self.batch_size, self._load = num_samples, batch_size, load
+        self.num_samples, self.batch_size, self.load = num_samples, batch_size, load
 
     def __len__(self) -> int:
         return -(-self.num_samples // self.batch_size)
@@ -91,7 +106,7 @@ class Split(Sequence[Batch]):
         """One batch, from the end where i is negative."""
         number = range(len(self))[i]  # counts negative numbers from the end, refuses what lies outside
         start = number * self.batch_size
-        return Batch(*self._load(range(start, min(start + self.batch_size, self.num_samples))), start)
+        return Batch(*self.load(range(start, min(start + self.batch_size, self.num_samples))), start)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.read(range(len(self)))
@@ -99,7 +114,7 @@ class Split(Sequence[Batch]):
     def first(self, num_samples: int) -> "Split":
         """The same, cut short to the first so many samples."""
         num_samples = min(num_samples, self.num_samples)
-        return Split(self.name, self.kind, num_samples, self.batch_size, self._load, self.classes)
+        return Split(self.name, self.kind, num_samples, self.batch_size, self.load, self.classes)
 
     def read(self, numbers: Iterable[int]) -> Iterator[Batch]:
         """The batches of these numbers in order, the next ones prepared in threads while one is used."""

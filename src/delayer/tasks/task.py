@@ -21,6 +21,11 @@ from delayer.tasks.reading import reader_of
 from delayer.tasks.sources import Samples, fingerprint, sources, spec_parts
 from delayer.tasks.splits import Batch, Split, split_rows, split_sizes
 
+BATCH_SIZE, BATCH_TOKENS = 32, 4096
+"""Samples of a batch, and the tokens that those of a text may hold, where nothing was asked for."""
+MOST_TOKENS = {"fit": 65_536, "validation": 16_384, "test": 65_536}
+"""Tokens of each split where nothing was asked for, of a network that writes text."""
+
 
 @dataclass
 class Task:
@@ -123,11 +128,16 @@ def _split(spec: str, samples: Samples, parts: Sequence[str], model: nn.Module, 
         one = read(rows[parts[0]][:1])
     does = kind_of(model, one, labels)
     kind = options.kind or does.kind
+    budget_notes, size = [], options.batch_size or BATCH_SIZE
+    if kind in ("causal-lm", "seq2seq") or (samples.content == "texts" and any(getattr(options, f"{p}_tokens") for p in parts)):
+        rows, longest, budget_notes = within_tokens(rows, read, options)
+        sizes = {part: len(rows[part]) for part in parts}
+        size = options.batch_size or max(1, min(BATCH_SIZE, BATCH_TOKENS // max(1, longest)))
     found = head_labels(samples, kind, does.num_outputs, model, options)
-    notes = samples.notes + notes + list(() if options.kind else does.notes) + found.notes + randomness(model, one)
-    single = [part for part in parts if options.batch_size == 1 or sizes[part] % options.batch_size == 1]
+    notes = samples.notes + notes + budget_notes + list(() if options.kind else does.notes) + found.notes + randomness(model, one)
+    single = [part for part in parts if size == 1 or sizes[part] % size == 1]
     if single:
-        which = "Each" if options.batch_size == 1 else "The last"
+        which = "Each" if size == 1 else "The last"
         notes.append(f"{which} batch of {', '.join(single)} holds one sample.")
 
     def split(part: str) -> Split:
@@ -137,10 +147,36 @@ def _split(spec: str, samples: Samples, parts: Sequence[str], model: nn.Module, 
             some = [chosen[k] for k in numbers]
             return read(some), None if found.labels is None else found.labels[some]
 
-        return Split(part, kind, len(chosen), options.batch_size, load, found.among)
+        return Split(part, kind, len(chosen), size, load, found.among)
 
     order = fingerprint(samples.fingerprint, str(options.seed), str(rows))
     return Task(spec, kind, {part: split(part) for part in parts}, found.labels is not None, order, notes, found.index)
+
+
+def within_tokens(
+    rows: Mapping[str, list[int]], read: Callable[[Sequence[int]], Any], options: TaskOptions
+) -> tuple[dict[str, list[int]], int, list[str]]:
+    """The first rows of each part that hold no more tokens than asked for, one row at least.
+
+    Besides the tokens of the longest row, and what the user should know.
+    """
+    found, longest, notes = {}, 0, []
+    for part, some in rows.items():
+        asked = getattr(options, f"{part}_tokens")
+        most, total, kept = asked or MOST_TOKENS[part], 0, 0
+        for row in some:
+            ids = token_ids(read([row]))
+            num = 0 if ids is None else ids.numel()
+            total, longest = total + num, max(longest, num)
+            if total > most and kept:
+                break
+            kept += 1
+        found[part] = some[:kept]
+        if kept < len(some):
+            notes.append(
+                f"Of {len(some):,} {part} samples {kept:,} are used, {most:,} tokens at most (--{part}-tokens for more)."
+            )
+    return found, longest, notes
 
 
 def drawn_rows(samples: Samples, classes: Tensor | None, options: TaskOptions, parts: Sequence[str]) -> dict[str, list[int]]:

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from delayer.errors import DataError, ModelError, NotFiniteError
 from delayer.network.calling import call, first_tensor, output_of, ready, seed_
 from delayer.network.hashing import model_hash
+from delayer.network.precision import multiplying
 from delayer.study import Count, Grade, Index, Record
 from delayer.tasks import Task, evaluate, predictions
-from delayer.tasks.splits import Batch
+from delayer.tasks.splits import Batch, Split, rebatched, shortened
 from delayer.tuning.augment import augmented
 from delayer.tuning.distillation import distance
 from delayer.tuning.hidden import comparing
+from delayer.tuning.recomputing import recomputing
 from delayer.tuning.training import Moments, Place, Training, TuneEpoch, check_epochs, optimizer_for, rate_at, trained_parameters
 
 PRIME = 1_000_003
@@ -68,6 +70,12 @@ class TuneOptions(Record):
     what it began with; for rates that nobody tried on this network."""
     update_norms: bool = False
     """Whether batch norms go on collecting statistics; small batches spoil them, so normally they do not."""
+    tokens: int | None = Field(default=None, gt=0)
+    """Tokens of the fit split's texts to learn from at most; all by default."""
+    step_tokens: int | None = Field(default=None, gt=0)
+    """Tokens of a step; by default those of a batch."""
+    save_memory: bool = False
+    """Whether what lies inside blocks is computed again on the way back instead of kept, for networks that can."""
     checkpoint_steps: int = Field(default=100, gt=0)
     """Steps between checkpoints; there is one after each epoch too."""
 
@@ -148,7 +156,7 @@ def tune_(
     Fidelity: theirs learns from labels alone, and from all of them; teacher, warm-up and clipping are ours.
     """
     options = options or TuneOptions()
-    fit = task.batches("fit")
+    fit = _fit(task, options)
     _check(model, task, teacher, options, counterparts)
     asked = _asked(model, task, teacher, options, counterparts, only, seed)
     num_steps, stopped = options.epochs * len(fit), ""
@@ -160,6 +168,8 @@ def tune_(
             reference = predictions(teacher, task.batches("validation"), device=there)
         place = Place(asked=asked, before=evaluate(model, task, reference=reference, device=there))
         trained = stack.enter_context(trained_parameters(model, only, update_norms=options.update_norms))
+        if options.save_memory:
+            stack.enter_context(recomputing(model))
         apart = None
         if options.hidden_weight and teacher is not None and counterparts is not None:  # as `_check` asks
             apart = stack.enter_context(comparing(model, teacher, counterparts))
@@ -235,6 +245,14 @@ def tune_(
     )
 
 
+def _fit(task: Task, options: TuneOptions) -> Split:
+    """The batches to learn from."""
+    fit = task.batches("fit")
+    if options.tokens:
+        fit = shortened(fit, fit.num_samples, options.tokens)
+    return rebatched(fit, options.step_tokens) if options.step_tokens else fit
+
+
 def _mask_(trained: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None) -> None:
     with torch.no_grad():
         for name, mask in (masks or {}).items():
@@ -244,10 +262,15 @@ def _mask_(trained: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None) ->
 def _loss(model: nn.Module, teacher: nn.Module | None, batch: Batch, task: Task, options: TuneOptions) -> Tensor:
     batch = replace(batch, inputs=augmented(batch.inputs, flip=options.flip, shift=options.shift))
     asks = options.teacher_weight or options.hidden_weight
-    taught = output_of(call(teacher, batch.inputs)) if teacher is not None and asks else None
+    taught = None
+    if teacher is not None and asks:
+        with multiplying(teacher):
+            taught = output_of(call(teacher, batch.inputs))
     with torch.enable_grad():
+        with multiplying(model):
+            answer = output_of(call(model, batch.inputs))
         return distance(
-            output_of(call(model, batch.inputs)),
+            answer,
             taught,
             batch,
             task.kind,

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from delayer.observing.stats.moments import fits_single
 
+STRIP = 384
+"""Rows of a product at a time; only what lies on and above the diagonal is computed, strip by strip."""
 CHUNK_BYTES = 64 * 2**20
 """Patches are unfolded for so many samples at a time that they take no more than this."""
 
@@ -22,7 +24,8 @@ class PatchMoments:
     window: the layer's kernel, stride, padding and dilation for pictures [n, c, h, w], D = c · kernel height · kernel
     width, zeros beyond the border as the layer itself reads them; None for features on the last axis, D = features.
     exact: products in float64; otherwise in the inputs' own precision, chunk by chunk, and added in float64.
-    Products are taken about the means of the first chunk, so that large means cost no digits.
+    Inputs of half precision are multiplied in float32. Products are taken about the means of the first chunk, so that large
+    means cost no digits.
     """
 
     def __init__(self, window: Mapping[str, tuple[int, int]] | None = None, *, exact: bool = False):
@@ -52,7 +55,7 @@ class PatchMoments:
         """Add rows [D, n] and [o, n]."""
         if not x.shape[1]:
             return
-        x, y = (t.to(torch.float64) if self.exact else t for t in (x, y))
+        x, y = (t.to(torch.float64) if self.exact else t.float() if t.itemsize < 4 else t for t in (x, y))
         if not self._sums:
             # What is taken off rows must be what is kept in the books, to the last bit.
             self._begin(*(t.double().mean(1).to(t.dtype).double() for t in (x, y)))
@@ -63,7 +66,8 @@ class PatchMoments:
         x, y = (t if fits_single(t) else t.double() for t in (x, y))
         if x.dtype != y.dtype:
             x, y = x.double(), y.double()
-        seen["xx"] += x @ x.T
+        for start in range(0, len(x), STRIP):  # what stands below the diagonal is the same
+            seen["xx"][start : start + STRIP, start:] += x[start : start + STRIP] @ x[start:].T
         seen["xy"] += x @ y.T
         seen["yy"] += y.square().sum(1)
         self.num_rows += x.shape[1]
@@ -104,9 +108,9 @@ class PatchMoments:
     def about(self, where: Literal["mean", "zero"]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Means x̄ [D] and ȳ [o], Σxxᵀ [D, D], Σxyᵀ [D, o] and Σy² [o], centred or about zero (then the means are 0)."""
         s, num = self._sums, self.num_rows
-        gap_x, gap_y = s["x"] / num, s["y"] / num
+        gap_x, gap_y, xx = s["x"] / num, s["y"] / num, s["xx"].triu() + s["xx"].triu(1).T
         mean_x, mean_y = s["shift_x"] + gap_x, s["shift_y"] + gap_y
-        xx, xy = s["xx"] - num * torch.outer(gap_x, gap_x), s["xy"] - num * torch.outer(gap_x, gap_y)
+        xx, xy = xx - num * torch.outer(gap_x, gap_x), s["xy"] - num * torch.outer(gap_x, gap_y)
         yy = s["yy"] - num * gap_y.square()
         if where == "zero":
             xx, xy = xx + num * torch.outer(mean_x, mean_x), xy + num * torch.outer(mean_x, mean_y)

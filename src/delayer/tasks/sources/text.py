@@ -17,7 +17,8 @@ from delayer.tasks.tokenising import TextReader
 def text(path: str, part: str | None, options: TaskOptions, model: nn.Module) -> Samples:
     """A text a list entry, or a part of a .txt.
 
-    That is cut into consecutive pieces of `max_length` tokens for a network that writes text, and into lines for another.
+    That is cut into consecutive windows of `max_length` tokens for a network that writes text, full ones where there is one, and
+    into lines for another.
 
     Raises DataError when the .json file holds neither a list of texts nor what `jsonl` reads.
     """
@@ -35,5 +36,12 @@ def text(path: str, part: str | None, options: TaskOptions, model: nn.Module) ->
     no_part(part, path)
     if not writes_text(model) or has_decoder_inputs(model):
         return from_columns(TextColumns("text"), {"text": content.split("\n")}, None, path, options, model)
-    pieces = TextReader(model, options).pieces(content)
-    return Samples("tokens", len(pieces), pieces.__getitem__, fingerprint(content))
+    reader = TextReader(model, options)
+    pieces = reader.pieces(content)
+    notes = []
+    if len(pieces) > 1:
+        rest = len(pieces[-1]) if len(pieces[-1]) < len(pieces[0]) else 0
+        pieces = pieces[:-1] if rest else pieces
+        left = f"; the last {rest} tokens, which fill none, are left out" if rest else ""
+        notes = [f"{path} is cut into {len(pieces):,} windows of {reader.max_length} tokens{left}."]
+    return Samples("tokens", len(pieces), pieces.__getitem__, fingerprint(content), notes=notes)
