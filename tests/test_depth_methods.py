@@ -174,6 +174,39 @@ def test_sleb_tries_every_block_in_every_step():
         delayer.plan(chain, task(), remove="blocks=5", method="sleb")
 
 
+def test_sleb_takes_nan_for_infinitely_bad():
+    for broken, found in ((1, [1]), (0, None)):
+        model = llama()
+        with torch.no_grad():
+            model.model.layers[broken].self_attn.o_proj.weight.fill_(float("nan"))
+        asked = {"remove": "blocks=1", "method": "sleb"}
+        if found is None:  # block 0 stays, whatever goes
+            with pytest.raises(ModelError, match="Without any of the blocks 1, 2, 3, 4 the network answers with NaN"):
+                delayer.plan(chain_of(model), task(), **asked)
+        else:
+            assert gone_of(delayer.plan(chain_of(model), task(), **asked)) == found
+
+
+def test_sleb_reads_what_a_decoder_writes():
+    """An encoder-decoder is graded on the tokens that it writes, and chosen by them."""
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_heads": 2, "num_layers": 4, "num_decoder_layers": 4, "vocab_size": WORDS}
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes, decoder_start_token_id=0)).eval()
+    enliven_(model)
+    draw = torch.Generator().manual_seed(2)
+    inputs = {"input_ids": torch.randint(1, WORDS, (3, 9), generator=draw)}
+    inputs |= {"decoder_input_ids": torch.randint(1, WORDS, (3, 7), generator=draw)}
+    chain = delayer.chain_of(model, inputs)
+    plan = delayer.plan(chain, task_of([inputs], [inputs], kind="seq2seq"), remove="blocks=1", method="sleb")
+    losses = {}
+    for block in range(1, chain.num_blocks - 1):
+        if chain.blocks[block].removable:
+            small = apply(chain, delayer.plan_by_hand(chain, [str(block)], operator="drop"))
+            logits = answer(small, inputs)[:, :-1]
+            losses[block] = float(F.cross_entropy(logits.flatten(0, 1), inputs["decoder_input_ids"][:, 1:].flatten()))
+    assert gone_of(plan) == [min(losses, key=losses.__getitem__)]
+
+
 # -- Ghosted Layers ----------------------------------------------------------------------------------------------------
 
 

@@ -4,18 +4,25 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from delayer.edits import Edit
 from delayer.edits.drop_span import DropSpan
-from delayer.errors import BudgetError, ModelError, NotFiniteError
+from delayer.errors import BudgetError, ModelError
 from delayer.modules.stand_in import StandIn
+from delayer.network.calling import call, first_tensor, output_of, ready, seeded
 from delayer.network.chain import Chain
 from delayer.search.budget import Budget
 from delayer.search.methods import check_blocks, free_blocks, joined, method
 from delayer.search.replay import Replay
 from delayer.search.subject import Subject
-from delayer.tasks import Batch, predictions
+from delayer.tasks import Batch
+from delayer.tasks.kinds import token_ids
+
+NOTHING = -100
+"""In place of a token where none is to be predicted."""
 
 
 def candidates_of(chain: Chain) -> list[int]:
@@ -78,22 +85,46 @@ def _drop_(chain: Chain, block: int) -> nn.Module:
 
 
 def _loss(subject: Subject, around: Callable[[Batch], AbstractContextManager[None]]) -> float:
-    """Mean loss of the next token on the fit split, nats. Raises BudgetError where there is no token to predict."""
-    found = predictions(subject.model, subject.task.batches("fit"), device=subject.device, around=around).nll
-    if found is None or not len(found):
+    """Mean loss of the next token on the fit split, nats; NaN where the network answers so.
+
+    Raises BudgetError where there is no token to predict.
+    """
+    total, num = 0.0, 0
+    with ready(subject.model, torch.empty(0), subject.device) as spot:
+        for batch in subject.task.batches("fit"):
+            batch = batch.to(first_tensor(spot).device)
+            with seeded(batch.start), around(batch):
+                output = output_of(call(subject.model, batch.inputs))
+            truth = _next_tokens(batch, subject.task.kind)
+            num += int((truth != NOTHING).sum())
+            for logits, row in zip(output, truth, strict=True):  # one by one, since vocabularies are large
+                total += float(F.cross_entropy(logits[:-1].float(), row, ignore_index=NOTHING, reduction="sum"))
+    if not num:
         raise BudgetError("The fit split holds no token to predict, so SLEB has nothing to choose by. Give longer texts.")
-    return float(found.double().mean())
+    return total / num
+
+
+def _next_tokens(batch: Batch, kind: str) -> Tensor:
+    """The token that follows each but the last [samples, tokens - 1]; NOTHING beside padding."""
+    (read, written), inputs = batch.masks, batch.inputs
+    if kind == "seq2seq":
+        ids, mask = inputs["decoder_input_ids"] if not isinstance(inputs, Tensor) else None, written
+    else:
+        ids, mask = token_ids(inputs), read
+    if ids is None:
+        raise BudgetError(f"The task is {kind}, but its inputs hold no token numbers that SLEB could predict.")
+    real = torch.ones_like(ids) if mask is None else mask
+    return ids[:, 1:].long().masked_fill(~(real[:, 1:].bool() & real[:, :-1].bool()), NOTHING)
 
 
 def _loss_without(subject: Subject, replay: Replay, block: int) -> float:
     """The same without one more block; infinity where the network answers with NaN then."""
     stood = _drop_(subject.chain, block)
     try:
-        return _loss(subject, lambda batch: replay.beginning(batch, block))
-    except NotFiniteError:
-        return math.inf
+        loss = _loss(subject, lambda batch: replay.beginning(batch, block))
     finally:
         subject.chain.replace_(block, stood)
+    return math.inf if math.isnan(loss) else loss
 
 
 def _lowest(losses: dict[int, float]) -> int:
