@@ -23,8 +23,18 @@ from delayer.store.weights import fill_, header
 # -- half precision ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", ["dropped", "mapped"])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("dtype", "way"),
+    [
+        ("float16", "mapped"),
+        ("bfloat16", "dropped"),
+        pytest.param("float16", "dropped", marks=SLOW),
+        pytest.param("bfloat16", "mapped", marks=SLOW),
+    ],
+)
 def test_what_is_stored_in_half_precision_is_saved_in_it(way, dtype, tmp_path):
     case = BY_NAME["llama-tied"]
     with quiet(library("transformers", "text")):
@@ -45,8 +55,15 @@ def test_what_is_stored_in_half_precision_is_saved_in_it(way, dtype, tmp_path):
     assert {kind for kind, _ in header(tmp_path / "twice" / "model.safetensors").values()} == stored
 
 
-@pytest.mark.parametrize("way", ["dropped", "mapped"])
-@pytest.mark.parametrize(("before", "asked", "after"), [("float32", "float16", "F16"), ("bfloat16", "float32", "F32")])
+@pytest.mark.parametrize(
+    ("before", "asked", "after", "way"),
+    [
+        ("float32", "float16", "F16", "dropped"),
+        ("bfloat16", "float32", "F32", "mapped"),
+        pytest.param("float32", "float16", "F16", "mapped", marks=SLOW),
+        pytest.param("bfloat16", "float32", "F32", "dropped", marks=SLOW),
+    ],
+)
 def test_what_is_saved_in_another_precision_says_so_and_opens(before, asked, after, way, tmp_path):
     case = BY_NAME["llama-tied"]
     with quiet(library("transformers", "text")):

@@ -23,14 +23,15 @@ ELSEWHERE = ("scripts/", "pip ", "accelerate ")  # the environment's own command
 QUICK = {
     "run": ("--no-onnx", "--effort", "2", "--seconds", "0.1"),
     "check": ("--no-onnx", "--seconds", "0.1"),
-    "shrink": ("--no-onnx", "--seconds", "0.1"),
+    "shrink": ("--no-onnx", "--seconds", "0.1", "--epochs", "1"),
+    "compare": ("--epochs", "1"),
     "plan": ("--effort", "2"),
     "nas": ("--workers", "1", "--trials", "2", "--keep", "1"),
-    "--data": ("--num-fit", "128", "--num-validation", "64", "--num-test", "64"),
+    "--data": ("--num-fit", "64", "--num-validation", "48", "--num-test", "48"),
 }
 """Put behind an example so that it takes seconds: by its command, or by an option that it has."""
 QUICK_PYTHON = {
-    '"digits", model)': '"digits", model, delayer.tasks.TaskOptions(num_fit=128, num_validation=64, num_test=64))',
+    '"digits", model)': '"digits", model, delayer.tasks.TaskOptions(num_fit=64, num_validation=48, num_test=48))',
     "effort=4": "effort=2",
 }
 """The same in Python."""

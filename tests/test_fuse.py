@@ -194,6 +194,7 @@ def test_a_merged_network_still_trains():
     assert merged and all(p.grad is not None for p in merged)
 
 
+@pytest.mark.slow  # other exports are quick, in test_onnx.py
 @pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="needs onnxruntime")
 def test_repaired_merges_export_to_onnx(tmp_path):
     """A constant channel and a strip become ordinary operations, for any batch size."""

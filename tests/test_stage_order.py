@@ -195,7 +195,6 @@ QUICK_PAIRS = [
     ("shrink", "cut"),
     ("run", "tune"),
     ("tune", "check"),
-    ("shrink", "export"),
     ("plan", "check"),
     ("scan", "run"),
     ("run", "run"),
