@@ -19,7 +19,7 @@ from delayer.tuning.augment import augmented
 from delayer.tuning.distillation import distance
 from delayer.tuning.hidden import comparing
 from delayer.tuning.neighbourhood import counterparts, neighbourhood
-from delayer.tuning.training import optimizer_for, rate_at
+from delayer.tuning.optimising import optimizer_for, rate_at
 
 WIDTH = 24
 QUICK = TuneOptions(epochs=4, learning_rate=3e-3, checkpoint_steps=3)

@@ -2,23 +2,21 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from delayer.errors import DataError, MemoryLimitError, NotFiniteError
+from delayer.errors import DataError, NotFiniteError
 from delayer.network.blocks import Place
 from delayer.network.calling import call, evaluating, hidden_in, hidden_out, seeded, unfused
 from delayer.network.chain import Chain
 from delayer.network.hooks import hooked
 from delayer.network.precision import multiplying
-from delayer.observing.processes import add_, gather, num_processes, shard
+from delayer.observing.batches import reading_own, within_memory
+from delayer.observing.processes import add_, gather, num_processes
 from delayer.observing.rows import Rows, chosen, positions, take
 from delayer.observing.stats import Moments, Stat
-
-S = TypeVar("S", bound=Stat)
-
 
 S = TypeVar("S", bound=Stat)
 
@@ -145,43 +143,6 @@ def device_of(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-@contextmanager
-def _within_memory(batch: Any) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:  # the CPU's allocator raises a plain RuntimeError
-        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in str(error):
-            raise
-        raise MemoryLimitError(
-            f"Watching batches of {len(batch)} does not fit into memory. "
-            f"Use a batch size of {max(1, len(batch) // 2)}, a smaller share of rows or a smaller memory bound."
-        ) from error
-
-
-@runtime_checkable
-class ReadsAhead(Protocol):
-    """Batches that prepare the next ones while one is used, as `Split` does."""
-
-    def read(self, numbers: Iterable[int]) -> Iterable[Any]:
-        """The batches of these numbers, in order."""
-        raise NotImplementedError
-
-
-def _reading(batches: Sequence[Any]) -> tuple[range, Iterable[Any]]:
-    """The numbers of this process's batches, and the batches, read ahead where the sequence can (`Split.read`)."""
-    if hasattr(batches, "splits"):
-        raise DataError("A task has several splits, and one is to be watched. Give one, such as task.batches('fit').")
-    if isinstance(batches, list | tuple) and batches and not hasattr(batches[0], "start"):
-        raise DataError(
-            f"Batches are those of a task, with their samples' numbers, and no {type(batches[0]).__name__}. "
-            "Make a task of them: delayer.task_of(batches).batches('fit')."
-        )
-    if not len(batches):
-        raise DataError("The data set is empty, so there is nothing to watch. Give at least one batch.")
-    mine = shard(len(batches))
-    return mine, batches.read(mine) if isinstance(batches, ReadsAhead) else (batches[number] for number in mine)
-
-
 def _pooled(stats: Sequence[S]) -> list[S]:
     """The statistics over all processes, the same on each. Raises DataError for one without rows."""
     for stat in stats:
@@ -222,9 +183,9 @@ def observe(
         raise DataError("No point is to be watched; give at least one statistic with points.")
     if num_processes() > 1 and any(stat.num_rows for stat in stats):
         raise ValueError("Several processes can only fill new statistics; pass new ones and merge the old.")
-    mine, reading = _reading(batches)
+    mine, reading = reading_own(batches)
     for done, batch in enumerate(reading):
-        with _within_memory(batch):
+        with within_memory(batch):
             batch = batch.to(device_of(chain.model))
             rows = rows_of(chain, wants, batch, seed, watchers)
             for stat in stats:
@@ -245,8 +206,8 @@ def observe_pair(
     For sequential refits: the input is the stream of the network cut so far, the target the original's.
     """
     stat = Moments([(0, 1)], rows, exact=exact)
-    for batch in _reading(batches)[1]:
-        with _within_memory(batch):
+    for batch in reading_own(batches)[1]:
+        with within_memory(batch):
             ends = {}
             for k, (chain, point) in enumerate((source, target)):
                 there = batch.to(device_of(chain.model))

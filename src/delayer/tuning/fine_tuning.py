@@ -1,90 +1,33 @@
 """A short fine-tune of a cut network with the original as teacher: everything, or the cut's neighbourhood."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 
-from delayer.errors import DataError, ModelError, NotFiniteError
+from delayer.errors import NotFiniteError
 from delayer.network.calling import call, first_tensor, output_of, ready, seed_
-from delayer.network.hashing import model_hash
 from delayer.network.precision import multiplying
 from delayer.study import Count, Grade, Index, Record
 from delayer.tasks import Task, evaluate, predictions
 from delayer.tasks.splits import Batch, Split, rebatched, shortened
+from delayer.tuning.asked import asked_of, check_taught
 from delayer.tuning.augment import augmented
 from delayer.tuning.distillation import distance
 from delayer.tuning.hidden import comparing
+from delayer.tuning.optimising import optimizer_for, rate_at, trained_parameters
+from delayer.tuning.options import TuneOptions
 from delayer.tuning.recomputing import recomputing
-from delayer.tuning.training import Moments, Place, Training, TuneEpoch, check_epochs, optimizer_for, rate_at, trained_parameters
+from delayer.tuning.training import Moments, Place, Training, TuneEpoch, check_epochs
 
 PRIME = 1_000_003
 """Keeps the random numbers of one seed's steps apart from those of the next seed's."""
-
-
-class TuneOptions(Record):
-    """How long, how fast and towards what a network is fine-tuned."""
-
-    epochs: int = Field(default=5, ge=0)
-    """Passes over the fit split."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """adamw, or sgd with momentum, which decays every parameter as published recipes do."""
-    learning_rate: float = Field(default=5e-5, gt=0)
-    """Peak rate, between a linear warm-up and a cosine; convolutional networks take twenty times as much."""
-    relative: bool = False
-    """Whether the rate is a share of each tensor's size (its root mean square at the beginning), for adamw: layers that were
-    solved anew, merged with norms or trained long ago differ in scale; a hundredth suits convolutional networks."""
-    milestones: tuple[int, ...] = ()
-    """An epoch after which the rate is divided by ten, instead of the cosine; may be repeated."""
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Momentum of sgd."""
-    warmup: float = Field(default=0.1, ge=0, lt=1)
-    """Share of all steps that the warm-up takes."""
-    weight_decay: float = Field(default=0.01, ge=0)
-    """Decay of matrices and kernels; under adamw biases, scales and diagonal maps have none."""
-    clip: float = Field(default=1.0, gt=0, allow_inf_nan=True)
-    """Largest norm of the gradient; inf for no bound."""
-    teacher_weight: float = Field(default=1.0, ge=0)
-    """Weight of the divergence from the teacher's answers; 0 trains without a teacher."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Softens both distributions before they are compared."""
-    label_weight: float = Field(default=0.3, ge=0)
-    """Weight of the cross-entropy with the labels, or with the next tokens; few samples are soon learnt by heart."""
-    hidden_weight: float = Field(default=0.0, ge=0)
-    """Weight of the distance from the teacher's hidden states behind each block."""
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Share of a label that is spread over all classes."""
-    flip: bool = False
-    """Whether pictures are mirrored at random; the teacher sees them as the network does."""
-    shift: int = Field(default=0, ge=0)
-    """Pixels by which pictures are moved at random, up and down, left and right."""
-    retreat: bool = False
-    """Whether training begins again, at a third of the rate, after each epoch until one is better on validation data than
-    what it began with; for rates that nobody tried on this network."""
-    update_norms: bool = False
-    """Whether batch norms go on collecting statistics; small batches spoil them, so normally they do not."""
-    tokens: int | None = Field(default=None, gt=0)
-    """Tokens of the fit split's texts to learn from at most; all by default."""
-    step_tokens: int | None = Field(default=None, gt=0)
-    """Tokens of a step; by default those of a batch."""
-    save_memory: bool = False
-    """Whether what lies inside blocks is computed again on the way back instead of kept, for networks that can."""
-    checkpoint_steps: int = Field(default=100, gt=0)
-    """Steps between checkpoints; there is one after each epoch too."""
-
-    @field_validator("relative")
-    @classmethod
-    def _adamw_alone(cls, relative: bool, info: ValidationInfo) -> bool:
-        if relative and info.data.get("optimizer") != "adamw":
-            raise ValueError("relative rates go with adamw, whose steps do not depend on the loss's scale")
-        return relative
 
 
 class TuneReport(Record):
@@ -157,8 +100,8 @@ def tune_(
     """
     options = options or TuneOptions()
     fit = _fit(task, options)
-    _check(model, task, teacher, options, counterparts)
-    asked = _asked(model, task, teacher, options, counterparts, only, seed)
+    check_taught(model, task, teacher, options, counterparts)
+    asked = asked_of(model, task, teacher, options, counterparts, only, seed)
     num_steps, stopped = options.epochs * len(fit), ""
     with ExitStack() as stack:
         there = first_tensor(stack.enter_context(ready(model, torch.empty(0), device))).device
@@ -171,7 +114,7 @@ def tune_(
         if options.save_memory:
             stack.enter_context(recomputing(model))
         apart = None
-        if options.hidden_weight and teacher is not None and counterparts is not None:  # as `_check` asks
+        if options.hidden_weight and teacher is not None and counterparts is not None:  # as `check_taught` asks
             apart = stack.enter_context(comparing(model, teacher, counterparts))
         stack.enter_context(torch.random.fork_rng(devices=[there] if there.type == "cuda" else []))
         run = Training(
@@ -279,52 +222,6 @@ def _loss(model: nn.Module, teacher: nn.Module | None, batch: Batch, task: Task,
             label_weight=options.label_weight,
             label_smoothing=options.label_smoothing,
         )
-
-
-def _check(
-    model: nn.Module, task: Task, teacher: nn.Module | None, options: TuneOptions, counterparts: Mapping[str, str] | None
-) -> None:
-    """Raises DataError when nothing teaches, ModelError when the network would teach itself."""
-    if teacher is model:
-        raise ModelError("A network cannot be its own teacher. Pass a copy made before it was cut.")
-    if options.hidden_weight and not (teacher and counterparts):
-        raise DataError(
-            f"hidden_weight={options.hidden_weight:g} compares hidden states with a teacher's, but there is no "
-            f"{'pair of them' if teacher else 'teacher'}. Pass teacher=ORIGINAL and counterparts=counterparts(chain, plan)."
-        )
-    labelled = task.kind in ("causal-lm", "seq2seq") or (task.has_labels and task.kind != "embedding")
-    taught = teacher is not None and (options.teacher_weight or options.hidden_weight)
-    if not (taught or (labelled and options.label_weight)):
-        raise DataError(
-            f"Fine-tuning has nothing to learn from: {'no' if teacher is None else 'a'} teacher of weight "
-            f"{options.teacher_weight:g}, {'labels' if labelled else 'no labels'} of weight "
-            f"{options.label_weight:g}. Pass teacher=ORIGINAL, or labels, with a weight above 0."
-        )
-
-
-def _asked(
-    model: nn.Module,
-    task: Task,
-    teacher: nn.Module | None,
-    options: TuneOptions,
-    counterparts: Mapping[str, str] | None,
-    only: Collection[str] | None,
-    seed: int,
-) -> dict[str, str]:
-    """All that decides the result, as short texts."""
-
-    def short(texts: Iterable[str]) -> str:
-        return sha256(" ".join(sorted(texts)).encode()).hexdigest()[:16]
-
-    settings = options.model_dump(exclude={"checkpoint_steps"})
-    return {name: str(value) for name, value in settings.items()} | {
-        "network": model_hash(model),
-        "teacher": "" if teacher is None else model_hash(teacher),
-        "data": task.hash,
-        "parameters": "all" if only is None else short(only),
-        "seed": str(seed),
-        "counterparts": short(f"{mine} {theirs}" for mine, theirs in (counterparts or {}).items()),
-    }
 
 
 def _note(place: Place, options: TuneOptions, stopped: str) -> str:
