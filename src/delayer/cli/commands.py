@@ -54,13 +54,13 @@ def run_command(
     num_tokens = num_tokens_of(heal) if heal else 0
     work = opened(model, data, out, load, task, test, quiet, scan=scan, plan=plan, check=check, saving=saving).save_as_(saving)
 
-    def said(stage: str, record: Any) -> None:
+    def show_stage(stage: str, record: Any) -> None:
         show(stage, record)
         if stage == "plan":
             show_candidates(work.study)
 
     results = stages.run_all(
-        work, scan, plan, check, tune_epochs=tune_epochs, heal=num_tokens, on_stage=None if json_ or quiet else said
+        work, scan, plan, check, tune_epochs=tune_epochs, heal=num_tokens, on_stage=None if json_ or quiet else show_stage
     )
     if json_:
         print(results.model_dump_json(indent=1))

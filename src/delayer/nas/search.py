@@ -111,17 +111,17 @@ def _work_off(trials: Trials, folder: Path, own: str, options: SearchOptions, re
             team.start(next(names))
         while team.running:
             time.sleep(0.2)
-            for name, (code, said) in team.ended().items():
+            for name, (code, last_line) in team.ended().items():
                 lost = trials.release(name, retries=options.retries)
                 if code in (0, EXHAUSTED):
                     exhausted |= code == EXHAUSTED
                     continue
-                notes.append(f"{name} died ({said or f'exit code {code}'}) with {lost} trial{'s' * (lost != 1)}.")
+                notes.append(f"{name} died ({last_line or f'exit code {code}'}) with {lost} trial{'s' * (lost != 1)}.")
                 reporter.line(notes[-1])
                 idle_deaths = 0 if lost else idle_deaths + 1
                 if idle_deaths > IDLE_DEATHS:
                     raise NasError(
-                        f"Workers die before they begin: {said or f'exit code {code}'}. What was found so far "
+                        f"Workers die before they begin: {last_line or f'exit code {code}'}. What was found so far "
                         "stays; see the folder `workers`, and run the same command again."
                     )
                 if trials.num_waiting():

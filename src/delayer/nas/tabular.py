@@ -185,11 +185,11 @@ def interval(values: torch.Tensor, seed: int) -> tuple[float, float]:
 def verdict(replays: Sequence[Replay]) -> tuple[str, ...]:
     """Winners and losers by name, best first; no difference is claimed whose interval holds 0."""
     first, *others = replays
-    said = [f"Most accurate: {first.strategy}, {first.accuracy:.2f} %."]
+    sentences = [f"Most accurate: {first.strategy}, {first.accuracy:.2f} %."]
     tied = [one.strategy for one in others if one.behind_interval[0] <= 0]
     if tied:
-        said.append(f"Not told apart from it: {', '.join(tied)}.")
-    said += [
+        sentences.append(f"Not told apart from it: {', '.join(tied)}.")
+    sentences += [
         f"Loses in accuracy: {one.strategy}, {one.behind:.2f} points behind ({one.behind_interval[0]:.2f} to "
         f"{one.behind_interval[1]:.2f})."
         for one in others
@@ -198,7 +198,7 @@ def verdict(replays: Sequence[Replay]) -> tuple[str, ...]:
     smallest = min(replays, key=lambda one: one.params)
     largest = max(replays, key=lambda one: one.params)
     if smallest.params_interval[1] < largest.params_interval[0]:
-        said.append(
+        sentences.append(
             f"Smallest networks: {smallest.strategy}, {smallest.params:.3f}; largest: {largest.strategy}, {largest.params:.3f}."
         )
-    return tuple(said)
+    return tuple(sentences)

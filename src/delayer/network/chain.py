@@ -216,11 +216,6 @@ class Chain:
         if left_list:
             self._compacted = True
 
-    def lengths(self) -> dict[str, int]:
-        """How many blocks each list holds now, by the list's path."""
-        paths = dict.fromkeys(block.path.rpartition(".")[0] for block in self.blocks)
-        return {path: len(self.model.get_submodule(path)._modules) for path in paths}
-
     def facts(self) -> dict[str, Any]:
         """The chain as plain data, enough to view another copy of the same network."""
         blocks = [

@@ -19,7 +19,7 @@ def readable(study: Study) -> tuple[dict[str, Any], list[str]]:
     Raises StudyError where study.json is damaged, which says what all others are about, or where nothing is left.
     """
     records: dict[str, Any] = {"study": study.read_or_none("study")}
-    said: list[str] = []
+    sentences: list[str] = []
     for name, (file, _, stage) in Study.FILES.items():
         try:
             if name not in records:
@@ -29,10 +29,10 @@ def readable(study: Study) -> tuple[dict[str, Any], list[str]]:
                     raise StudyError(f"{file} {why}. Run `delayer {stage}` again.")
         except StudyError as problem:
             records[name] = None
-            said.append(f"Left out here: {problem}")
-    if said and not any(records.values()):
-        raise StudyError(said[0].removeprefix("Left out here: "))
-    return records, said
+            sentences.append(f"Left out here: {problem}")
+    if sentences and not any(records.values()):
+        raise StudyError(sentences[0].removeprefix("Left out here: "))
+    return records, sentences
 
 
 def leave_out_(records: dict[str, Any], study: Study) -> list[str]:
@@ -44,14 +44,16 @@ def leave_out_(records: dict[str, Any], study: Study) -> list[str]:
         found = doubts(study, records["study"])
     except StudyError as problem:
         found = {}
-        said = [f"What belongs together in this folder is not known: {problem}"]
+        sentences = [f"What belongs together in this folder is not known: {problem}"]
     else:
-        said = [f"{doubt.why} It is left out here." if doubt.misleads else doubt.why for doubt in found.values()]
+        sentences = [f"{doubt.why} It is left out here." if doubt.misleads else doubt.why for doubt in found.values()]
     if records["study"] is None and study.path(FILE).exists():
-        said.append("study.json, which says what was asked of which network, is gone. Name the network and its data once more.")
+        sentences.append(
+            "study.json, which says what was asked of which network, is gone. Name the network and its data once more."
+        )
     records |= {name: None for name, doubt in found.items() if doubt.misleads}
     records["scan"] = records["scan"] or records["spans"]
-    return said
+    return sentences
 
 
 def contradiction(record: Any, chain: ChainInfo | None) -> str:

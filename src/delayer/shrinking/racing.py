@@ -38,11 +38,11 @@ def merge_faster_(
     done = 0
     while todo:
         edit = todo.pop(0)
-        told = {"path": edit.path, "layers": edit.layers, "repair": edit.repair}
+        common = {"path": edit.path, "layers": edit.layers, "repair": edit.repair}
         try:
             forms = edit.forms(chain)
         except PlanError as error:
-            found.append(MergeInfo(**told, note=str(error)))
+            found.append(MergeInfo(**common, note=str(error)))
             continue
         rival = folded(forms.factorised)
         if num_kernels(rival) == 1:  # the folded form is the merge itself
@@ -61,7 +61,7 @@ def merge_faster_(
             todo += [piece for piece in pieces if set(piece.layers) < set(edit.layers)]
         found.append(
             MergeInfo(
-                **told,
+                **common,
                 error=forms.error,
                 before_ms=time.original_ms,
                 after_ms=time.cut_ms,
