@@ -6,8 +6,7 @@ MODEL: whatever `delayer.load` takes, such as gguf:PATH. TEXT: a .txt or .json f
 tokenizer's beginning of a sentence; those to fit on are drawn by the seed, those to test on are the text from its start.
 Every method gets all fit windows and no others; `ours` keeps a share of them to choose by, and is fitted on all of them in the
 end. A row a method and size, printed and appended to the file as it comes; a run that was killed goes on where it stood.
-Losses are in nats. SLEB tries its blocks in bfloat16, as its released code does in half precision; all other methods choose and
-fit in float32.
+Losses are in nats. Passes multiply in bfloat16 for every method alike, in choosing, fitting and grading; --float32 for all three.
 """
 
 import argparse
@@ -26,13 +25,14 @@ from torch import Tensor, nn
 import delayer
 from delayer.errors import DelayerError
 from delayer.network.chain import Chain
+from delayer.network.precision import multiply_in_
 from delayer.search.methods import methods
 from delayer.tasks import TaskOptions, task_of
 from delayer.tasks.tokenising import TextReader
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
-from measuring import Original, graded, halved, opens_with_transformers, peak_memory  # noqa: E402
+from measuring import Original, graded, opens_with_transformers, peak_memory  # noqa: E402
 from provenance import provenance  # noqa: E402
 
 METHODS = ("shortgpt", "uidl", "sleb", "replaceme", "replaceme_cosine", "linearpatch", "prunecomp", "ghosted", "ours")
@@ -77,9 +77,8 @@ def tokens_of(given: argparse.Namespace, model: nn.Module) -> tuple[Batches, Bat
 def planned(method: str, num: int, chain: Chain, fit: Batches, windows, reader, given: argparse.Namespace) -> delayer.Plan:
     """What a method cuts; of the fit windows ours keeps the last share to choose by."""
     if method != "ours":
-        with halved(method == "sleb" and given.half, next(chain.model.parameters()).device):
-            task = task_of(fit, fit[:1], kind="causal-lm")
-            return delayer.plan(chain, task, remove=f"blocks={num}", method=method, seed=given.seed)
+        task = task_of(fit, fit[:1], kind="causal-lm")
+        return delayer.plan(chain, task, remove=f"blocks={num}", method=method, seed=given.seed)
     kept = max(1, round(given.share * len(windows)))
     parts = (batched(part, reader, given.batch_size) for part in (windows[:-kept], windows[-kept:]))
     return delayer.plan(chain, task_of(*parts, kind="causal-lm"), remove=f"blocks={num}", seed=given.seed, **given.ours)
@@ -137,6 +136,7 @@ def rows(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
             model = delayer.load(given.model).to(given.device)
             data = tokens_of(given, model)
             chain = delayer.chain_of(model, {k: v.to(given.device) for k, v in data[0][0].items()})
+            multiply_in_(chain.model, "bfloat16" if given.half else "float32")
             opened.extend([chain, Original(chain.model, data[1], half=given.half), data])
         return opened
 
@@ -195,7 +195,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--tokenizer", help="where the model does not bring one")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--float32", dest="half", action="store_false", help="grade, and try SLEB's blocks, in float32")
+    parser.add_argument("--float32", dest="half", action="store_false", help="multiply in float32 everywhere")
     parser.add_argument("--share", type=float, default=0.25, help="of the fit windows, by which ours chooses")
     parser.add_argument("--ours", nargs="*", default=[], metavar="NAME=VALUE", help="options of delayer.plan for ours, in JSON")
     parser.add_argument("--seed", type=int, default=0)

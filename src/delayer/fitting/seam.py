@@ -16,6 +16,7 @@ from delayer.errors import DataError, ModelError, NotFiniteError
 from delayer.network.calling import call, evaluating, seeded
 from delayer.network.chain import Chain
 from delayer.network.inside_block import Form, Run, form_of, running
+from delayer.network.precision import multiplying
 from delayer.observing.one_pass import device_of, watching
 from delayer.observing.rows import Rows, chosen, positions, take
 
@@ -80,6 +81,7 @@ def _pass(chain: Chain, block: int, target: int, batch: Any) -> tuple[Run, Tenso
         seeded(batch.start),
         running(chain.module(block), runs.append, **places),
         watching(chain, [chain.blocks[target].outlet], lambda point, hidden: behind.append(hidden.clone())),
+        multiplying(chain.model),
     ):
         call(chain.model, batch.inputs)
     if not runs or not behind:

@@ -9,6 +9,7 @@ from torch import Tensor
 from delayer.errors import DataError, NotFiniteError
 from delayer.network.calling import call, evaluating, seeded
 from delayer.network.chain import Chain
+from delayer.network.precision import multiplying
 from delayer.observing.one_pass import device_of, watching
 from delayer.observing.rows import positions
 
@@ -34,7 +35,7 @@ def mean_sizes(chain: Chain, points: Iterable[int], batches: Sequence[Any], *, t
             total = states.abs().masked_fill(real[..., None] == 0, 0).sum(1, dtype=torch.float64)
             found[point].append((total / real.sum(1).clamp_min(1)[:, None])[real.sum(1) > 0].cpu())
 
-        with evaluating(chain.model), seeded(batch.start), watching(chain, found, see):
+        with evaluating(chain.model), seeded(batch.start), watching(chain, found, see), multiplying(chain.model):
             call(chain.model, batch.inputs)
     if not all(found.values()):
         raise DataError("The data set is empty, or a block is skipped in evaluation mode, so no features can be read.")

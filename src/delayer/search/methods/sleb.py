@@ -14,6 +14,7 @@ from delayer.errors import BudgetError, ModelError
 from delayer.modules.stand_in import StandIn
 from delayer.network.calling import call, first_tensor, output_of, ready, seeded
 from delayer.network.chain import Chain
+from delayer.network.precision import multiplying
 from delayer.search.budget import Budget
 from delayer.search.methods import check_blocks, free_blocks, joined, method
 from delayer.search.replay import Replay
@@ -93,7 +94,7 @@ def _loss(subject: Subject, around: Callable[[Batch], AbstractContextManager[Non
     with ready(subject.model, torch.empty(0), subject.device) as spot:
         for batch in subject.task.batches("fit"):
             batch = batch.to(first_tensor(spot).device)
-            with seeded(batch.start), around(batch):
+            with seeded(batch.start), around(batch), multiplying(subject.model):
                 output = output_of(call(subject.model, batch.inputs))
             truth = _next_tokens(batch, subject.task.kind)
             num += int((truth != NOTHING).sum())
