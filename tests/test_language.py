@@ -204,3 +204,18 @@ def test_writing_is_timed_with_the_cache_at_each_batch_size(writer, chain, task)
     assert [info.batch_size for info in found] == [1, 3]
     assert all("writing 32 tokens" in info.engine and info.dtype == "float32" and info.num_rounds >= 5 for info in found)
     assert all(info.speedup > 1 for info in found)  # two blocks of six
+
+
+def test_adapters_are_trained_alone_and_merged(writer, chain, task):
+    pytest.importorskip("peft")
+    reference = predictions(writer, task.batches("validation"))
+    small = apply(chain, plan_of(DropSpan(start=0, stop=2)), data=task.batches("fit"))
+    names, before = list(small.state_dict()), deepcopy(small)
+    report = tune_(small, task, writer, TuneOptions(epochs=2, learning_rate=1e-2, label_weight=0.0, lora=2))
+    assert list(small.state_dict()) == names and not any("lora" in path for path, _ in small.named_modules())
+    assert report.num_params < sum(p.numel() for p in small.parameters()) / 3
+    assert report.best_epoch and report.after.kl == pytest.approx(grade(small, task, reference).kl, rel=1e-3)
+    for (name, new), old in zip(small.named_parameters(), before.parameters(), strict=True):
+        change = (new - old).detach()
+        assert torch.linalg.matrix_rank(change, tol=1e-4) <= 2 if "proj" in name else torch.equal(new, old)
+    assert all(parameter.requires_grad for parameter in small.parameters())

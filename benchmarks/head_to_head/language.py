@@ -5,8 +5,9 @@
 MODEL: whatever `delayer.load` takes, such as gguf:PATH. TEXT: a .txt or .json file. Windows of 512 tokens, the first of them the
 tokenizer's beginning of a sentence; those to fit on are drawn by the seed, those to test on are the text from its start.
 Every method gets all fit windows and no others; `ours` keeps a share of them to choose by, and is fitted on all of them in the
-end. A row a method and size, printed and appended to the file as it comes; a run that was killed goes on where it stood.
-Losses are in nats. Passes multiply in bfloat16 for every method alike, in choosing, fitting and grading; --float32 for all three.
+end. `ours_healed` goes on from there with one pass of distillation over the same windows (its plan is made once for both).
+A row a method and size, printed and appended to the file as it comes; a run that was killed goes on where it stood. Losses are in
+nats. Passes multiply in bfloat16 for every method alike, in choosing, fitting and grading; --float32 for all three.
 """
 
 import argparse
@@ -29,15 +30,20 @@ from delayer.network.precision import multiply_in_
 from delayer.search.methods import methods
 from delayer.tasks import TaskOptions, task_of
 from delayer.tasks.tokenising import TextReader
+from delayer.tuning import tune_
+from delayer.tuning.healing import STEP_TOKENS, healing
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 from measuring import Original, graded, opens_with_transformers, peak_memory  # noqa: E402
 from provenance import provenance  # noqa: E402
 
-METHODS = ("shortgpt", "uidl", "sleb", "replaceme", "replaceme_cosine", "linearpatch", "prunecomp", "ghosted", "ours")
+OWN = ("ours", "ours_healed")
+METHODS = ("shortgpt", "uidl", "sleb", "replaceme", "replaceme_cosine", "linearpatch", "prunecomp", "ghosted", *OWN)
 OURS = {"repair": "resolve"}
 """Options of `delayer.plan` for ours, unless others are given."""
+PLANS: dict[int, delayer.Plan] = {}
+"""Ours, by the number of blocks."""
 Batches = list[dict[str, Tensor]]
 
 
@@ -76,12 +82,19 @@ def tokens_of(given: argparse.Namespace, model: nn.Module) -> tuple[Batches, Bat
 
 def planned(method: str, num: int, chain: Chain, fit: Batches, windows, reader, given: argparse.Namespace) -> delayer.Plan:
     """What a method cuts; of the fit windows ours keeps the last share to choose by."""
-    if method != "ours":
+    if method not in OWN:
         task = task_of(fit, fit[:1], kind="causal-lm")
         return delayer.plan(chain, task, remove=f"blocks={num}", method=method, seed=given.seed)
+    if num not in PLANS:
+        PLANS[num] = delayer.plan(chain, parted(windows, reader, given), remove=f"blocks={num}", seed=given.seed, **given.ours)
+    return PLANS[num]
+
+
+def parted(windows, reader, given: argparse.Namespace) -> delayer.Task:
+    """The fit windows as a task, the last share of them to choose by."""
     kept = max(1, round(given.share * len(windows)))
     parts = (batched(part, reader, given.batch_size) for part in (windows[:-kept], windows[-kept:]))
-    return delayer.plan(chain, task_of(*parts, kind="causal-lm"), remove=f"blocks={num}", seed=given.seed, **given.ours)
+    return task_of(*parts, kind="causal-lm")
 
 
 def measured(method: str, num: int, chain: Chain, original: Original, data: tuple, given: argparse.Namespace) -> dict[str, Any]:
@@ -92,6 +105,9 @@ def measured(method: str, num: int, chain: Chain, original: Original, data: tupl
         plan = planned(method, num, chain, fit, windows, reader, given)
         between = time.perf_counter()
         small = delayer.apply(chain, plan, data=task_of(fit, kind="causal-lm").batches("fit"))
+        if method == "ours_healed":  # batches from Python stay as they are, so those of a step are made here
+            steps = argparse.Namespace(**vars(given) | {"batch_size": max(1, STEP_TOKENS // given.window)})
+            tune_(small, parted(windows, reader, steps), chain.model, healing(given.fit_tokens), seed=given.seed)
         end = time.perf_counter()
     score = graded(small, original, test)
     removed = sorted(block for edit in plan.edits for span in edit.removed for block in range(span.start, span.stop))
@@ -161,7 +177,7 @@ def rows(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def asked_of(method: str, num: int, given: argparse.Namespace) -> dict[str, Any]:
     """What a row depends on, by which a run that goes on knows it again."""
     plain = ("model", "window", "fit_tokens", "test_tokens", "seed", "half", "batch_size", "device")
-    own = {"ours": given.ours, "share": given.share} if method == "ours" else {}
+    own = {"ours": given.ours, "share": given.share} if method in OWN else {}
     texts = {"fit": given.fit.name, "test": given.test.name}
     return {"method": method, "blocks": num} | texts | {name: getattr(given, name) for name in plain} | own
 
@@ -188,7 +204,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--test", type=Path, required=True, help="text that all are graded on")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines, to which rows are appended")
     parser.add_argument("--blocks", type=int, nargs="+", default=[3, 6, 9])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=[*methods, "ours"])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=[*methods, *OWN])
     parser.add_argument("--fit-tokens", type=int, default=16384)
     parser.add_argument("--test-tokens", type=int, help="by default the whole text")
     parser.add_argument("--window", type=int, default=512)

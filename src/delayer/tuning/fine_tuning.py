@@ -21,6 +21,7 @@ from delayer.tuning.asked import asked_of, check_taught
 from delayer.tuning.augment import augmented
 from delayer.tuning.distillation import distance
 from delayer.tuning.hidden import comparing
+from delayer.tuning.low_rank import adapters
 from delayer.tuning.optimising import optimizer_for, rate_at, trained_parameters
 from delayer.tuning.options import TuneOptions
 from delayer.tuning.recomputing import recomputing
@@ -110,6 +111,8 @@ def tune_(
             stack.enter_context(ready(teacher, torch.empty(0), there))
             reference = predictions(teacher, task.batches("validation"), device=there)
         place = Place(asked=asked, before=evaluate(model, task, reference=reference, device=there))
+        if options.lora:
+            only = stack.enter_context(adapters(model, options.lora, only))
         trained = stack.enter_context(trained_parameters(model, only, update_norms=options.update_norms))
         if options.save_memory:
             stack.enter_context(recomputing(model))

@@ -52,6 +52,8 @@ class TuneOptions(Record):
     """Tokens of the fit split's texts to learn from at most; all by default."""
     step_tokens: int | None = Field(default=None, gt=0)
     """Tokens of a step; by default those of a batch."""
+    lora: int = Field(default=0, ge=0)
+    """Rank of adapters that are trained in place of all weights, and merged into them at the end (extra `lora`); 0 for none."""
     save_memory: bool = False
     """Whether what lies inside blocks is computed again on the way back instead of kept, for networks that can."""
     checkpoint_steps: int = Field(default=100, gt=0)
