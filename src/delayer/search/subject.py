@@ -30,8 +30,10 @@ from delayer.store.shorter import Shortening
 from delayer.study import Grade, Score
 from delayer.tasks import Split, Task, predictions
 from delayer.tasks.outputs import Outputs
+from delayer.tasks.splits import shortened
 
 MomentsKey = tuple[str, tuple[tuple[int, ...], ...], Rows, bool]
+SCORED_TOKENS = 16_384
 Remember = Callable[[str, Grade], None]
 
 
@@ -126,10 +128,16 @@ class Subject:
             return f"nothing says how it is built ({str(unknown).partition('. ')[0]})"
 
     def observe(self, title: str, split: str, stats: Sequence[Stat]) -> None:
-        """Fill statistics in one pass over a split, and with them the moments that were announced for it."""
+        """Fill statistics in one pass over a split, and with them the moments that were announced for it.
+
+        Where none were, 16,384 tokens of text are enough for what scores compare.
+        """
+        batches = self.task.batches(split)
+        if not self.announced:
+            batches = shortened(batches, batches.num_samples, SCORED_TOKENS)
         beside = {key: Moments(key[1], key[2], exact=key[3]) for key in self.announced if key[0] == split}
         with self.reporter.step(title) as tick:
-            observe(self.chain, self.task.batches(split), [*stats, *beside.values()], seed=self.seed, progress=tick)
+            observe(self.chain, batches, [*stats, *beside.values()], seed=self.seed, progress=tick)
         self._moments |= beside
         self.announced -= beside.keys()
 

@@ -127,9 +127,9 @@ class _Gather:
             self.truth.append(numbers_of(truth.float().reshape(answer.shape))[0].cpu())
 
     def _add_rows(self, sample: Tensor, logits: Tensor, truth: Tensor | None) -> None:
-        log_probs = as_logits(logits.float()).log_softmax(1)
+        log_probs = as_logits(logits).log_softmax(1, dtype=torch.float32)
         among = None if self.split.classes is None else torch.tensor(self.split.classes, device=logits.device)
-        top1 = log_probs.argmax(1) if among is None else among[log_probs[:, among].argmax(1)]
+        top1 = log_probs.max(1).indices if among is None else among[log_probs[:, among].max(1).indices]
         if truth is not None and len(truth) and not 0 <= truth.min() <= truth.max() < log_probs.shape[1]:
             raise DataError(
                 f"Labels of the {self.split.name} split run from {truth.min()} to {truth.max()}, but outputs "
@@ -156,7 +156,7 @@ class _Gather:
         self.values.append(log_probs[keep.to(log_probs.device)].cpu())
         self.num_rows += len(sample)
         room = max(1, KEPT_BYTES // (4 * log_probs.shape[1]))
-        if sum(map(len, self.kept)) > 1.25 * room:
+        if sum(map(len, self.kept)) > 2 * room:
             self._keep(room)
 
     def _keep(self, room: int) -> None:
@@ -165,7 +165,8 @@ class _Gather:
             self.bar = priority.kthvalue(room).values.item()
         stay = priority <= self.bar
         self.priority, self.kept = [priority[stay]], [torch.cat(self.kept)[stay]]
-        self.values = [torch.cat(self.values)[stay]]
+        parts = stay.split([len(rows) for rows in self.values])
+        self.values = [rows[some] for rows, some in zip(self.values, parts, strict=True)]
 
     def _check(self, values: Tensor, batch: Batch, number: int) -> None:
         if torch.isfinite(values.sum()) or torch.isfinite(values).all():  # the sum is quick, and may overflow
@@ -228,7 +229,7 @@ class _Gather:
 
 def as_logits(output: Tensor) -> Tensor:
     """What a softmax gives back where the output [rows, classes] is probabilities already; else the output."""
-    return output.clamp_min(1e-38).log() if is_probability(output) else output
+    return output.float().clamp_min(1e-38).log() if is_probability(output) else output
 
 
 def _rows(output: Tensor, batch: Batch, kind: Kind) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
@@ -250,7 +251,10 @@ def _rows(output: Tensor, batch: Batch, kind: Kind) -> Iterator[tuple[Tensor, Te
         real = torch.ones_like(ids[i, 1:], dtype=torch.bool)
         if mask is not None:
             real = mask[i, 1:].bool() & mask[i, :-1].bool()
-        yield torch.full((int(real.sum()),), start + i), output[i, :-1][real], ids[i, 1:][real].long()
+        logits, truth = output[i, :-1], ids[i, 1:]
+        if not real.all():
+            logits, truth = logits[real], truth[real]
+        yield torch.full((len(truth),), start + i), logits, truth.long()
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

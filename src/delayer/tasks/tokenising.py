@@ -5,6 +5,8 @@ An encoder-decoder gets two: what it reads, and what it writes, after its first 
 
 import inspect
 from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -19,6 +21,9 @@ from delayer.tasks.preprocessing import source_of
 
 MAX_LENGTH = 512
 """No text is longer by default, whatever the network takes: attention's cost grows with the square."""
+
+ONE_AT_A_TIME = Lock()
+"""Fast tokenizers refuse two threads at once."""
 
 
 class TextReader:
@@ -50,7 +55,7 @@ class TextReader:
         self.takes = set(forward)
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in forward.values()):
             self.takes |= {"input_ids", "attention_mask"}
-        self._lock = Lock()  # fast tokenizers refuse two threads at once
+        self._lock = ONE_AT_A_TIME
 
     def pieces(self, text: str) -> list[list[int]]:
         """One long text as consecutive pieces of `max_length` tokens, the first token of each included."""
@@ -134,14 +139,26 @@ def _start_of(model: nn.Module, tokenizer: Any) -> int:
 
 
 def _tokenizer_of(model: nn.Module, options: TaskOptions) -> Any:
-    from transformers import AutoTokenizer
+    import transformers  # noqa: F401  (an ImportError of its own, not of a tokenizer that does not load)
 
     name = options.tokenizer or source_of(model)
     if not name:
         raise DataError(f"Texts need a tokenizer, and {type(model).__name__} does not name one. Pass --tokenizer NAME.")
     try:
-        place, more = gguf_place(name)
-        return AutoTokenizer.from_pretrained(place, **more, trust_remote_code=False)
+        return _unpacked(name, Path(name[5:]).stat().st_mtime_ns) if name.startswith("gguf:") else _pretrained(name)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"{name!r} holds no tokenizer that loads ({reason}). Pass --tokenizer NAME.") from error
+
+
+def _pretrained(name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    place, more = gguf_place(name)
+    return AutoTokenizer.from_pretrained(place, **more, trust_remote_code=False)
+
+
+@lru_cache(maxsize=1)
+def _unpacked(name: str, changed: int) -> Any:
+    """The tokenizer in a GGUF file, which takes seconds to read; once for each file as it is now."""
+    return _pretrained(name)
