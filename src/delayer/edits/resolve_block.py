@@ -84,10 +84,11 @@ class ResolveBlock(Edit):
                 if whole(chain.module(self.block).get_submodule(path)):
                     ridge = self.ridge
                     for sweep in range(self.sweeps):
-                        ridge = self._solve_(chain, *streams.inner_layer(self.block, path, hidden_free=sweep > 0), path, ridge)
+                        gathered = streams.inner_layer(self.block, path, hidden_free=sweep > 0, hold_out=ridge is None)
+                        ridge = self._solve_(chain, *gathered, path, ridge)
         target, ridge = self.block if self.target is None else self.target, self.ridge
         for sweep in range(self.sweeps):
-            fit, heldout, run = streams.last_layer(self.block, target, hidden_free=sweep > 0)
+            fit, heldout, run = streams.last_layer(self.block, target, hidden_free=sweep > 0, hold_out=ridge is None)
             ridge = self._solve_(chain, fit, heldout, run, "", ridge)
             if run.tail == "identity":
                 break
@@ -101,6 +102,9 @@ class ResolveBlock(Edit):
             ridge = best_ridge(fit, heldout, weight, bias=bias) if both else FEW_SAMPLES
         fit.merge(heldout)
         new, shift = solve_layer(fit, weight, ridge=ridge, bias=bias)
-        mean_x, _, xx, _, _ = fit.about("mean")
-        unfold_(linear, norm, new, shift, new @ mean_x, (new @ xx * new).sum(1) / fit.num_rows)
+        mean, variance = None, None
+        if norm is not None:
+            mean_x, _, xx, _, _ = fit.about("mean")
+            mean, variance = new @ mean_x, (new @ xx * new).sum(1) / fit.num_rows
+        unfold_(linear, norm, new, shift, mean, variance)
         return ridge

@@ -42,15 +42,22 @@ def fold(layer: Layer, norm: _BatchNorm | None, name: str = "") -> tuple[Tensor,
     return weight * scale[:, None], bias * scale + shift
 
 
-def unfold_(layer: Layer, norm: _BatchNorm | None, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> None:
+def unfold_(
+    layer: Layer,
+    norm: _BatchNorm | None,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor | None = None,
+    variance: Tensor | None = None,
+) -> None:
     """Make a layer and its batch norm answer weight · x + bias, without a new parameter.
 
-    mean, variance: of weight · x [o] on the rows that it was fitted to. They become the norm's statistics, as if it had
-    been trained there, so that fine-tuning and counting new statistics go on from something sensible.
+    mean, variance: of weight · x [o] on the rows that it was fitted to, needed where there is a norm. They become the norm's
+    statistics, as if it had been trained there, so that fine-tuning and counting new statistics go on from something sensible.
     """
     with torch.no_grad():
         layer.weight.copy_(weight.reshape(layer.weight.shape))
-        if norm is None or norm.running_mean is None or norm.running_var is None:
+        if norm is None or norm.running_mean is None or norm.running_var is None or mean is None or variance is None:
             if layer.bias is not None:
                 layer.bias.copy_(bias)
             return

@@ -82,11 +82,14 @@ class Streams:
         """Switch statistics of an activation of the network cut so far."""
         return switches_of(self.chain, [site], self.batches)[site]
 
-    def last_layer(self, block: int, target: int, *, hidden_free: bool = False) -> tuple[PatchMoments, PatchMoments, Run]:
+    def last_layer(
+        self, block: int, target: int, *, hidden_free: bool = False, hold_out: bool = True
+    ) -> tuple[PatchMoments, PatchMoments, Run]:
         """What a block's last layer reads, with what it should answer so that the block's total is that of `target` there.
 
         Two sets of moments, of four fifths of the samples and of the rest, and the run of one batch.
-        hidden_free: where a ReLU will hide the target, what is negative already may stay as it is.
+        hidden_free: where a ReLU will hide the target, what is negative already may stay as it is. hold_out: else all of them are
+        in the first set, where nothing is to be chosen.
         """
 
         def ends(cut: Run, first: Run) -> tuple[Tensor, Tensor]:
@@ -96,7 +99,7 @@ class Streams:
                 total = free_where_hidden(total, present)
             return last.read, total if cut.rest is None else total - cut.rest
 
-        return self._gather(block, target, ends)
+        return self._gather(block, target, ends, hold_out=hold_out)
 
     def inner_paths(self, block: int) -> list[str]:
         """Paths inside a block of the linear layers that run before its last, in order."""
@@ -104,14 +107,16 @@ class Streams:
         paths = [layer.path for layer in run.layers]
         return paths[: paths.index(run.ending[0].path)]
 
-    def inner_layer(self, block: int, path: str, *, hidden_free: bool = False) -> tuple[PatchMoments, PatchMoments, Run]:
+    def inner_layer(
+        self, block: int, path: str, *, hidden_free: bool = False, hold_out: bool = True
+    ) -> tuple[PatchMoments, PatchMoments, Run]:
         """The same for a layer before the last, which should answer what it answers in the original."""
 
         def ends(cut: Run, first: Run) -> tuple[Tensor, Tensor]:
             layer, wanted = cut.layer(path), first.layer(path).said
             return layer.read, free_where_hidden(wanted, layer.said) if hidden_free and cut.rectifies(layer) else wanted
 
-        return self._gather(block, block, ends, path)
+        return self._gather(block, block, ends, path, hold_out=hold_out)
 
     def span(
         self, span: Span, window: Mapping[str, tuple[int, int]] | None, present: Callable[[Tensor], Tensor] | None = None
@@ -145,7 +150,9 @@ class Streams:
                 with multiplying(self.chain.model):
                     call(self.chain.model, batch.inputs)
 
-    def _gather(self, block: int, target: int, ends, path: str = "") -> tuple[PatchMoments, PatchMoments, Run]:
+    def _gather(
+        self, block: int, target: int, ends, path: str = "", *, hold_out: bool = True
+    ) -> tuple[PatchMoments, PatchMoments, Run]:
         gathered: tuple[PatchMoments, PatchMoments, Run] | None = None
         for batch in self._read():
             first, cut = self._run(self.original, target, batch), self._run(self.chain, block, batch)
@@ -159,12 +166,12 @@ class Streams:
                 window = window_of(self.chain.module(block).get_submodule(path or last.path))
                 gathered = PatchMoments(window), PatchMoments(window), cut
             x, y = ends(cut, first)
-            self._add(batch, x, y, gathered[0], gathered[1], usual(wanted))
+            self._add(batch, x, y, gathered[0], gathered[1] if hold_out else None, usual(wanted))
         assert gathered is not None  # `_read` gives one batch at least
         return gathered
 
     def _add(
-        self, batch: Any, x: Tensor, y: Tensor, fit: PatchMoments, heldout: PatchMoments, some: Tensor | None = None
+        self, batch: Any, x: Tensor, y: Tensor, fit: PatchMoments, heldout: PatchMoments | None, some: Tensor | None = None
     ) -> None:
         num = y[0, 0].numel() if fit.window is not None else y[0].numel() // y.shape[-1]
         if not torch.isfinite(y.sum()) and not torch.isfinite(y).all():
@@ -180,6 +187,9 @@ class Streams:
         if some is not None and fit.window is None and some.numel() == len(ids) * num:
             some = some.reshape(len(ids), num)
             keep = some if keep is None else keep & some
+        if heldout is None:
+            fit.update(x, y, keep)
+            return
         out = (ids % HELD_OUT == HELD_OUT - 1).to(x.device)
         for stat, mine in ((heldout, out), (fit, ~out)):
             if mine.any():

@@ -42,9 +42,9 @@ from delayer.study import Candidates, Grade, Scan, first_fault
 from delayer.tasks import Task
 from delayer.tasks.splits import shortened
 
-SINGLE_TOKENS, SEARCH_TOKENS = 4096, 8192
+SINGLE_TOKENS, SEARCH_TOKENS = 2048, 4096
 """Tokens of text that single blocks, which only nominate, and sets of them are judged on; the best few on all of validation."""
-FEW = 2
+FEW = 1
 """How many of the best predicted sets are judged first, where each is repaired for it."""
 
 
@@ -263,9 +263,9 @@ class _Search:
             plain = options.model_copy(update={"repair": "none", "samples": fewer.num_samples})
             measure = measuring(subject, None, plain, ["drops"], tick=tick, expected=alone, changes=changes)
             singles = measure_singles(subject.chain, table, measure, ())
-        effort = max(4, options.effort // 3)
+        effort = options.effort // 6
         with subject.reporter.step("Judging sets of blocks, each after a quick repair") as tick:
-            measure = measuring(subject, None, options, ["drops"], tick=tick, expected=KEEP + NOMINATED + effort)
+            measure = measuring(subject, None, options, ["drops"], tick=tick, expected=3 * FEW + NOMINATED + effort)
             if budget is None:
                 cut, measured = deepest(
                     subject.chain,
