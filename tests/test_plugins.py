@@ -488,7 +488,7 @@ def test_a_process_that_cannot_import_it_says_so_and_goes_on(here):
 
 
 def test_a_stage_that_asks_all_of_a_kind_is_done_again_with_a_new_one(here):
-    work = SimpleNamespace(model_hash="m", task=SimpleNamespace(hash="d"), data=("digits",), seed=0)
+    work = SimpleNamespace(model=None, model_hash="m", task=SimpleNamespace(hash="d"), data=("digits",), seed=0)
     before = {stage: stage_key(work, stage) for stage in ("score", "sites", "cut")}
     import_typed("loose")
     assert [stage for stage, key in before.items() if stage_key(work, stage) != key] == ["score"]

@@ -32,7 +32,8 @@ class PlanOptions(Record):
     span: tuple[str, ...] = ()
     """A span by hand, START:STOP with STOP excluded; may be repeated."""
     method: str = "ours"
-    """ours (searched and measured), rba (linear maps, no bias) or redtest (layers dropped), both as published."""
+    """ours (searched and measured), or one as its paper has it, such as rba, redtest, shortgpt or ghosted (`delayer list methods`
+    names all)."""
     operator: str | None = None
     """Operator for spans by hand, such as affine, low_rank, conv or drop (`delayer list operators` names all); by default chosen
     on held-out data."""
