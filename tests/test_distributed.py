@@ -174,7 +174,7 @@ def work(standalone_mode):
         exec(sys.argv[1])
     gather(None)
 
-entry._command = lambda: work
+entry._command = lambda *registered: work
 entry.main()
 """
 
