@@ -102,7 +102,7 @@ def test_no_set_takes_more_blocks_than_asked_for(chain, task):
 
 def test_what_auto_repairs(chain, task):
     subject = Subject(name="writer", chain=chain, task=task, device=torch.device("cpu"))
-    assert settled(subject, PlanOptions(remove="blocks=1")).repair == "resolve"
+    assert settled(subject, PlanOptions(remove="blocks=1")).repair == "best"
     assert settled(subject, PlanOptions(remove="blocks=1", repair="none")).repair == "none"
     assert settled(subject, PlanOptions(remove="blocks=1", method="shortgpt")).repair == "none"
 

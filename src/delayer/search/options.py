@@ -43,7 +43,7 @@ class PlanOptions(Record):
     """Maps are fitted on the original stream (independent), the cut network's (sequential), or as validation likes best."""
     repair: Literal["auto", "none", "resolve", "norms", "best"] = "auto"
     """Closed-form repair of the blocks that stay: none, resolve (last layers solved anew), norms (batch norms counted anew),
-    best, or auto: resolve for a network that writes text, else none. Left out where validation does not like it."""
+    best, or auto: best for a network that writes text, else none. Left out where validation does not like it."""
     repair_samples: int = Field(default=256, gt=0)
     """Fit samples of the quick repair after which each cut of a search is judged, with --repair resolve or best; of text 4,096
     tokens at most."""

@@ -28,12 +28,13 @@ QUICK_TOKENS = 4096
 def settled(subject: Subject, options: PlanOptions) -> PlanOptions:
     """The options with the repair that this kind of network profits from, where that was left open.
 
-    A decoder's blocks that stay take over most of what the others did, at no cost in size. Published methods stay as published.
+    A decoder's blocks that stay take over most of what the others did, at no cost in size; where none of those that a cut reaches
+    can be solved anew (experts, say), it is judged and left as it is. Published methods stay as published.
     """
     if options.repair != "auto":
         return options
     writes = subject.task.kind == "causal-lm" and options.method == "ours" and bool(subject.resolvable)
-    return options.model_copy(update={"repair": "resolve" if writes else "none"})
+    return options.model_copy(update={"repair": "best" if writes else "none"})
 
 
 def graded_after_repair(subject: Subject, cut: Cut, options: PlanOptions) -> Grade | None:
@@ -99,7 +100,9 @@ def repaired(subject: Subject, plan: Plan, options: PlanOptions) -> Plan:
         subject.reporter.line(f"{name}: {said.name} {said.value:.2f}{said.unit}, divergence {damage_of(said):.4g} on validation")
     ensure_judged((ways[name], verdict) for name, verdict in found.items())
     best = from_first(best_of(found, lambda name: damage_of(found[name]), lambda name: len(ways[name])))
-    if best == "no repair":
+    if len(ways) == 1:
+        subject.notes.append("None of the blocks that the cut reaches can be solved anew, so none was.")
+    elif best == "no repair":
         subject.notes.append("No closed-form repair brought the cut nearer to the original on validation data; none was made.")
     return plans[best]
 
