@@ -219,3 +219,12 @@ def test_adapters_are_trained_alone_and_merged(writer, chain, task):
         change = (new - old).detach()
         assert torch.linalg.matrix_rank(change, tol=1e-4) <= 2 if "proj" in name else torch.equal(new, old)
     assert all(parameter.requires_grad for parameter in small.parameters())
+
+
+def test_long_texts_are_timed_by_their_first_tokens():
+    from delayer.stages.check import timed
+
+    ids = torch.arange(600).view(2, 300)
+    cut = timed({"input_ids": ids, "attention_mask": torch.ones_like(ids), "other": torch.zeros(2)})
+    assert torch.equal(cut["input_ids"], ids[:, :128]) and cut["attention_mask"].shape == (2, 128) and cut["other"].shape == (2,)
+    assert timed(ids) is ids and timed({"input_ids": ids[:, :9]})["input_ids"].shape == (2, 9)
