@@ -152,11 +152,22 @@ def test_massive_activations_are_left_out_of_fits():
     assert some is not None and not some[0, 0] and some.sum() == 19
 
 
+def test_padding_decides_nothing_of_what_is_usual():
+    torch.manual_seed(0)
+    state, mask = torch.randn(2, 12, 8), torch.ones(2, 12)
+    mask[:, 4:] = 0
+    state[:, 4:] = 1e-6  # most rows are padding, and next to nothing
+    some = usual(state, (mask,))
+    assert some is None or bool(some[mask.bool()].all())
+    assert not bool(usual(state)[mask.bool()].any())  # as it would be without the mask
+
+
 def test_splits_are_cut_short_by_tokens(task):
     fit = task.batches("fit")
     assert shortened(fit, 1000, 10 * 24).num_samples == 10
     assert shortened(fit, 3, 10_000).num_samples == 3
     assert shortened(fit, 1000, 1).num_samples == 1
+    assert shortened(fit, 1000, 24).num_samples == 1  # one text's tokens exactly
     assert rebatched(fit, 48) is fit  # batches from Python stay as they are
 
 

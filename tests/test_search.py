@@ -251,6 +251,12 @@ def test_a_set_takes_too_much_where_a_member_could_stay():
     assert not takes_too_much((one,), 3.0)  # it does not even save the target
 
 
+def test_a_start_set_that_takes_too_much_is_graded_without_what_could_stay():
+    one, two, three = (Candidate(k, k + 1, "drop", damage, 1.0, 1, 0) for k, damage in enumerate((0.3, 0.1, 0.2)))
+    best, measured = refine([(one, two, three)], [one, two, three], 2.0, lambda chosen: sum(c.damage for c in chosen), effort=1)
+    assert best == (two, three) and len(measured) == 1
+
+
 def test_no_set_is_graded_twice_and_effort_is_all_that_is_spent():
     graded = []
     starts = best_spans(BLOCKS, 4, num_blocks=8, keep=3)

@@ -68,9 +68,8 @@ def _run() -> None:
         if join_processes()[0] > 0:  # the first of several processes speaks for all
             sys.stdout = open(os.devnull, "w")
             sys.argv += [] if "--quiet" in sys.argv or sys.argv[1:2] in (["report"], ["list"]) else ["--quiet"]
-        if code := _command(*app.registered_commands, *app.registered_groups)(
-            standalone_mode=False
-        ):  # typer turns Ctrl-C into this number
+        command = _command(*app.registered_commands, *app.registered_groups)
+        if code := command(standalone_mode=False):  # typer turns Ctrl-C into this number
             sys.exit(_interrupted() if code == 130 else code)
     except DelayerError as error:
         _fail(str(error))

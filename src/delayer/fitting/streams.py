@@ -166,7 +166,7 @@ class Streams:
                 window = window_of(self.chain.module(block).get_submodule(path or last.path))
                 gathered = PatchMoments(window), PatchMoments(window), cut
             x, y = ends(cut, first)
-            self._add(batch, x, y, gathered[0], gathered[1] if hold_out else None, usual(wanted))
+            self._add(batch, x, y, gathered[0], gathered[1] if hold_out else None, usual(wanted, batch.masks))
         assert gathered is not None  # `_read` gives one batch at least
         return gathered
 
@@ -246,10 +246,15 @@ class Streams:
         return seen[0]
 
 
-def usual(state: Tensor) -> Tensor | None:
-    """Which rows [.., features] hold no massive activations; None where all of them are usual."""
+def usual(state: Tensor, masks: Sequence[Tensor | None] = ()) -> Tensor | None:
+    """Which rows [.., features] hold no massive activations; None where all of them are usual.
+
+    masks: those of the batch; the one of the rows' shape says which are real, since padding may hold anything.
+    """
     energy = state.float().square().sum(-1)
-    some = energy <= MASSIVE * energy.median().clamp_min(torch.finfo(energy.dtype).tiny)
+    real = next((mask.bool() for mask in masks if mask is not None and mask.shape == energy.shape), None)
+    median = (energy if real is None else energy[real]).median()
+    some = energy <= MASSIVE * median.clamp_min(torch.finfo(energy.dtype).tiny)
     return None if bool(some.all()) else some
 
 

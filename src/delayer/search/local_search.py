@@ -48,6 +48,7 @@ def refine(
         if any(a.stop > b.start for a, b in pairwise(chosen)):
             spans = ", ".join(f"{c.start}:{c.stop}" for c in chosen)
             raise SpanError(f"The start set {spans} overlaps itself. Give sets such as those of best_spans.")
+    starts = [_needed(chosen, target) for chosen in starts]
     pool = list(dict.fromkeys([*pool, *(c for chosen in starts for c in chosen)]))
     known = {_in_order(chosen): value for chosen, value in (known or {}).items()}
     measured: dict[CandidateSet, float] = {}
@@ -80,6 +81,14 @@ def _saved(chosen: CandidateSet) -> float:
 def takes_too_much(chosen: CandidateSet, target: float) -> bool:
     """Whether one of a set's members could stay, and the others would still save the target."""
     return len(chosen) > 1 and _saved(chosen) - min(c.saved for c in chosen) >= _floor(target) > 0
+
+
+def _needed(chosen: CandidateSet, target: float) -> CandidateSet:
+    """A set without members that could stay, those of the most damage first."""
+    while takes_too_much(chosen, target):
+        spare = [c for c in chosen if _saved(chosen) - c.saved >= _floor(target)]
+        chosen = tuple(c for c in chosen if c is not max(spare, key=lambda c: c.damage))
+    return chosen
 
 
 def _floor(target: float) -> float:

@@ -26,6 +26,7 @@ from delayer.tasks.splits import shortened
 from delayer.tuning.readout import linear_readout
 
 TIMED_TOKENS = 128
+"""Of texts whose reading is timed."""
 FEW_TOKENS = 4096
 """Of test text that grades are held against float32 on."""
 
@@ -59,6 +60,8 @@ def check_stage(work: Work, small: nn.Module, plan: Plan, options: CheckOptions 
             grade=grade,
         )
     notes = [*work.notes, *_in_float32(work, small, measures)]
+    if timed(work.example) is not work.example:
+        notes.append(f"Latency is that of texts of {TIMED_TOKENS} tokens.")
     with work.reporter.step("Comparing latency"):
         times = compare_latency(
             work.model,

@@ -56,8 +56,9 @@ class Batch:
 def shortened(split: "Split", num_samples: int, num_tokens: int) -> "Split":
     """A split cut short to its first samples, and of texts to about so many tokens of them, one sample at least."""
     ids = split[0].inputs.get("input_ids") if isinstance(split[0].inputs, Mapping) else None
-    each = 1 if ids is None or split.kind not in ("causal-lm", "seq2seq") else num_tokens / ids.shape[1]
-    return split.first(num_samples if each == 1 else max(1, min(num_samples, int(each))))
+    if ids is None or split.kind not in ("causal-lm", "seq2seq"):
+        return split.first(num_samples)
+    return split.first(max(1, min(num_samples, num_tokens // ids.shape[1])))
 
 
 def rebatched(split: "Split", num_tokens: int) -> "Split":
