@@ -14,8 +14,10 @@ from delayer.errors import BudgetError, ModelError, StudyError
 from delayer.families import chain_of
 from delayer.report.measured_tables import candidates_table
 from delayer.search.budget import Budget
+from delayer.search.deepest import deepest
 from delayer.search.judging import Failure, Measuring, damage_of, drop_of, key_of, takes
-from delayer.search.planner import deepest, plan_spans, predicted_damage
+from delayer.search.planner import plan_spans
+from delayer.search.predicting import predicted_damage
 from delayer.stages import PlanOptions, open_work, plan_stage
 from delayer.stages.journal import Journal
 from delayer.study import Grade, Scan, SpanDamage, as_lines

@@ -1,23 +1,18 @@
 """Cuts judged by the real network on validation data, and what they cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 
-from delayer.edits import Edit
 from delayer.fitting.evidence import Evidence
-from delayer.measure import num_params
-from delayer.network.chain import Chain
 from delayer.observing.stats import Moments
 from delayer.progress import Tick
 from delayer.search.additive import Changes
 from delayer.search.judging import Cut, Failure, MeasuredCut, Measuring, Verdict, damage_of, ensure_judged, takes
 from delayer.search.options import PlanOptions
-from delayer.search.planner import measured_record
-from delayer.search.preferring import opens_in
 from delayer.search.repairing import graded_after_repair
 from delayer.search.subject import Subject
 from delayer.search.ties import best_first, best_of
-from delayer.study import Candidates, Grade
+from delayer.study import Grade
 from delayer.tasks import grade_of
 
 NUM_FINALISTS = 3
@@ -92,62 +87,3 @@ def best_of_finalists(
 def original_grade(subject: Subject) -> Grade:
     """The original's own grade on validation data."""
     return grade_of(subject.reference, subject.reference, seed=subject.seed)
-
-
-def cut_params(chain: Chain, cut: Sequence[Edit], total: int) -> int:
-    """Parameters after a cut."""
-    for edit in cut:
-        total -= sum(num_params(chain.module(b)) for span in edit.removed for b in range(span.start, span.stop))
-        total += edit.num_params(chain)
-    return total
-
-
-def cut_macs(subject: Subject, cut: Sequence[Edit]) -> int | None:
-    """Multiply-adds for one sample after a cut."""
-    total = subject.macs
-    if total is None:
-        return None
-    for edit in cut:
-        total -= sum(subject.block_macs[b] for span in edit.removed for b in range(span.start, span.stop))
-        total += edit.num_macs(subject.chain)
-    return total
-
-
-def candidates_of(
-    subject: Subject, cut: tuple[Edit, ...], measured: Sequence[MeasuredCut], failed: Mapping[Cut, Failure]
-) -> Candidates:
-    """The cuts that were measured, best first; those that failed last, with their reasons.
-
-    failed: all that failed on the way, also before sets were measured.
-    """
-    measured = [*measured, *((edits, 0.0, found) for edits, found in failed.items())]
-    original = original_grade(subject)
-    total, seen, rows = num_params(subject.model), set(), []
-    for edits, predicted, grade in measured:
-        names = tuple(e.label for e in edits)
-        if names not in seen:
-            seen.add(names)
-            rows.append(
-                measured_record(
-                    edits,
-                    predicted,
-                    grade,
-                    params=cut_params(subject.chain, edits, total),
-                    macs=cut_macs(subject, edits),
-                    opens_in=opens_in(subject, edits)[0],
-                    chosen=set(edits) == set(cut),
-                )
-            )
-    rows.sort(key=lambda r: (bool(r.failed), r.kl if r.kl is not None else r.error or 0.0))
-    if broken := [row for row in rows if row.failed]:
-        subject.notes.append(
-            f"{len(broken)} of {len(rows)} cuts could not be judged and count as infinitely bad; the first, "
-            f"{'; '.join(edit.label for edit in broken[0].edits)}, failed with {broken[0].failed}."
-        )
-    return Candidates(
-        grade_name=original.name,
-        grade_unit=original.unit,
-        higher_is_better=original.higher_is_better,
-        original_grade=original.value,
-        measured=tuple(rows),
-    )

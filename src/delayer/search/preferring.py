@@ -6,10 +6,16 @@ from delayer.edits import Edit
 from delayer.fitting.evidence import Evidence
 from delayer.observing.stats import Moments
 from delayer.search.judging import Cut, Failure, MeasuredCut, Measuring, damage_of
+from delayer.search.options import PlanOptions
 from delayer.search.subject import Subject
 from delayer.tasks.pairing import worse_by
 
 LIBRARIES = {"huggingface": "transformers", "timm": "timm"}
+
+
+def prefers(options: PlanOptions) -> bool:
+    """Whether a cut that its own library opens wins over one that is as good; no cut is compared after repair."""
+    return options.prefer == "ordinary" and options.repair in ("none", "norms")
 
 
 def opens_in(subject: Subject, cut: Sequence[Edit]) -> tuple[str, str]:

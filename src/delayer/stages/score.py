@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from delayer.metrics.blocks import metrics
 from delayer.observing.one_pass import observe
-from delayer.search.scoring import ScoreOptions, correlate, rank_blocks, read_scores, score, stats_for
+from delayer.search.ranking import correlate, rank_blocks
+from delayer.search.scoring import ScoreOptions, read_scores, score, stats_for
 from delayer.stages.artefacts import finish, is_finished, stage_key
 from delayer.stages.work import Work
 from delayer.study import Score, Scores
