@@ -1,5 +1,6 @@
 """Laws of closed-form maps: never worse than dropping, exact where exactness is planted, judged as if run."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from delayer.errors import ModelError, PlanError, UnknownName
 from delayer.families import chain_of
 from delayer.fitting.affine import RIDGES, Fits
 from delayer.fitting.operators import Operator, fit, operator_of, operators
+from delayer.fitting.ridge import largest_as_good
 from delayer.network.chain import Span
 from delayer.observing.one_pass import observe, rows_of
 from delayer.observing.rows import Rows
@@ -278,3 +280,18 @@ def test_of_ridges_that_tie_the_largest_is_taken():
     x, _ = rows(200, 0)
     same = pair_of(x, x)
     assert Fits(same).best_ridge(same, same, RIDGES) == max(RIDGES)
+
+
+@pytest.mark.parametrize(
+    "errors, allowed, ridge",
+    [
+        ({0.0: 3.0, 0.1: 2.0, 1.0: 2.5}, {}, 0.1),
+        ({0.0: 2.0, 0.1: 2.0, 1.0: 2.5}, {}, 0.1),
+        ({0.0: 2.0, 0.1: 2.05, 1.0: 2.07}, {"share": 0.03}, 0.1),
+        ({0.0: 2.0, 0.1: 2.05, 1.0: 2.07}, {"slack": 0.07}, 1.0),
+        ({0.0: math.nan, 0.1: 2.0, 1.0: math.inf}, {"share": 0.03}, 0.1),
+        ({0.0: math.nan, 0.1: math.nan}, {"slack": 0.1}, 0.1),
+    ],
+)
+def test_the_largest_ridge_that_is_as_good_is_taken(errors, allowed, ridge):
+    assert largest_as_good(errors, **allowed) == ridge

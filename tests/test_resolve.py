@@ -22,8 +22,8 @@ from delayer.errors import ModelError, PlanError
 from delayer.families import chain_of
 from delayer.fitting.batch_norm import fold, takes_bias, unfold_
 from delayer.fitting.evidence import Evidence
+from delayer.fitting.layer import FEW_SAMPLES, RIDGES, best_ridge, layer_error, solve_layer
 from delayer.fitting.prefix import Prefix
-from delayer.fitting.ridge import RIDGES, best_ridge, layer_error, solve_layer
 from delayer.fitting.streams import Streams
 from delayer.network.calling import call, evaluating, output_of
 from delayer.network.chain import Chain, Span
@@ -442,6 +442,11 @@ def test_the_held_out_ridge_is_the_largest_that_is_nearly_the_best():
     errors = {r: layer_error(heldout, *solve_layer(fit, old, ridge=r)) for r in RIDGES}
     found = best_ridge(fit, heldout, old)
     assert errors[found] <= 1.03 * min(errors.values()) < min([e for r, e in errors.items() if r > found], default=math.inf)
+
+
+def test_without_held_out_rows_no_ridge_is_chosen():
+    x, y = some()
+    assert best_ridge(filled(x, y), filled(x[:0], y[:0]), torch.zeros(4, 27).double()) == FEW_SAMPLES
 
 
 def test_padding_and_a_share_of_positions_reach_the_fit(chain, data):

@@ -8,14 +8,11 @@ from delayer.edits import Edit, edit
 from delayer.errors import PlanError
 from delayer.fitting.batch_norm import folded, takes_bias, unfold_, whole
 from delayer.fitting.evidence import Evidence
-from delayer.fitting.ridge import best_ridge, solve_layer
+from delayer.fitting.layer import best_ridge, solve_layer
 from delayer.network.chain import Chain, Span
 from delayer.network.inside_block import Run
 from delayer.observing.stats.patch_moments import PatchMoments
 from delayer.study import Index
-
-FEW_SAMPLES = 1e-2
-"""The ridge where there are too few samples to choose one."""
 
 
 @edit("resolve_block")
@@ -98,8 +95,7 @@ class ResolveBlock(Edit):
         linear, norm, weight, _ = folded(chain.module(self.block), run, path)
         bias = takes_bias(linear, norm)
         if ridge is None:
-            both = fit.num_rows and heldout.num_rows  # fewer than five samples leave nothing to choose by
-            ridge = best_ridge(fit, heldout, weight, bias=bias) if both else FEW_SAMPLES
+            ridge = best_ridge(fit, heldout, weight, bias=bias)
         fit.merge(heldout)
         new, shift = solve_layer(fit, weight, ridge=ridge, bias=bias)
         mean, variance = None, None

@@ -16,6 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from delayer.fitting.ridge import largest_as_good, mean_eigenvalue
 from delayer.observing.stats.pair import Pair
 
 RIDGES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -29,11 +30,6 @@ SMALLEST = 1e-16
 """Features smaller than that on average have squares that single precision takes for nothing."""
 CONSTANT = 1e-13
 """Share of their energy below which what features vary by is the rounding of single precision."""
-
-
-def mean_eigenvalue(xx: Tensor) -> float:
-    """What a ridge is a share of; 1 for rows that never change."""
-    return float(torch.trace(xx)) / len(xx) or 1.0
 
 
 class Fits:
@@ -88,9 +84,7 @@ class Fits:
             v = self.inverse(ridge)
             return float(v @ square @ v - 2 * linear @ v + heldout.num_rows * (moved @ v - missed).square().sum())
 
-        errors = {ridge: error(ridge) for ridge in ridges}
-        unsure = TIE * float(torch.trace(heldout.yy))
-        return max(ridge for ridge, found in errors.items() if found <= min(errors.values()) + unsure)
+        return largest_as_good({ridge: error(ridge) for ridge in ridges}, slack=TIE * float(torch.trace(heldout.yy)))
 
 
 def unfit(pair: Pair) -> str:

@@ -1,58 +1,34 @@
-"""The linear layer that brings its inputs nearest to a target, in closed form, pulled towards weights that are given.
+"""Ridge: how strongly a solution is pulled towards what stood there, and how that is chosen.
 
-With Σ over rows of inputs x [D] and targets y [o], weights W [o, D] near W₀:
+With rows of inputs x and targets y, centred second moments S and weights W₀ that stood there:
 
-    W = W₀ + (Syx − W₀ Sxx)(Sxx + λ P)⁻¹,   b = ȳ − W x̄,   P = diag of each input's energy and the mean energy, half each
+    W = W₀ + (Syx − W₀ Sxx)(Sxx + λ P)⁻¹
 
-with centred S (uncentred, and no b, for a layer without bias). W minimises error plus a penalty that is zero at W₀, so
-on the rows that it was fitted to it is never worse than W₀ with its best bias, whatever the ridge.
+Maps from one point of a stream to another (`affine`) have W₀ = I and P = c I, c = tr(Sxx) / d: features of one stream are of a
+kind, and one eigendecomposition then serves all ridges and all ends. A layer solved anew (`layer`) has its old weights as W₀, and
+as P half each input's own energy and half the mean: inputs behind an activation differ by orders of magnitude.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from delayer.observing.stats.patch_moments import PatchMoments
 
-RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 0.3, 1.0)
-"""Shares of the inputs' energy that a held-out choice looks at."""
-
-NEARLY_BEST = 1.03
+def mean_eigenvalue(xx: Tensor) -> float:
+    """What the ridge of a map is a share of; 1 for rows that never change."""
+    return float(torch.trace(xx)) / len(xx) or 1.0
 
 
-def solve_layer(moments: PatchMoments, weight: Tensor, *, ridge: float, bias: bool = True) -> tuple[Tensor, Tensor]:
-    """W [o, D] and b [o] in float64; b is zero for a layer without bias.
+def largest_as_good(errors: Mapping[float, float], *, slack: float = 0.0, share: float = 0.0) -> float:
+    """The largest of some ridges, which is the one nearest to changing nothing, whose held-out error is about the least.
 
-    weight: W₀ [o, D]. ridge: λ, a share of the inputs' energy; inputs that never change keep their old weights.
+    About: at most a share of the least, and slack, above it.
+    How much slack is right depends on what a ridge pulls to. The identity knows nothing of data, so a map's slack is rounding
+    alone; a layer's old weights know of data unlike the rows, so a layer gives some of its error away to stay nearer to them.
+    errors: by ridge; NaN is the worst.
     """
-    mean_x, mean_y, xx, xy, _ = moments.about("mean" if bias else "zero")
-    old = weight.detach().cpu().double()
-    energy = xx.diagonal()
-    penalty = (energy + energy.mean()) / 2 * ridge
-    # What rows never showed is left as it was: the least that keeps the system definite in float64.
-    floor = 1e-13 * max(float(energy.max()), 1e-300)
-    system = xx + torch.diag(penalty.clamp_min(floor))
-    update = torch.linalg.solve(system, xy - xx @ old.T).T
-    new = old + update
-    return new, mean_y - new @ mean_x
-
-
-def layer_error(moments: PatchMoments, weight: Tensor, bias: Tensor) -> float:
-    """Σ ‖W x + b − y‖² over the rows that the moments were taken of."""
-    mean_x, mean_y, xx, xy, yy = moments.about("mean")
-    missed = weight @ mean_x + bias - mean_y
-    error = yy.sum() - 2 * (weight * xy.T).sum() + (weight @ xx * weight).sum()
-    return max(float(error + moments.num_rows * missed.square().sum()), 0.0)
-
-
-def best_ridge(
-    moments: PatchMoments, heldout: PatchMoments, weight: Tensor, *, bias: bool = True, ridges: Sequence[float] = RIDGES
-) -> float:
-    """The largest ridge whose layer, fitted on some rows, is about as good as the best on others.
-
-    About: its error is at most NEARLY_BEST times the least. The error is flat around its least, and what is nearer to the
-    old weights keeps more of what they knew of data unlike the rows (kin to the one-standard-error rule of Breiman et al.).
-    """
-    errors = {ridge: layer_error(heldout, *solve_layer(moments, weight, ridge=ridge, bias=bias)) for ridge in ridges}
-    return max(ridge for ridge, error in errors.items() if error <= NEARLY_BEST * min(errors.values()))
+    found = {ridge: math.inf if math.isnan(error) else error for ridge, error in errors.items()}
+    least = min(found.values())
+    return max(ridge for ridge, error in found.items() if error <= (1 + share) * least + slack)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from delayer.errors import ModelError, PlanError, PlugInError
 from delayer.fitting.affine import RIDGES, TIE, Fits, unfit
+from delayer.fitting.ridge import largest_as_good
 from delayer.network.chain import Chain, Span
 from delayer.network.inside_block import Tail
 from delayer.observing.stats.pair import Pair, relative_residual
@@ -87,10 +88,9 @@ class Operator(Record):
         """The same with the options that do best on held-out rows: its ridge, the largest of those that tie, where it has one."""
         if getattr(self, "ridge", 0.0) is not None:  # given by hand, or it has none
             return self
-        each = [self.model_copy(update={"ridge": ridge}) for ridge in RIDGES]
-        tried = [(one, relative_residual(ends.unseen, *one.solve(ends.seen, ends.fits)[:2])) for one in each]
-        least = min(residual for _, residual in tried)
-        return next((one for one, residual in reversed(tried) if residual <= least + TIE), tried[0][0])
+        each = {ridge: self.model_copy(update={"ridge": ridge}) for ridge in RIDGES}
+        errors = {ridge: relative_residual(ends.unseen, *one.solve(ends.seen, ends.fits)[:2]) for ridge, one in each.items()}
+        return each[largest_as_good(errors, slack=TIE)]
 
     @property
     def keeps_activation(self) -> bool:

@@ -7,15 +7,12 @@ from pydantic import Field
 from delayer.errors import PlanError
 from delayer.fitting.batch_norm import window_of
 from delayer.fitting.evidence import Evidence
+from delayer.fitting.layer import best_ridge, solve_layer
 from delayer.fitting.operators import Operator, operator
-from delayer.fitting.ridge import best_ridge, solve_layer
 from delayer.modules.conv_map import ConvMap
 from delayer.network.chain import Chain, Span
 from delayer.network.inside_block import Tail
 from delayer.registry.options import Inferred
-
-FEW_SAMPLES = 1e-2
-"""The ridge where there are too few samples to choose one."""
 
 
 @operator("conv")
@@ -79,9 +76,8 @@ class Conv(Operator):
             if tail != self.tail:
                 raise PlanError(f'Span {span} ends in {tail}, but its plan says {self.tail}. Write "tail": "{tail}" in it.')
             weight = found.conv.weight.detach().flatten(1).double()
-            both = seen.num_rows and heldout.num_rows  # fewer than five samples leave nothing to choose by
             if ridge is None:
-                ridge = best_ridge(seen, heldout, weight) if both else FEW_SAMPLES
+                ridge = best_ridge(seen, heldout, weight)
             seen.merge(heldout)
             weight, bias = solve_layer(seen, weight, ridge=ridge)
             found.double()

@@ -3,8 +3,9 @@
 import torch
 from pydantic import Field
 
-from delayer.fitting.affine import Fits, mean_eigenvalue
+from delayer.fitting.affine import Fits
 from delayer.fitting.operators import Operator, Solution, operator
+from delayer.fitting.ridge import mean_eigenvalue
 from delayer.modules.feature_maps import DiagonalMap
 from delayer.observing.stats.pair import Pair
 
