@@ -10,7 +10,7 @@ from delayer.cutting import Plan, apply
 from delayer.edits.drop_span import DropSpan
 from delayer.edits.resolve_block import ResolveBlock
 from delayer.errors import BudgetError
-from delayer.fitting.streams import usual
+from delayer.fitting.massive import usual
 from delayer.search.options import PlanOptions
 from delayer.search.repair import resolved
 from delayer.search.repairing import settled
