@@ -114,6 +114,48 @@ class SpanEdit(Edit):
             raise ValueError(f"span {self.start}:{self.stop} is empty; a span is START:STOP with STOP excluded")
         return self
 
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The span itself."""
+        return (Span(self.start, self.stop),)
+
+
+class FitInPlace(Edit):
+    """An edit that fits weights anew where they stand, on the stream of the network cut so far; no block goes."""
+
+    reshapes = False
+
+    @property
+    def needs_stats(self) -> bool:
+        """It fits something."""
+        return True
+
+    @property
+    def follows(self) -> bool:
+        """It is made in its turn."""
+        return True
+
+    @property
+    def removed(self) -> tuple[Span, ...]:
+        """None."""
+        return ()
+
+    @property
+    def stands_there(self) -> str:
+        """Nothing new."""
+        return ""
+
+
+class FitBlock(FitInPlace):
+    """One that fits weights of one block."""
+
+    block: Index
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The block alone."""
+        return (Span(self.block, self.block + 1),)
+
 
 edits: Registry[type[Edit]] = Registry("edit", "delayer.edits")
 E_ = TypeVar("E_", bound=type[Edit])
@@ -142,7 +184,7 @@ def edit_from(data: Any) -> Edit:
     return kind.model_validate_json(json.dumps(data), strict=True)  # also out of Python a number is a number
 
 
-__all__ = ["Edit", "SpanEdit", "edit", "edit_from", "edits"]
+__all__ = ["Edit", "FitBlock", "FitInPlace", "SpanEdit", "edit", "edit_from", "edits"]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,10 +19,6 @@ class DropSpan(SpanEdit):
     reshapes = False
 
     @property
-    def spans(self) -> tuple[Span, ...]:
-        return (Span(self.start, self.stop),)
-
-    @property
     def label(self) -> str:
         return f"drop {Span(self.start, self.stop)}"
 

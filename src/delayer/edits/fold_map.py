@@ -4,18 +4,18 @@ from typing import Literal
 
 from torch import nn
 
-from delayer.edits import Edit, edit
+from delayer.edits import FitBlock, edit
 from delayer.errors import PlanError
 from delayer.fitting.evidence import Evidence
 from delayer.fitting.seam import Seams, cosine_map, fold_, least_squares_map
-from delayer.network.chain import Chain, Span
+from delayer.network.chain import Chain
 from delayer.study import Index
 
 Solver = Literal["least_squares", "cosine"]
 
 
 @edit("fold_map")
-class FoldMap(Edit):
+class FoldMap(FitBlock):
     """A block's last linear layer takes over the blocks behind it up to `target`, which are to be dropped besides.
 
     With M what the layer says, h what the block answers and h' what the target answers, all in the original: T with
@@ -29,36 +29,14 @@ class FoldMap(Edit):
     """
 
     edit: Literal["fold_map"] = "fold_map"
-    reshapes = False
-    block: Index
     target: Index
     """The last of the removed blocks."""
     solver: Solver = "least_squares"
 
     @property
-    def needs_stats(self) -> bool:
-        return True
-
-    @property
-    def follows(self) -> bool:
-        return True
-
-    @property
-    def spans(self) -> tuple[Span, ...]:
-        return (Span(self.block, self.block + 1),)
-
-    @property
-    def removed(self) -> tuple[Span, ...]:
-        return ()
-
-    @property
     def label(self) -> str:
         how = "" if self.solver == "least_squares" else ", by cosine"
         return f"block {self.block} takes over up to {self.target}{how}"
-
-    @property
-    def stands_there(self) -> str:
-        return ""
 
     def check(self, chain: Chain) -> None:
         if not self.block < self.target < chain.num_blocks:

@@ -38,10 +38,6 @@ class LinearPatch(SpanEdit):
         return True
 
     @property
-    def spans(self) -> tuple[Span, ...]:
-        return (Span(self.start, self.stop),)
-
-    @property
     def label(self) -> str:
         return f"{Span(self.start, self.stop)} → linear patch"
 

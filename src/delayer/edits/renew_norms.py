@@ -4,14 +4,14 @@ from typing import Literal
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from delayer.edits import Edit, edit
+from delayer.edits import FitInPlace, edit
 from delayer.errors import PlanError
 from delayer.fitting.evidence import Evidence
 from delayer.network.chain import Chain
 
 
 @edit("renew_norms")
-class RenewNorms(Edit):
+class RenewNorms(FitInPlace):
     """Every batch norm gets the mean and variance of what it reads now, averaged over the batches of the fit data.
 
     Helps where blocks were dropped and nothing else was done; solving blocks anew brings its own statistics. No step, no
@@ -19,23 +19,10 @@ class RenewNorms(Edit):
     """
 
     edit: Literal["renew_norms"] = "renew_norms"
-    reshapes = False
-
-    @property
-    def needs_stats(self) -> bool:
-        return True
-
-    @property
-    def follows(self) -> bool:
-        return True
 
     @property
     def label(self) -> str:
         return "batch norms counted anew"
-
-    @property
-    def stands_there(self) -> str:
-        return ""
 
     def apply_(self, chain: Chain, evidence: Evidence | None = None) -> None:
         if evidence is None:  # its shapes are the old ones

@@ -74,10 +74,6 @@ class ReplaceSpan(SpanEdit):
         }
 
     @property
-    def spans(self) -> tuple[Span, ...]:
-        return (Span(self.start, self.stop),)
-
-    @property
     def needs_stats(self) -> bool:
         return True
 

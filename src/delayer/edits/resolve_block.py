@@ -4,19 +4,19 @@ from typing import Literal
 
 from pydantic import Field
 
-from delayer.edits import Edit, edit
+from delayer.edits import FitBlock, edit
 from delayer.errors import PlanError
 from delayer.fitting.batch_norm import folded, takes_bias, unfold_, whole
 from delayer.fitting.evidence import Evidence
 from delayer.fitting.layer import best_ridge, solve_layer
-from delayer.network.chain import Chain, Span
+from delayer.network.chain import Chain
 from delayer.network.inside_block import Run
 from delayer.observing.stats.patch_moments import PatchMoments
 from delayer.study import Index
 
 
 @edit("resolve_block")
-class ResolveBlock(Edit):
+class ResolveBlock(FitBlock):
     """A block that stays has its last linear layer solved anew from the features that it now reads.
 
     Closed form, no new parameter: the layer (with its batch norm folded in, exactly) answers what brings the block's
@@ -26,8 +26,6 @@ class ResolveBlock(Edit):
     """
 
     edit: Literal["resolve_block"] = "resolve_block"
-    reshapes = False
-    block: Index
     target: Index | None = None
     """The block of the original whose total it aims at; itself where not given."""
     layers: Literal["last", "all"] = "last"
@@ -39,29 +37,9 @@ class ResolveBlock(Edit):
     negative number, so that the layer's strength goes where it shows."""
 
     @property
-    def needs_stats(self) -> bool:
-        return True
-
-    @property
-    def follows(self) -> bool:
-        return True
-
-    @property
-    def spans(self) -> tuple[Span, ...]:
-        return (Span(self.block, self.block + 1),)
-
-    @property
-    def removed(self) -> tuple[Span, ...]:
-        return ()
-
-    @property
     def label(self) -> str:
         aim = "" if self.target in (None, self.block) else f" for block {self.target}"
         return f"block {self.block} solved anew{aim}"
-
-    @property
-    def stands_there(self) -> str:
-        return ""
 
     def check(self, chain: Chain) -> None:
         target = self.block if self.target is None else self.target

@@ -3,8 +3,8 @@
 import torch
 
 from delayer.fitting.affine import Fits
-from delayer.fitting.operators import Operator, Solution, operator
-from delayer.modules.feature_maps import DenseMap
+from delayer.fitting.operators import Solution, operator
+from delayer.fitting.operators._matrix import Matrix
 from delayer.observing.stats.pair import Pair
 
 EPSILON = 1e-6
@@ -12,7 +12,7 @@ EPSILON = 1e-6
 
 
 @operator("ghosted")
-class Ghosted(Operator):
+class Ghosted(Matrix):
     """W = I + M without a bias, M = (XᵀX + 1e-6 I)⁻¹ Xᵀ(Y − X) in float64, for rows x W: d² parameters.
 
     X: what enters the span in the original, Y: what leaves it there, a row a token.
@@ -22,15 +22,6 @@ class Ghosted(Operator):
     """
 
     source = "Yun et al. (Ghosted Layers), arXiv 2605.15491"
-
-    def num_params(self, width: int) -> int:
-        return width**2
-
-    def num_macs(self, width: int) -> int:
-        return width**2
-
-    def module(self, width: int, axis: int = -1) -> DenseMap:
-        return DenseMap(width, axis, bias=False)
 
     def solve(self, pair: Pair, fits: Fits | None = None) -> Solution:
         about_zero, one = pair.uncentred(), torch.eye(pair.width, dtype=pair.xx.dtype)

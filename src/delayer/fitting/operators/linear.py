@@ -3,28 +3,19 @@
 import torch
 
 from delayer.fitting.affine import Fits
-from delayer.fitting.operators import Operator, Solution, operator
-from delayer.modules.feature_maps import DenseMap
+from delayer.fitting.operators import Solution, operator
+from delayer.fitting.operators._matrix import Matrix
 from delayer.observing.stats.pair import Pair
 
 
 @operator("linear")
-class Linear(Operator):
+class Linear(Matrix):
     """A full matrix without bias and ridge, as RBA fits it: d² parameters.
 
     Source: RBA/TOAST, Cannistraci et al., arXiv 2410.04941.
     """
 
     source = "Cannistraci et al. (RBA/TOAST), arXiv 2410.04941"
-
-    def num_params(self, width: int) -> int:
-        return width**2
-
-    def num_macs(self, width: int) -> int:
-        return width**2
-
-    def module(self, width: int, axis: int = -1) -> DenseMap:
-        return DenseMap(width, axis, bias=False)
 
     def solve(self, pair: Pair, fits: Fits | None = None) -> Solution:
         own = fits if fits is not None and not fits.bias else Fits(pair, bias=False)
