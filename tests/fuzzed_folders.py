@@ -25,7 +25,7 @@ from tests.fuzzing import Outcome, alike, damage_, outcome
 NETWORK = "tests.tiny:network"
 FEW = ["--num-fit", "24", "--num-validation", "16", "--num-test", "16"]
 CHECK = ["--seconds", "0.01", "--no-onnx"]
-PLAN = ["--remove", "blocks=1", "--effort", "1"]
+PLAN = ["--remove", "blocks=1", "--effort", "1", "--no-try-onnx"]
 SHRINK = ["--epochs", "1", "--remove", "2", "--a-round", "1", "--tolerance", "100", *CHECK]
 TUNE = ["--epochs", "2", "--checkpoint-steps", "1"]
 TELLING = ("changed", "damaged", "eft out", "again", "newer", "other")

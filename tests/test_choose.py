@@ -48,7 +48,7 @@ def test_a_plan_without_a_folder_is_the_plan_with_one(asked, tmp_path):
     if isinstance(one := asked.get("operator"), LowRank):
         given |= {"operator": one.name, "operator_options": {"rank": one.rank}}
     spans = asked.get("spans", ())
-    options = PlanOptions(span=(spans,) if isinstance(spans, str) else tuple(spans), samples=20, **given)
+    options = PlanOptions(span=(spans,) if isinstance(spans, str) else tuple(spans), samples=20, try_onnx=False, **given)
     there = plan_stage(opened(tmp_path), options)
     assert found.edits == there.edits and found.refit == there.refit and found.data_hash == there.data_hash
     assert all(torch.equal(t, before[name]) for name, t in chain.model.state_dict().items())
@@ -103,7 +103,7 @@ def test_what_planning_fitted_is_not_fitted_again_by_the_cut(tmp_path, monkeypat
         return whole(*args, **kwargs)
 
     monkeypatch.setattr(applying, "apply_", counted)
-    plan = plan_stage(work, PlanOptions(span=("1", "4"), operator="affine", samples=20))
+    plan = plan_stage(work, PlanOptions(span=("1", "4"), operator="affine", samples=20, try_onnx=False))
     assert made == ["independent", "sequential"]
     small = cut_stage(work, plan)
     assert len(made) == 2

@@ -103,7 +103,19 @@ def test_the_command_line_saves_in_the_precision_asked_for(tmp_path, monkeypatch
     from delayer.cli.entry import main
 
     study = tmp_path / "study"
-    plan = ["plan", "tests.tiny:network", "--data", "digits", "--span", "2:3", "--operator", "drop", "--out", str(study)]
+    plan = [
+        "plan",
+        "tests.tiny:network",
+        "--data",
+        "digits",
+        "--span",
+        "2:3",
+        "--operator",
+        "drop",
+        "--no-try-onnx",
+        "--out",
+        str(study),
+    ]
     for argv in (plan, ["cut", str(study), "--factory", "tests.tiny:network", "--dtype", "float16"]):
         monkeypatch.setattr("sys.argv", ["delayer", *argv, "--quiet"])
         main()

@@ -114,7 +114,7 @@ def opened(tmp_path):
 @pytest.mark.parametrize(("asked", "num_blocks"), [("blocks=1", 1), ("blocks=3", 3), ("params=20%", 2)])
 def test_of_five_identity_blocks_no_more_go_than_was_asked_and_for_nothing(opened, asked, num_blocks):
     work = opened("idle")
-    plan = plan_stage(work, PlanOptions(remove=asked, effort=6))
+    plan = plan_stage(work, PlanOptions(remove=asked, effort=6, try_onnx=False))
     assert all(edit.edit == "drop_span" for edit in plan.edits)
     assert sum(map(len, (span for edit in plan.edits for span in edit.spans))) == num_blocks
     assert 0 not in {block for edit in plan.edits for block in edit.gone}
@@ -123,7 +123,7 @@ def test_of_five_identity_blocks_no_more_go_than_was_asked_and_for_nothing(opene
 
 
 def test_a_span_by_hand_that_adds_nothing_is_dropped_not_mapped(opened):
-    [edit] = plan_stage(opened("idle"), PlanOptions(span=("2:4",))).edits
+    [edit] = plan_stage(opened("idle"), PlanOptions(span=("2:4",), try_onnx=False)).edits
     assert edit == DropSpan(start=2, stop=4)
 
 
@@ -141,7 +141,7 @@ def test_equally_good_cuts_are_ordered_by_what_they_take_and_put(opened):
 
 def test_a_cut_that_breaks_the_network_counts_as_infinitely_bad_with_its_reason(opened):
     work = opened("fragile")
-    plan = plan_stage(work, PlanOptions(remove="blocks=2", effort=8))
+    plan = plan_stage(work, PlanOptions(remove="blocks=2", effort=8, try_onnx=False))
     assert not {1, 3} & {block for edit in plan.edits for block in edit.gone}
     found = work.study.read("candidates")
     failed = {edit.spans[0]: row.failed for row in found.measured if row.failed and len(row.edits) == 1 for edit in row.edits}
@@ -162,7 +162,7 @@ def test_where_every_cut_fails_one_sentence_gives_the_first_reason(opened, optio
 
 
 def test_the_deepest_cut_goes_round_what_fails(opened):
-    plan = plan_stage(opened("fragile"), PlanOptions(max_drop=80.0, effort=4))
+    plan = plan_stage(opened("fragile"), PlanOptions(max_drop=80.0, effort=4, try_onnx=False))
     assert len(plan.edits) > 0
 
 
@@ -324,7 +324,7 @@ def test_a_full_disk_is_one_sentence(tmp_path):
 
 
 def test_a_damaged_journal_changes_no_plan_and_is_told(opened, tmp_path):
-    options = PlanOptions(remove="blocks=1", effort=4)
+    options = PlanOptions(remove="blocks=1", effort=4, try_onnx=False)
     first = plan_stage(opened("idle"), options)
     path = tmp_path / "idle" / ".measured.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"kl": ', b'"kl": 9')[:-30])

@@ -36,7 +36,7 @@ TUNE = TuneOptions(epochs=2, learning_rate=0.01, teacher_weight=0, label_weight=
 COMMANDS = {
     "score": (),
     "scan": (),
-    "plan": ("--remove", "blocks=1", "--effort", "1", "--samples", "24"),
+    "plan": ("--remove", "blocks=1", "--effort", "1", "--samples", "24", "--no-try-onnx"),
     "cut": (),
     "tune": ("--epochs", "2", "--learning-rate", "0.01", "--teacher-weight", "0", "--label-weight", "1"),
     "check": ("--seconds", "0.02", "--no-onnx", "--batch-sizes", "1"),
@@ -263,7 +263,7 @@ def test_a_plan_by_hand_leaves_the_scan_alone(opened, tmp_path):
 
 def stages_of(folder: Path, **options):
     work = cli.opening.reopened(folder, Reporter())
-    return stages.plan_stage(work, stages.PlanOptions(**options))
+    return stages.plan_stage(work, stages.PlanOptions(**options, try_onnx=False))
 
 
 def test_tuning_again_begins_with_the_cut_network(opened, tmp_path):

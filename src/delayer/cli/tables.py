@@ -9,6 +9,7 @@ from rich.table import Table
 
 from delayer import stages
 from delayer.cutting import Plan
+from delayer.report.measured_tables import opens_notes, opens_text
 from delayer.report.shrinking import comparison_table
 from delayer.report.tables import text_of
 from delayer.study import Comparison, OnnxInfo, Results, Scan, Scores, Study
@@ -75,8 +76,9 @@ def show_candidates(study: Study, most: int = 6) -> None:
             "failed" if one.grade is None else f"{one.grade:.2f}{found.grade_unit}",
             "" if one.kl is None else f"{one.kl:.4f}",
             f"{one.params:,}",
-            f"{one.opens_in}, delayer" if one.opens_in else "delayer",
+            opens_text(found, one),
         )
+    table.caption = " ".join(opens_notes(found))
     Console().print(table)
 
 

@@ -29,7 +29,29 @@ def _graded(measures: Measures) -> str:
     return in_unit(grade.value, grade.unit) + (f" ({ends})" if ends else "")
 
 
-def candidates_table(candidates: Candidates) -> Table:
+def opens_text(candidates: Candidates, one: Measured, results: Results | None = None) -> str:
+    """What opens a cut, such as "timm ✓, delayer ✓, ONNX not tried". results: of the chosen one, once it was checked."""
+    library, graph = candidates.library or one.opens_in, one.onnx
+    if one.failed:
+        return MISSING
+    if one.chosen and results and results.onnx:
+        graph = True
+    mine = [f"{library} {_TICK[bool(one.opens_in)]}"] if library else []
+    return ", ".join([*mine, "delayer ✓", f"ONNX {_TICK[graph]}"])
+
+
+def opens_notes(candidates: Candidates) -> list[str]:
+    """Why there are crosses among what opens the cuts, and how it is known what exports."""
+    library = candidates.library or "its library"
+    reasons = dict.fromkeys(one.closed for one in candidates.measured if one.closed and not one.opens_in)
+    crosses = [f"{library} ✗: {'; or '.join(list(reasons)[:3])}."] if reasons and candidates.library else []
+    return crosses + ([candidates.onnx_note] if candidates.onnx_note else [])
+
+
+_TICK = {True: "✓", False: "✗", None: "not tried"}
+
+
+def candidates_table(candidates: Candidates, results: Results | None = None) -> Table:
     """A row a measured set of edits, as many as fit and the chosen one."""
     measured = candidates.measured
     kept = measured[:MOST_ROWS] + tuple(m for m in measured[MOST_ROWS:] if m.chosen)
@@ -37,10 +59,11 @@ def candidates_table(candidates: Candidates) -> Table:
     def row(m: Measured) -> tuple[str, ...]:
         return (
             "; ".join(edit.label for edit in m.edits) or "nothing cut",
+            opens_text(candidates, m, results),
             in_unit(m.grade, candidates.grade_unit),
             difference(candidates.original_grade, m.grade, candidates.grade_unit),
             number(m.kl),
-            percent(m.agreement),
+            percent(None if candidates.grade_name.startswith("agreement") else m.agreement),
             percent(None if m.error is None else 100 * m.error),
             number(m.correlation),
             number(m.pair_correlation),
@@ -48,7 +71,6 @@ def candidates_table(candidates: Candidates) -> Table:
             count(m.params),
             count(m.macs),
             milliseconds(m.latency_ms),
-            m.opens_in or MISSING,
             m.failed or MISSING,
         )
 
@@ -65,12 +87,11 @@ def candidates_table(candidates: Candidates) -> Table:
         "parameters",
         "multiply-adds",
         "latency",
-        "opens in",
         "failed",
     )
     marked = frozenset(i for i, m in enumerate(kept) if m.chosen)
-    note = cropped(len(kept), len(measured), "candidates", "candidates.json")
-    table = Table(("edits", candidates.grade_name, *names), [row(m) for m in kept], marked, note)
+    note = " ".join(filter(None, [cropped(len(kept), len(measured), "candidates", "candidates.json"), *opens_notes(candidates)]))
+    table = Table(("edits", "opens in", candidates.grade_name, *names), [row(m) for m in kept], marked, note)
     return without_empty_columns(table)
 
 

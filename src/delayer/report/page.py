@@ -169,7 +169,7 @@ def all_tables(records: SimpleNamespace, choice: Choice) -> Iterator[tuple[str, 
     if errors_of(scan):
         yield "spans", spans_table(scan, choice)
     if candidates and candidates.measured:
-        yield "candidates", candidates_table(candidates)
+        yield "candidates", candidates_table(candidates, results)
     if records.shrink and records.shrink.rounds:
         yield "rounds", rounds_table(records.shrink)
     if records.shrink and records.shrink.merges:

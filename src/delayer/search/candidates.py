@@ -8,7 +8,7 @@ from delayer.measure import num_params
 from delayer.network.chain import Chain
 from delayer.search.judging import Cut, Failure, MeasuredCut, Verdict
 from delayer.search.measuring import original_grade
-from delayer.search.preferring import opens_in
+from delayer.search.preferring import library_of, opens_in
 from delayer.search.subject import Subject
 from delayer.study import Candidates, Measured, Scan
 
@@ -42,7 +42,7 @@ def candidates_of(
                     grade,
                     params=cut_params(subject.chain, edits, total),
                     macs=cut_macs(subject, edits),
-                    opens_in=opens_in(subject, edits)[0],
+                    opens_in=opens_in(subject, edits),
                     chosen=set(edits) == set(cut),
                 )
             )
@@ -57,6 +57,7 @@ def candidates_of(
         grade_unit=original.unit,
         higher_is_better=original.higher_is_better,
         original_grade=original.value,
+        library=library_of(subject),
         measured=tuple(rows),
     )
 
@@ -81,9 +82,12 @@ def cut_macs(subject: Subject, cut: Sequence[Edit]) -> int | None:
 
 
 def measured_record(
-    cut: Cut, predicted: float, grade: Verdict, *, params: int, macs: int | None, opens_in: str, chosen: bool
+    cut: Cut, predicted: float, grade: Verdict, *, params: int, macs: int | None, opens_in: tuple[str, str], chosen: bool
 ) -> Measured:
-    """A measured cut as the study keeps it; one that failed, with its reason and without numbers."""
+    """A measured cut as the study keeps it; one that failed, with its reason and without numbers.
+
+    opens_in: the library that opens what it leaves, and why none does.
+    """
     edits = tuple(edit.info() for edit in cut)
     if isinstance(grade, Failure):
         return Measured(
@@ -93,7 +97,8 @@ def measured_record(
             grade=None,
             params=params,
             macs=macs,
-            opens_in=opens_in,
+            opens_in=opens_in[0],
+            closed=opens_in[1],
             chosen=chosen,
             failed=grade.reason,
         )
@@ -109,6 +114,7 @@ def measured_record(
         grade=grade.value,
         params=params,
         macs=macs,
-        opens_in=opens_in,
+        opens_in=opens_in[0],
+        closed=opens_in[1],
         chosen=chosen,
     )

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from delayer.cutting import Plan
+from delayer.edits import Edit
 from delayer.errors import BudgetError
 from delayer.fitting.operators import Operator
 from delayer.network.chain import Chain, Span
@@ -30,10 +31,12 @@ from delayer.tasks import Task
 class Choice:
     """A plan, and what led to it.
 
-    candidates: the cuts that were measured. spans: the operators that were judged on spans given by hand.
+    cut: its edits, before any repair. candidates: the cuts that were measured. spans: the operators that were judged on spans
+    given by hand.
     """
 
     plan: Plan
+    cut: tuple[Edit, ...]
     candidates: Candidates | None = None
     spans: Scan | None = None
 
@@ -117,4 +120,4 @@ def choose(subject: Subject, options: PlanOptions, scan_options: ScanOptions = S
         found = replaced(subject, options, scan_options)
     chosen = repaired(subject, refitted(subject, found.cut, options), options)
     subject.keep(chosen)
-    return Choice(chosen, found.candidates, found.spans)
+    return Choice(chosen, found.cut, found.candidates, found.spans)

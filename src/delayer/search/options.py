@@ -50,6 +50,9 @@ class PlanOptions(Record):
     prefer: Literal["ordinary", "accuracy"] = "ordinary"
     """ordinary: a cut whose result its own library opens wins where validation cannot tell that it is worse; accuracy: the least
     damage wins, whatever opens it."""
+    try_onnx: bool = True
+    """Try as an ONNX graph what one block of each kind makes that the chosen cut leaves, so that the table of cuts says whether
+    it exports."""
     samples: int = Field(default=128, gt=0)
     """Validation samples that each cut is judged on during the search; the best few are judged on all."""
     effort: int = Field(default=24, ge=0)

@@ -18,6 +18,11 @@ def prefers(options: PlanOptions) -> bool:
     return options.prefer == "ordinary" and options.repair in ("none", "norms")
 
 
+def library_of(subject: Subject) -> str:
+    """The library that made a network; "" for a function of the user's own, or where nothing says it."""
+    return "" if isinstance(subject.shortening, str) else LIBRARIES.get(subject.shortening.source.kind, "")
+
+
 def opens_in(subject: Subject, cut: Sequence[Edit]) -> tuple[str, str]:
     """The library that opens what a cut leaves, without delayer, or "" and why there is none."""
     if any(edit.reshapes for edit in cut):
@@ -28,7 +33,7 @@ def opens_in(subject: Subject, cut: Sequence[Edit]) -> tuple[str, str]:
     gone = set().union(*(edit.gone for edit in cut)) if cut else set()
     if reason := shortening.why_not(gone):
         return "", reason
-    return LIBRARIES[shortening.source.kind], ""
+    return library_of(subject), ""
 
 
 def preferred(

@@ -3,6 +3,7 @@
 from delayer.cutting import Plan, read_plan
 from delayer.errors import StudyError
 from delayer.search.choose import choose
+from delayer.search.exporting import with_trial
 from delayer.search.options import PlanOptions, ScanOptions
 from delayer.stages.artefacts import changed, finish, is_finished, stage_key
 from delayer.stages.work import Work
@@ -22,7 +23,10 @@ def plan_stage(work: Work, options: PlanOptions, scan_options: ScanOptions = Sca
     if is_finished(work, "plan", key):
         return read_plan(path)
     found = choose(work, options, scan_options)
-    for name, record in (("candidates", found.candidates), ("spans", found.spans)):
+    candidates = found.candidates
+    if candidates is not None and options.try_onnx:
+        candidates = with_trial(work, candidates, found.cut, f"delayer export {work.study.folder}")
+    for name, record in (("candidates", candidates), ("spans", found.spans)):
         if record is None:  # what an earlier plan left
             work.study.discard(name)
         else:

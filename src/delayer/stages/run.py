@@ -98,7 +98,8 @@ def run_all(
         told("score", score_stage(work))
         if searches:
             told("scan", scan_stage(work, scan_options))
-        plan = plan_stage(work, plan_options, scan_options)
+        tries = plan_options.try_onnx and check_options.onnx
+        plan = plan_stage(work, plan_options.model_copy(update={"try_onnx": tries}), scan_options)
         told("plan", plan)
         if tune_epochs or heal:
             small, _, report = tune_stage(work, healing(heal) if heal else TuneOptions(epochs=tune_epochs), plan=plan)

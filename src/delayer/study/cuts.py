@@ -53,6 +53,10 @@ class Measured(Record):
     latency_ms: float | None = None
     opens_in: str = ""
     """The library that opens what is left, besides delayer; "" for none."""
+    closed: str = ""
+    """Why none does; a clause."""
+    onnx: bool | None = None
+    """Whether a graph of one block of each kind that is left agrees with torch; None where that was not tried."""
     chosen: bool = False
     failed: str = ""
     """Why it could not be judged; then it has no grade."""
@@ -65,6 +69,10 @@ class Candidates(Naming):
     grade_unit: str
     higher_is_better: bool
     original_grade: Measurement
+    library: str = ""
+    """The library that made the network, and may open what is left of it; "" for a function of the user's own."""
+    onnx_note: str = ""
+    """How it was found which cuts export, and why some do not."""
     measured: tuple[Measured, ...]
 
     def _words(self) -> Iterator[tuple[str, str]]:
