@@ -18,7 +18,7 @@ import torch
 import delayer
 from delayer import cli
 from delayer.errors import DelayerError
-from delayer.shrinking.loop import _Run
+from delayer.shrinking.rounds import Rounds
 from delayer.tuning.training import Training
 from tests.fuzzing import Outcome, alike, damage_, outcome
 
@@ -220,7 +220,7 @@ def _shrunk(root: Path) -> None:
 
 def _halfway(root: Path) -> None:
     shutil.copytree(root / "compared", root / "halfway")
-    _killed_at(_Run, "keep", 1, "shrink", root / "halfway", *SHRINK)
+    _killed_at(Rounds, "keep", 1, "shrink", root / "halfway", *SHRINK)
 
 
 BUILDERS = {

@@ -20,7 +20,7 @@ from delayer.merging import folded, in_a_row
 from delayer.metrics.activations.easier import easier
 from delayer.network.hashing import model_hash
 from delayer.search.fusing import fusions
-from delayer.shrinking import ShrinkOptions, loop, merge_faster_, num_kernels, racing, schedules, shrink
+from delayer.shrinking import ShrinkOptions, merge_faster_, num_kernels, racing, rounds, schedules, shrink
 from delayer.shrinking.look import Look
 from delayer.shrinking.schedules.folding import Sloped
 from delayer.shrinking.schedules.nepenthe import budgets, pruned
@@ -571,7 +571,7 @@ def test_later_rounds_begin_at_the_rate_that_was_left(digits, monkeypatch):
         rates.append(options.learning_rate)
         return tune_(small, task, teacher, options, **more)
 
-    monkeypatch.setattr(loop, "tune_", tune)
+    monkeypatch.setattr(rounds, "tune_", tune)
     shrink(
         chain_of(model, x),
         task,

@@ -1,8 +1,10 @@
 """Splits, grades and batches from Python: laws and slow literal twins."""
 
 import math
+import os
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -11,10 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from delayer.errors import DataError, NotFiniteError
-from delayer.tasks import Batch, TaskOptions, evaluate, grade_of, open_task, predictions, task_of
-from delayer.tasks import outputs as outputs_module
+from delayer.tasks import Batch, TaskOptions, evaluate, gathering, grade_of, open_task, predictions, task_of
 from delayer.tasks.kinds import kind_of
-from delayer.tasks.splits import split_rows, split_sizes
+from delayer.tasks.splits import NUM_READERS, Split, split_rows, split_sizes
 
 PARTS = ("fit", "validation", "test")
 
@@ -221,7 +222,7 @@ def test_kept_distributions_stay_within_memory_and_do_not_depend_on_batches(monk
     model, batches = llama(), padded_texts(40)
     everything = predictions(model, task_of(batches).batches("fit"))
     assert len(everything.kept) == len(everything.sample)
-    monkeypatch.setattr(outputs_module, "KEPT_BYTES", 4 * 30 * 25)  # 25 rows of 30 tokens
+    monkeypatch.setattr(gathering, "KEPT_BYTES", 4 * 30 * 25)  # 25 rows of 30 tokens
     few = predictions(model, task_of(batches).batches("fit"))
     one = [{k: x[i : i + 1] for k, x in batch.items()} for batch in batches for i in range(len(batch["input_ids"]))]
     single = predictions(model, task_of(one).batches("fit"))
@@ -507,3 +508,24 @@ def test_importing_tasks_stays_light():
     heavy = "transformers timm datasets sklearn PIL pandas pyarrow plotly onnxruntime typer".split()
     code = f"import sys, delayer.tasks; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_passes_share_their_threads_and_one_that_ends_early_leaves_the_others_alone():
+    split = Split("fit", "embedding", 14, 2, lambda rows: (torch.tensor([[float(row)] for row in rows]), None))
+    starts = list(range(0, 14, 2))
+    for _ in range(10):
+        next(iter(split))
+    passes = [iter(split) for _ in range(5)]
+    first = [next(one).start for one in passes]
+    passes[0].close()
+    assert first == [0] * 5 and all([batch.start for batch in one] == starts[1:] for one in passes[1:])
+    assert sum(thread.name.startswith("delayer-reader") for thread in threading.enumerate()) <= NUM_READERS
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="has no fork")
+def test_a_forked_process_reads_with_threads_of_its_own():
+    split = Split("fit", "embedding", 14, 2, lambda rows: (torch.tensor([[float(row)] for row in rows]), None))
+    assert len(list(split)) == 7
+    if not (child := os.fork()):
+        os._exit(0 if len(list(split)) == 7 else 1)
+    assert os.waitpid(child, 0)[1] == 0

@@ -3,9 +3,10 @@
 A data source is one file under `sources/`; what a network states about its inputs is found in `preprocessing`.
 """
 
+from delayer.tasks.answering import predictions
 from delayer.tasks.grading import grade_of
 from delayer.tasks.options import Kind, TaskOptions
-from delayer.tasks.outputs import Outputs, predictions
+from delayer.tasks.outputs import Outputs
 from delayer.tasks.splits import Batch, Split
 from delayer.tasks.task import Task, evaluate, open_task, task_of
 

@@ -4,8 +4,9 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import overload
 
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor
 from delayer.errors import DataError
 from delayer.network.calling import Inputs, each_tensor, first_tensor
 from delayer.tasks.options import Kind, TaskOptions
+
+NUM_READERS = min(4, os.cpu_count() or 1)
+"""Threads that prepare batches while one is used."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +73,16 @@ def rebatched(split: "Split", num_tokens: int) -> "Split":
     return Split(split.name, split.kind, split.num_samples, max(1, num_tokens // ids.shape[1]), split.load, split.classes)
 
 
+@cache
+def _readers() -> ThreadPoolExecutor:
+    """The threads that prepare batches, made once a process; what they run reads no split itself, so none waits for another."""
+    return ThreadPoolExecutor(NUM_READERS, thread_name_prefix="delayer-reader")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_readers.cache_clear)  # threads do not come along
+
+
 class Split(Sequence[Batch]):
     """Batches of one split, made when they are asked for, the same ones every time and in any order.
 
@@ -119,17 +133,17 @@ class Split(Sequence[Batch]):
 
     def read(self, numbers: Iterable[int]) -> Iterator[Batch]:
         """The batches of these numbers in order, the next ones prepared in threads while one is used."""
-        num_threads = min(4, os.cpu_count() or 1)
-        pool, ahead = ThreadPoolExecutor(num_threads), deque()
+        ahead: deque[Future[Batch]] = deque()
         try:
             for number in numbers:
-                ahead.append(pool.submit(self.batch, number))
-                if len(ahead) > num_threads:
+                ahead.append(_readers().submit(self.batch, number))
+                if len(ahead) > NUM_READERS:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for left in ahead:
+                left.cancel()
 
 
 def split_sizes(num_samples: int, options: TaskOptions, parts: Sequence[str]) -> dict[str, int]:

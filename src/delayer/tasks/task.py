@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from delayer.errors import DataError
 from delayer.libraries import needed_by
 from delayer.study import Grade
+from delayer.tasks.answering import predictions
 from delayer.tasks.grading import grade_of
 from delayer.tasks.kinds import kind_of, token_ids
 from delayer.tasks.labels import head_labels
 from delayer.tasks.loaders import LoaderSplit
 from delayer.tasks.options import Kind, TaskOptions
-from delayer.tasks.outputs import Outputs, predictions
+from delayer.tasks.outputs import Outputs
 from delayer.tasks.randomness import randomness
 from delayer.tasks.reading import reader_of
 from delayer.tasks.sources import Samples, fingerprint, sources, spec_parts

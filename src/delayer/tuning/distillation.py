@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from delayer.tasks.answers import answer_rows, as_logits, pooled
 from delayer.tasks.options import Kind
-from delayer.tasks.outputs import _pooled, _rows, as_logits
 from delayer.tasks.splits import Batch
 
 ENOUGH = 8
@@ -37,7 +37,7 @@ def distance(
     if kind == "embedding":
         if taught is None:
             raise ValueError("Hidden states are learnt from a teacher alone. Give taught=, what it answers.")
-        mine, theirs = (_pooled(x, batch.mask_for(x.shape[1])).float() for x in (output, taught))
+        mine, theirs = (pooled(x, batch.mask_for(x.shape[1])).float() for x in (output, taught))
         return ((mine - theirs).square().sum(1) / theirs.square().sum(1).clamp_min(1e-12)).mean()
     if kind == "regression":
         aims = [(teacher_weight, taught), (label_weight, None if batch.labels is None else batch.labels.reshape(output.shape))]
@@ -46,8 +46,8 @@ def distance(
             output.new_zeros((), dtype=torch.float32),
         )
     total, num_rows = output.new_zeros((), dtype=torch.float32), 0
-    pieces = _rows(output, batch, kind)
-    taught_pieces = _rows(taught, batch, kind) if taught is not None else iter(())
+    pieces = answer_rows(output, batch, kind)
+    taught_pieces = answer_rows(taught, batch, kind) if taught is not None else iter(())
     for _, logits, truth in pieces:
         logits, num_rows = as_logits(logits.float()), num_rows + len(logits)
         if taught is not None:

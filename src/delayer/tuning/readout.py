@@ -14,7 +14,8 @@ from delayer.network.calling import call, first_tensor, output_of, ready, seeded
 from delayer.network.hooks import hooked
 from delayer.study import Grade, Record
 from delayer.tasks import Task, grade_of
-from delayer.tasks.outputs import Outputs, _pooled
+from delayer.tasks.answers import pooled
+from delayer.tasks.outputs import Outputs
 from delayer.tasks.regression import numbers_of
 from delayer.tasks.splits import Batch
 
@@ -167,7 +168,7 @@ def _features(model: nn.Module, path: str, device: torch.device | str | None) ->
         batch = batch.to(first_tensor(spot).device)
         with seeded(batch.start):
             answer = output_of(call(model, batch.inputs))
-        found = caught.pop() if path else _pooled(answer, batch.mask_for(answer.shape[1]))
+        found = caught.pop() if path else pooled(answer, batch.mask_for(answer.shape[1]))
         caught.clear()
         return found.float().cpu()
 
