@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from zoo import ROWS, SAMPLES, Row
+from zoo import ROWS, Row
 
 import delayer
 from delayer.libraries import quiet
-from delayer.network.calling import call, evaluating, example_of, output_of, seeded
+from delayer.network.calling import call, evaluating, example_of, first_tensor, output_of, seeded
 from delayer.progress import Reporter
 
 PAGE = Path(__file__).parent.parent / "docs" / "zoo.md"
@@ -83,7 +83,7 @@ def walk(row: Row, folder: Path, *, onnx: bool = False) -> Walked:
     paths = [block.path for block in chain.blocks]
     true = [path for path, _ in model.named_modules() if re.fullmatch(row.blocks, path)]
     planted = paths.index(true[row.k])
-    third = SAMPLES // 3
+    third = len(first_tensor(example)) // 3
     parts = [_part(example, start, start + third) for start in (0, third, 2 * third)]
     task = delayer.task_of([parts[0]], [parts[1]], [parts[2]], model=model)
     [score] = delayer.score(chain, task.batches("fit"), ["block_influence"])
