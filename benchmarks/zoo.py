@@ -5,8 +5,8 @@
 networks.py defines CASES, by name: objects with `make` and `example` (functions), `blocks` (a regular expression for the paths of
 the true blocks), `zero` (ends of paths inside a block that are zero where it is to change nothing; empty where there is no such
 thing), `k` (which block) and `lib` ("hf", "timm" or anything else for a function). A line a network: found and in order, planted
-block ranked first, dropped exactly, alone the answer to blocks=1, reopened by delayer, by what library, ONNX, cache; "" where that
-holds, else the reason, null where there is nothing to hold. Networks without anything to plant only have to be cut or refused in
+block ranked first, dropped exactly, alone the answer to blocks=1, reopened by delayer, by what library, ONNX, cache; "" where
+that holds, else the reason, null where nothing has to hold. Networks without anything to plant only have to be cut or refused in
 one sentence. The road itself is that of tests/zoo_road.py.
 """
 

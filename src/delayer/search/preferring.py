@@ -8,9 +8,11 @@ from delayer.observing.stats import Moments
 from delayer.search.judging import Cut, Failure, MeasuredCut, Measuring, damage_of
 from delayer.search.options import PlanOptions
 from delayer.search.subject import Subject
+from delayer.store.shorter.torchvision import is_torchvision
 from delayer.tasks.pairing import worse_by
 
-LIBRARIES = {"huggingface": "transformers", "timm": "timm"}
+LIBRARIES = {"huggingface": "transformers", "timm": "timm", "factory": "torchvision"}
+"""Of a function's networks torchvision's own alone are known to be opened by what made them."""
 
 
 def prefers(options: PlanOptions) -> bool:
@@ -20,7 +22,10 @@ def prefers(options: PlanOptions) -> bool:
 
 def library_of(subject: Subject) -> str:
     """The library that made a network; "" for a function of the user's own, or where nothing says it."""
-    return "" if isinstance(subject.shortening, str) else LIBRARIES.get(subject.shortening.source.kind, "")
+    shortening = subject.shortening
+    if isinstance(shortening, str) or (shortening.source.kind == "factory" and not is_torchvision(subject.model)):
+        return ""
+    return LIBRARIES.get(shortening.source.kind, "")
 
 
 def opens_in(subject: Subject, cut: Sequence[Edit]) -> tuple[str, str]:

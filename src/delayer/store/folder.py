@@ -190,7 +190,7 @@ def _load_artefact(folder: Path, trust: Trust, allow_changed: bool) -> nn.Module
     files = files_of(folder)
     shapes = header(folder)
     dtypes = [dtype for dtype, _ in shapes.values()]
-    if artefact.ordinary:
+    if artefact.ordinary and artefact.source.kind in ("huggingface", "timm"):
         check_counts(read_json(folder / "config.json"), str(folder / "config.json"))
         opening = load_ordinary if artefact.source.kind == "huggingface" else load_timm_folder
         with no_larger_than(shapes, num_blocks(artefact), said):

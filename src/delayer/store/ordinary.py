@@ -23,6 +23,8 @@ from delayer.store.originals import load_timm, mark_huggingface
 from delayer.store.proof import reload_proof
 from delayer.store.shorter import NotOrdinary, Shortening, Shorter
 from delayer.store.shorter.timm import architecture
+from delayer.store.shorter.torchvision import PROGRAM
+from delayer.store.shorter.torchvision import program as program_of
 from delayer.store.weights import distinct_weights, fill_, read_weights
 from delayer.study import write_atomically
 
@@ -81,7 +83,8 @@ def write_weights(
         try:
             short = Shortening(chain, source).without(plan.gone)
             loader = _WRITERS[source.kind](model, short, source, folder, dtype)
-            proof = reload_proof(model, folder, example, ordinary=source)
+            program = folder / PROGRAM if source.kind == "factory" else None
+            proof = reload_proof(model, folder, example, ordinary=source, program=program)
             if proof.passed:
                 return loader, ""
             note = proof.note or f"its own loader builds a different function (largest difference {proof.max_abs_difference:.2g})"
@@ -90,7 +93,7 @@ def write_weights(
         except Exception as error:  # whatever a library's own writer or loader raises means that the folder is not ordinary
             note = f"its library does not write it ({first_line(error)})"
         note = note.replace(str(folder), "it")
-        for file in (*folder.glob("*.safetensors*"), folder / "config.json", folder / "generation_config.json"):
+        for file in (*folder.glob("*.safetensors*"), *(folder / name for name in WRITTEN)):
             file.unlink(missing_ok=True)
     save_file(distinct_weights(model, dtype), str(folder / "model.safetensors"), metadata={"format": "pt"})
     return "", note
@@ -132,4 +135,15 @@ def _write_timm(model: nn.Module, short: Shorter, source: Source, folder: Path, 
     return "timm.create_model('local-dir:FOLDER', pretrained=True)"
 
 
-_WRITERS = {"huggingface": _write_huggingface, "timm": _write_timm}
+def _write_torchvision(model: nn.Module, short: Shorter, source: Source, folder: Path, dtype: str) -> str:
+    """Write the weights as they are, and a program that opens them with torchvision alone; get what to call.
+
+    `delayer.load` goes the way of every factory's network: no file of a folder is ever run.
+    """
+    save_file(distinct_weights(model, dtype), str(folder / "model.safetensors"), metadata={"format": "pt"})
+    write_atomically(folder / PROGRAM, program_of(type(model), short.config, short.renamed(model)))
+    return f"{PROGRAM.removesuffix('.py')}.model()"
+
+
+_WRITERS = {"huggingface": _write_huggingface, "timm": _write_timm, "factory": _write_torchvision}
+WRITTEN = ("config.json", "generation_config.json", PROGRAM)

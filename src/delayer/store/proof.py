@@ -31,19 +31,25 @@ def check(model: nn.Module, folder: str | Path, inputs: Inputs, *, factory: str 
     """
     saved = read_artefact(Path(folder))
     proofs = [reload_proof(model, folder, inputs, factory=factory)]
-    if saved.ordinary:
+    if saved.ordinary and saved.source.kind != "factory":  # whose program was run when it was written, and is not run again
         proofs.append(reload_proof(model, folder, inputs, ordinary=True, factory=factory))
     return tuple(proofs)
 
 
 def reload_proof(
-    model: nn.Module, folder: str | Path, inputs: Inputs, *, ordinary: bool | Source = False, factory: str | None = None
+    model: nn.Module,
+    folder: str | Path,
+    inputs: Inputs,
+    *,
+    ordinary: bool | Source = False,
+    factory: str | None = None,
+    program: Path | None = None,
 ) -> Proof:
     """The largest output difference between a network and its saved copy, found by a fresh process.
 
     ordinary: open the folder with its library's own loader instead of delayer.load; a `Source` where no record says yet
     whose network it is. factory: package.module:factory of the original network; by default the fresh process is given what
-    this one was given.
+    this one was given. program: a file of ours, written just now, whose `model()` opens the folder.
     Passed when the difference is at most 1e-5 of the largest output (1e-5 where outputs are smaller than 1), on these inputs
     and, for a network that looks back through a window, on tokens that do not fit into it; and when one that generates writes
     the same after them.
@@ -81,6 +87,7 @@ def reload_proof(
                 kind,
                 json.dumps(_named_in(Path(folder))),
                 factory or "",
+                str(program or ""),
                 *imports(),
             ],
             capture_output=True,
@@ -118,14 +125,18 @@ def _named_in(folder: Path) -> dict[str, str]:
     return {name: spelling for name, spelling in given_names().items() if json.dumps(name) in text}
 
 
-def _main(folder: str, probe: str, kind: str, names: str, factory: str, *modules: str) -> None:
+def _main(folder: str, probe: str, kind: str, names: str, factory: str, program: str, *modules: str) -> None:
+    import runpy
+
     from delayer.store.folder import load
     from delayer.store.ordinary import load_ordinary
 
     import_again(modules)
     for name, spelling in json.loads(names).items():
         remember(name, give(spelling))
-    if not kind:
+    if program:
+        model = runpy.run_path(program)["model"]()
+    elif not kind:
         model = load(folder, factory=factory or None)
     else:
         source = verified(Path(folder)).source if kind == "ordinary" else Source.model_validate_json(kind)

@@ -16,6 +16,7 @@ from delayer.network.chain import Chain
 from delayer.store.artefact import Source
 from delayer.store.shorter.likeness import looks_of
 from delayer.store.shorter.lists import BlockList, NotOrdinary, lists_of
+from delayer.store.shorter.torchvision import Constructions, is_torchvision
 
 __all__ = ["NotOrdinary", "Shortening", "Shorter"]
 
@@ -24,7 +25,7 @@ __all__ = ["NotOrdinary", "Shortening", "Shorter"]
 class Shorter:
     """How a library builds a network without some of its blocks.
 
-    config: a Hugging Face configuration, or arguments of timm's constructor. lists: which blocks each list keeps.
+    config: a Hugging Face configuration, or the arguments of timm or of torchvision's class. lists: which blocks each list keeps.
     """
 
     config: dict[str, Any]
@@ -36,7 +37,8 @@ class Shorter:
         for one in self.lists:
             parent = model.get_submodule(one.path)
             there = dict(parent.named_children())
-            if any(isinstance(there.get(name), StandIn) for name in one.gone):
+            # Pass-throughs keep their place, and so do names that are no numbers (encoder_layer_4).
+            if any(isinstance(there.get(name), StandIn) for name in one.gone) or not all(map(str.isdigit, one.names)):
                 moved |= {f"{one.at(old)}.": f"{one.at(new)}." for old, new in one.moves.items()}
         keys = {}
         for key in model.state_dict():
@@ -66,6 +68,8 @@ class Shortening:
             return Configurations(self.chain, self.source).without
         if self.source.kind == "timm":
             return partial(arguments, self.chain, self.source)
+        if is_torchvision(self.chain.model):
+            return Constructions(self.chain, self.source).without
         raise NotOrdinary("it comes from a function, and no file says which arguments of it make fewer blocks")
 
     def without(self, gone: Collection[int]) -> Shorter:
