@@ -10,7 +10,7 @@ from delayer.search.additive import Changes
 from delayer.search.budget import Budget
 from delayer.search.judging import Cut, MeasuredCut, Measuring, Verdict, damage_of, drop_of, takes
 from delayer.search.planner import KEEP, nominate_and_refine
-from delayer.search.predicting import measure_singles
+from delayer.search.predicting import measure_singles, residual_in
 from delayer.search.subject import Subject
 from delayer.search.ties import best_of
 from delayer.study import Grade, Scan
@@ -54,7 +54,11 @@ def deepest(
         seen += measured
         allowed = [c for c, _, g in measured if drop_of(original, g) <= max_drop]
         if allowed:
-            best = cut if cut in allowed else best_of(allowed, lambda c: damage_of(measure(c)), partial(takes, chain))
+            best = (
+                cut
+                if cut in allowed
+                else best_of(allowed, lambda c: damage_of(measure(c)), partial(takes, chain, missed=residual_in(scan)))
+            )
         failures = 0 if allowed else failures + 1
         if on_depth:
             on_depth(depth, measure(best if allowed else cut), bool(allowed))

@@ -11,7 +11,7 @@ from delayer.search.deepest import deepest, say_depth
 from delayer.search.measuring import best_of_finalists, measuring, original_grade
 from delayer.search.options import PlanOptions, ScanOptions
 from delayer.search.planner import NOMINATED
-from delayer.search.predicting import measure_singles
+from delayer.search.predicting import measure_singles, residual_in
 from delayer.search.subject import Subject
 from delayer.search.within_budget import within
 from delayer.study import Scan, SpanDamage
@@ -66,7 +66,9 @@ def dropped(subject: Subject, options: PlanOptions) -> Found:
             cut, measured = within(
                 subject, table, budget, measure, options, None, changes, effort=effort, keep=FEW, singles=singles
             )
-            cut = best_of_finalists(subject, measured, measure, None, options, ["drops"], unit=budget.unit)
+            cut = best_of_finalists(
+                subject, measured, measure, None, options, ["drops"], unit=budget.unit, missed=residual_in(table)
+            )
     cut = from_first(cut)
     return Found(cut, candidates_of(subject, cut, measured, measure.failed))
 

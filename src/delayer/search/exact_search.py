@@ -27,6 +27,7 @@ class Candidate:
     saved: float  # in the budget's unit (blocks, parameters, multiply-adds, ms); may be negative
     removed: float | None = None  # what it takes away, before what it puts in place; its number of blocks where not given
     added: float = 0.0  # what it puts in place, such as parameters
+    missed: float = 0.0  # what it misses, which tells apart what no grade does
 
     @property
     def takes(self) -> float:

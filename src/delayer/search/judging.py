@@ -90,15 +90,18 @@ def ensure_judged(judged: Iterable[tuple[Cut, Verdict]]) -> None:
         )
 
 
-def takes(chain: Chain, cut: Cut, unit: str = "blocks") -> Order:
+def takes(chain: Chain, cut: Cut, unit: str = "blocks", missed: Callable[[Cut], float] | None = None) -> Order:
     """Orders cuts that are equally good, the least first.
 
     By what leaves the network (in blocks for a budget in blocks, else in parameters), what is put in its place, how many
-    edits, where they begin.
+    edits, what they miss (where `missed` tells), where they begin.
     """
     gone = [block for edit in cut for span in edit.removed for block in range(span.start, span.stop)]
     away = sum(map(chain.weight if unit == "blocks" else partial(_params, chain), gone))
-    return Order((away, sum(edit.num_params(chain) for edit in cut), len(cut)), sorted(edit.spans for edit in cut))
+    return Order(
+        (away, sum(edit.num_params(chain) for edit in cut), len(cut)),
+        (missed(cut) if missed else 0.0, sorted(edit.spans for edit in cut)),
+    )
 
 
 def _params(chain: Chain, block: int) -> int:

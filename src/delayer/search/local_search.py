@@ -102,9 +102,10 @@ def _best(measured: Mapping[CandidateSet, float], target: float) -> CandidateSet
 
 
 def least_first(chosen: CandidateSet) -> Order:
-    """Orders sets that are equally good: what they remove, what they add, how many edits, where they begin."""
+    """Orders sets that are equally good: what they remove, what they add, how many edits, what they miss, where they begin."""
     cost = math.fsum(c.takes for c in chosen), math.fsum(c.added for c in chosen), len(chosen)
-    return Order(cost, [(c.start, c.stop) for c in chosen])
+    missed = float(f"{math.fsum(c.missed for c in chosen):.3e}")
+    return Order(cost, (missed, [(c.start, c.stop) for c in chosen]))
 
 
 def _proposals(

@@ -1,6 +1,6 @@
 """Cuts judged by the real network on validation data, and what they cost."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from delayer.fitting.evidence import Evidence
@@ -67,12 +67,14 @@ def best_of_finalists(
     key: Sequence,
     *,
     unit: str = "blocks",
+    missed: Callable[[Cut], float] | None = None,
 ) -> Cut:
     """Of the cuts that did best on the search's samples, the one that does best on all of validation; ties: see `takes`.
 
-    key: as for `measuring`. Raises ModelError where none of them can be judged on all of validation.
+    key: as for `measuring`. missed: what cuts miss, for those that tie.
+    Raises ModelError where none of them can be judged on all of validation.
     """
-    order = partial(takes, subject.chain, unit=unit)
+    order = partial(takes, subject.chain, unit=unit, missed=missed)
     judged = [cut for cut, _, found in measured if not isinstance(found, Failure)]
     finalists = best_first(judged, lambda cut: damage_of(measure(cut)), order)[:NUM_FINALISTS]
     if options.samples >= subject.task.batches("validation").num_samples or len(finalists) < 2:

@@ -72,7 +72,9 @@ def nominate_and_refine(
         if saved > 0 and math.isfinite(damage):
             added = edit_of(row).num_params(chain)
             removed = row.blocks_saved if budget.unit == "blocks" else row.params_saved + added
-            candidate = Candidate(row.start, row.stop, row.title or row.operator, damage, saved, float(removed), float(added))
+            candidate = Candidate(
+                row.start, row.stop, row.title or row.operator, damage, saved, float(removed), float(added), row.residual
+            )
             rows[candidate] = scan.spans[number]
     target = budget.target(lambda: totals[budget.unit])
     try:

@@ -5,7 +5,7 @@ which set is taken), so predictions only nominate.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from delayer.cutting.by_hand import edit_with
 from delayer.edits import Edit
@@ -34,12 +34,14 @@ def predicted_damage(scan: Scan, singles: Mapping[tuple[int, str], float]) -> li
     spans reckon with the worst of the others.
     A span costs what its blocks cost one by one, times how its held-out residual compares with theirs, times how far
     that operator's measured singles lie from the same rule. What rounding leaves unsure is nothing, and more than five
-    digits are not kept, so that equal damages are equal numbers.
+    digits are not kept, so that equal damages are equal numbers. Where nothing is left of a damage, the residual of dropping the
+    span's blocks stands for it, below what a forward pass can tell, so that of such blocks the one that changes least is first.
     """
     worst = max((value for value in singles.values() if math.isfinite(value)), default=0.0)
     known = {key: min(value, worst) if value > noise_of(0.0) else 0.0 for key, value in singles.items()}
     simplest = _simplest(scan)
     alone = {(s.start, s.operator): s.residual for s in scan.spans if s.stop == s.start + 1}
+    most = max((value for (_, operator), value in alone.items() if operator == simplest), default=0.0) * len(alone)
     found = []
     for row in scan.spans:
         blocks = range(row.start, row.stop)
@@ -59,8 +61,19 @@ def predicted_damage(scan: Scan, singles: Mapping[tuple[int, str], float]) -> li
         ]
         if factors:
             value *= sorted(factors)[len(factors) // 2]
+        if value == 0 and most > 0:
+            value = noise_of(0.0) * base / most
         found.append(float(f"{value:.4e}"))
     return found
+
+
+def residual_in(scan: Scan) -> Callable[[Sequence[Edit]], float]:
+    """What the edits of a cut miss, by a scan's held-out residuals: it tells cuts apart that forward passes do not."""
+    known: dict[Edit, float] = {}
+    for row in scan.spans:
+        if math.isfinite(row.residual):
+            known.setdefault(edit_of(row), row.residual)
+    return lambda cut: float(f"{sum(known.get(edit, 0.0) for edit in cut):.3e}")
 
 
 def _simplest(scan: Scan) -> str:

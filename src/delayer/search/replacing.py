@@ -12,6 +12,7 @@ from delayer.search.judging import Cut, Measuring, drop_of
 from delayer.search.measuring import best_of_finalists, measuring, original_grade
 from delayer.search.options import PlanOptions, ScanOptions
 from delayer.search.planner import KEEP, NOMINATED
+from delayer.search.predicting import residual_in
 from delayer.search.preferring import preferred, prefers
 from delayer.search.scan import watched_groups
 from delayer.search.subject import Subject
@@ -47,7 +48,9 @@ def replaced(subject: Subject, options: PlanOptions, scan_options: ScanOptions) 
         else:
             cut, measured = within(subject, table, budget, measure, options, fit, changes)
     if budget is not None:
-        cut = best_of_finalists(subject, measured, measure, fit, options, [scan_options], unit=budget.unit)
+        cut = best_of_finalists(
+            subject, measured, measure, fit, options, [scan_options], unit=budget.unit, missed=residual_in(table)
+        )
     if prefers(options):
         cut = preferred(subject, cut, measured, measure, fit, partial(_as_deep, subject, options, cut, original, measure))
     cut = from_first(cut)
