@@ -156,7 +156,7 @@ def test_the_last_layer_is_found_by_what_is_added(chain, data):
     for index in range(chain.num_blocks):  # also where the addition and the ReLU are done in place
         with evaluating(chain.model), running(chain.module(index), runs.append):
             call(chain.model, data[0].inputs)
-        assert torch.allclose(runs[index].total - runs[index].rest, runs[index].last.said)
+        assert torch.allclose(runs[index].total - runs[index].rest, runs[index].last.held)
         assert form_of(runs[index]) == forms[index]
     assert torch.equal(runs[4].rest, runs[4].before[:, :, ::2, ::2])
 

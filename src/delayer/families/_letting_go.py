@@ -1,6 +1,6 @@
 """Which blocks the rest of a network can do without, but for their hidden state.
 
-A stand-in that says what the block said must change nothing. Where the network answers otherwise all the same, or does not run
+A stand-in that answers what the block answered must change nothing. Where the network answers otherwise all the same, or does not run
 any more, something else of the block reaches the rest of it: an output that the block computes, a part that the parent reads,
 a state that others read. Such a block has to stay, whatever a metric says of its hidden state.
 """
@@ -24,7 +24,7 @@ OTHERWISE = "the network answers otherwise without it, though its hidden state i
 
 
 @dataclass
-class Said:
+class Recorded:
     """What a block answered, whether it wrote its hidden state into its input, and where it left the random numbers."""
 
     answer: Any
@@ -36,16 +36,16 @@ class Said:
 class _Again(nn.Module):
     """Says the hidden state again that a block said, or its whole answer."""
 
-    def __init__(self, said: Said, *, whole: bool = False):
+    def __init__(self, recorded: Recorded, *, whole: bool = False):
         super().__init__()
-        self.said, self.whole = said, whole
+        self.recorded, self.whole = recorded, whole
 
     def forward(self, *args, **kwargs) -> Any:
-        if self.said.drawn is not None:
-            torch.set_rng_state(self.said.drawn)
+        if self.recorded.drawn is not None:
+            torch.set_rng_state(self.recorded.drawn)
         if self.whole:
-            return each_item(self.said.answer, Tensor.clone)
-        return args[0].copy_(self.said.hidden) if self.said.in_place else self.said.hidden.clone()
+            return each_item(self.recorded.answer, Tensor.clone)
+        return args[0].copy_(self.recorded.hidden) if self.recorded.in_place else self.recorded.hidden.clone()
 
 
 def with_reasons(chain: Chain, example: Inputs) -> tuple[Block, ...]:
@@ -58,17 +58,19 @@ def with_reasons(chain: Chain, example: Inputs) -> tuple[Block, ...]:
     reasons: dict[int, str] = {}
     free: list[int] = []
     with ready(chain.model, example) as inputs, unfused():
-        said, answer = _heard(chain, able, inputs)
+        recorded, answer = _recorded(chain, able, inputs)
 
         def fault(gone: Collection[int]) -> Exception | str | None:
-            return _fault(chain, {i: StandIn(chain.module(i), chain.blocks[i], _Again(said[i])) for i in gone}, inputs, answer)
+            return _fault(
+                chain, {i: StandIn(chain.module(i), chain.blocks[i], _Again(recorded[i])) for i in gone}, inputs, answer
+            )
 
         # A network that differs from itself, twice on the same data and seed, tells nothing.
         if all(fault(group) is None for group in _groups(able)) or fault(()) is not None:
             return chain.blocks
         for index in able:
             if (found := fault([index])) is not None:
-                again = _fault(chain, {index: _Again(said[index], whole=True)}, inputs, answer)
+                again = _fault(chain, {index: _Again(recorded[index], whole=True)}, inputs, answer)
                 reasons[index] = _reason(chain.blocks[index], found, outputs_do=again is None)
             elif fault([*free, index]) is not None:
                 reasons[index] = "the network answers otherwise without it and blocks before it at once"
@@ -86,9 +88,9 @@ def _groups(indices: list[int]) -> list[list[int]]:
     return [half for half in halves if half]
 
 
-def _heard(chain: Chain, indices: list[int], inputs: Inputs) -> tuple[dict[int, Said], Any]:
+def _recorded(chain: Chain, indices: list[int], inputs: Inputs) -> tuple[dict[int, Recorded], Any]:
     """What each block says in one pass, and the network's answer."""
-    said: dict[int, Said] = {}
+    recorded: dict[int, Recorded] = {}
     begun: dict[int, tuple] = {}
 
     def enter(index: int) -> Callable:
@@ -104,7 +106,7 @@ def _heard(chain: Chain, indices: list[int], inputs: Inputs) -> tuple[dict[int, 
             given = items_of(output).items[gives]
             in_place = given.data_ptr() == before.data_ptr() and given.shape == before.shape and before._version > version
             kept = each_item(output, Tensor.clone)
-            said[index] = Said(kept, items_of(kept).items[gives], in_place, None if torch.equal(now, state) else now)
+            recorded[index] = Recorded(kept, items_of(kept).items[gives], in_place, None if torch.equal(now, state) else now)
 
         return hook
 
@@ -112,7 +114,7 @@ def _heard(chain: Chain, indices: list[int], inputs: Inputs) -> tuple[dict[int, 
     after = [(chain.module(index), leave(index)) for index in indices]
     with hooked(before=before, after=after), seeded():
         answer = each_item(call(chain.model, inputs), Tensor.clone)
-    return said, answer
+    return recorded, answer
 
 
 def _fault(chain: Chain, modules: Mapping[int, nn.Module], inputs: Inputs, answer: Any) -> Exception | str | None:

@@ -67,8 +67,8 @@ class Seams:
             mask = batch.mask_for(states.shape[1])
             return take(states, self.rows, mask, chosen(self.rows, ids, states.shape[1], mask, self.seed))
 
-        said = real(last.said)
-        return said, real(after) - real(total.reshape(after.shape)) + said
+        answers = real(last.held)
+        return answers, real(after) - real(total.reshape(after.shape)) + answers
 
 
 def _pass(chain: Chain, block: int, target: int, batch: Any) -> tuple[Run, Tensor]:
@@ -92,9 +92,9 @@ def _pass(chain: Chain, block: int, target: int, batch: Any) -> tuple[Run, Tenso
 def least_squares_map(rows: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     """T [d, d] with M T nearest to Y, by the normal equations in float64; the smallest one where M lacks directions."""
     xx = xy = torch.zeros(())
-    for said, wanted in rows:
-        said = said.double()
-        xx, xy = xx + said.T @ said, xy + said.T @ wanted.double()
+    for answers, wanted in rows:
+        answers = answers.double()
+        xx, xy = xx + answers.T @ answers, xy + answers.T @ wanted.double()
     if not xx.ndim:
         raise DataError("The data set is empty, so there is nothing to fit on. Give at least one batch.")
     if not (torch.isfinite(xx).all() and torch.isfinite(xy).all()):
@@ -107,17 +107,17 @@ def cosine_map(rows: Iterable[tuple[Tensor, Tensor]], *, seed: int = 0) -> Tenso
     kept = list(rows)
     if not kept:
         raise DataError("The data set is empty, so there is nothing to fit on. Give at least one batch.")
-    said, wanted = (torch.cat([pair[k].float() for pair in kept]) for k in (0, 1))
-    if not (torch.isfinite(said).all() and torch.isfinite(wanted).all()):
+    answers, wanted = (torch.cat([pair[k].float() for pair in kept]) for k in (0, 1))
+    if not (torch.isfinite(answers).all() and torch.isfinite(wanted).all()):
         raise NotFiniteError("NaN or infinity in what a layer says or should say. Check the weights and the data.")
     draw = torch.Generator().manual_seed(seed)
     with torch.enable_grad():
-        map = torch.eye(said.shape[1], device=said.device, requires_grad=True)
+        map = torch.eye(answers.shape[1], device=answers.device, requires_grad=True)
         adam = torch.optim.Adam([map], lr=LEARNING_RATE)
         for _ in range(EPOCHS):
-            for some in torch.randperm(len(said), generator=draw).to(said.device).split(BATCH):
+            for some in torch.randperm(len(answers), generator=draw).to(answers.device).split(BATCH):
                 adam.zero_grad()
-                (1 - F.cosine_similarity(said[some] @ map, wanted[some], dim=1).mean()).backward()
+                (1 - F.cosine_similarity(answers[some] @ map, wanted[some], dim=1).mean()).backward()
                 adam.step()
     return map.detach().double()
 

@@ -97,8 +97,8 @@ class Streams:
         """The same for a layer before the last, which should answer what it answers in the original."""
 
         def ends(cut: Run, first: Run) -> tuple[Tensor, Tensor]:
-            layer, wanted = cut.layer(path), first.layer(path).said
-            return layer.read, free_where_hidden(wanted, layer.said) if hidden_free and cut.rectifies(layer) else wanted
+            layer, wanted = cut.layer(path), first.layer(path).held
+            return layer.read, free_where_hidden(wanted, layer.held) if hidden_free and cut.rectifies(layer) else wanted
 
         return self._gather(block, block, ends, path, hold_out=hold_out)
 

@@ -30,13 +30,13 @@ ADDITIONS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__
 class Layer:
     """A linear layer that ran in a block: its path there, what it read, and what it answered behind its batch norm.
 
-    answer: the very tensor, into which the block may have written since. said: the numbers that it held.
+    answer: the very tensor, into which the block may have written since. held: the numbers that it held.
     """
 
     path: str
     read: Tensor
     answer: Tensor
-    said: Tensor
+    held: Tensor
     norm: str = ""
 
 
@@ -71,7 +71,7 @@ class Run:
     def rectifies(self, layer: Layer) -> bool:
         """Whether the layer that ran next read what this one said behind a ReLU."""
         following = self.layers[self.layers.index(layer) + 1 :]
-        return bool(following) and torch.equal(following[0].read, layer.said.relu())
+        return bool(following) and torch.equal(following[0].read, layer.held.relu())
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _noting(
         def note(module, args, output):
             for layer in runs[-1].layers if runs else ():
                 if args and args[0] is layer.answer:
-                    layer.answer, layer.said, layer.norm = output, output.clone(), path
+                    layer.answer, layer.held, layer.norm = output, output.clone(), path
 
         return note
 

@@ -57,14 +57,14 @@ def check_whole(model: nn.Module) -> None:
         )
 
 
-def check_not_quantised(config: dict[str, Any], said: str) -> None:
+def check_not_quantised(config: dict[str, Any], where: str) -> None:
     """Raises ModelError for a configuration of a quantised network."""
     stated = config.get("quantization_config") or config.get("compression_config")
     if not stated:
         return
     method = stated.get("quant_method") or stated.get("format") if isinstance(stated, dict) else None
     raise ModelError(
-        f"{said} is a quantised network (quantization_config{f', {str(method)[:40]}' if method else ''}), whose packed weights "
+        f"{where} is a quantised network (quantization_config{f', {str(method)[:40]}' if method else ''}), whose packed weights "
         "cannot be watched, fitted and merged as numbers. Cut first, quantise after: give the network that it was made from, and "
         "quantise the smaller one."
     )

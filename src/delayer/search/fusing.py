@@ -53,10 +53,10 @@ def fusions(
     paths: modules to look into; by default the blocks, and the container of blocks that are single layers.
     """
     chosen = _owners(chain) if paths is None else list(paths)
-    looked = _Looked(chain.model, _Allowed(repairs, most, kernels), _shapes(chain, example, chosen))
+    search = _Search(chain.model, _Allowed(repairs, most, kernels), _shapes(chain, example, chosen))
     for path in chosen:
-        looked.into(path)
-    return looked.found, looked.refused
+        search.into(path)
+    return search.found, search.refused
 
 
 def _owners(chain: Chain) -> list[str]:
@@ -75,7 +75,7 @@ class _Allowed:
     kernels: int | None
 
 
-class _Looked:
+class _Search:
     """What was found so far, in the modules looked into."""
 
     def __init__(self, model: nn.Module, allowed: _Allowed, shapes: dict[nn.Module, tuple[int, ...]]):
@@ -84,13 +84,13 @@ class _Looked:
         self.refused: list[Refused] = []
         self.claimed: set[nn.Module] = set()
 
-    def into(self, path: str, told: bool = True) -> None:
+    def into(self, path: str, report: bool = True) -> None:
         """Look into a module; where it, or one inside, cannot be traced, look into that one's own modules."""
         owner, before = self.model.get_submodule(path), len(self.found)
         try:
             traced = trace(owner)
         except Refusal as refusal:
-            self.refused += [Refused(path, (), str(refusal))] * told
+            self.refused += [Refused(path, (), str(refusal))] * report
             self.inside(path)
             return
         for region in regions(owner, traced):
@@ -102,14 +102,14 @@ class _Looked:
                     else:
                         self.refused.append(one)
         for inner, why in traced.closed:
-            if told and len(self.found) == before:
+            if report and len(self.found) == before:
                 self.refused.append(Refused(path, (inner,), f"what is inside cannot be traced ({why})"))
             self.inside(f"{path}.{inner}" if path else inner)
 
     def inside(self, path: str) -> None:
         for name, child in self.model.get_submodule(path).named_children():
             if not is_affine(child) and any(True for _ in child.parameters()):
-                self.into(f"{path}.{name}" if path else name, told=False)
+                self.into(f"{path}.{name}" if path else name, report=False)
 
 
 @dataclass(frozen=True)

@@ -52,17 +52,17 @@ def _disagreements(ranks: dict[str, dict[int, int]]) -> list[str]:
             both = sorted(ranks[one].keys() & ranks[two].keys())
             if one != two and len(both) > 2 and correlation([ranks[one][b] for b in both], [ranks[two][b] for b in both]) < 0.5:
                 apart.setdefault(one, []).append(two)
-    said, told = [], set()
+    sentences, paired = [], set()
     for one in sorted(apart, key=lambda title: -len(apart[title])):
-        others = [two for two in apart[one] if frozenset((one, two)) not in told]
-        told |= {frozenset((one, two)) for two in others}
+        others = [two for two in apart[one] if frozenset((one, two)) not in paired]
+        paired |= {frozenset((one, two)) for two in others}
         if others:
             first = {title: min(ranks[title], key=ranks[title].__getitem__) for title in (one, others[0])}
-            said.append(
+            sentences.append(
                 f"{one} ranks the blocks unlike {' and '.join(others)} (rank correlation under 0.5): it calls block "
                 f"{first[one]} the most redundant, {others[0]} block {first[others[0]]}. Trust measured cuts, not a score."
             )
-    return said
+    return sentences
 
 
 def correlation(x: Sequence[float], y: Sequence[float]) -> float:

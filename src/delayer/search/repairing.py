@@ -92,13 +92,15 @@ def repaired(subject: Subject, plan: Plan, options: PlanOptions) -> Plan:
         with subject.reporter.step(f"Repair: {name}") as tick:
             found[name] = attempt(partial(grade_of_plan, subject, tick), plans[name])
         subject.keep(plans[min(found, key=lambda other: damage_of(found[other]))])
-        said = found[name]
-        if isinstance(said, Failure):
-            subject.notes.append(f"Repair {name!r} could not be judged and was left out: {said.reason}.")
+        verdict = found[name]
+        if isinstance(verdict, Failure):
+            subject.notes.append(f"Repair {name!r} could not be judged and was left out: {verdict.reason}.")
             subject.reporter.line(subject.notes[-1])
             continue
-        subject.reporter.line(f"{name}: {said.name} {said.value:.2f}{said.unit}, divergence {damage_of(said):.4g} on validation")
-    ensure_judged((ways[name], verdict) for name, verdict in found.items())
+        subject.reporter.line(
+            f"{name}: {verdict.name} {verdict.value:.2f}{verdict.unit}, divergence {damage_of(verdict):.4g} on validation"
+        )
+    ensure_judged((ways[name], each) for name, each in found.items())
     best = from_first(best_of(found, lambda name: damage_of(found[name]), lambda name: len(ways[name])))
     if len(ways) == 1:
         subject.notes.append("None of the blocks that the cut reaches can be solved anew, so none was.")

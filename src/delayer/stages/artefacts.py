@@ -64,7 +64,7 @@ def changed(work: Work, stage: str) -> list[str]:
 
 def finish(work: Work, stage: str, key: str, files: Iterable[str], reads: Iterable[str] = ()) -> None:
     """Remember that a stage is done, with the files that it wrote and read; all of them are on the disk by now."""
-    work.told.add(stage)
+    work.reported.add(stage)
     files, reads = ({path: file_hash(work.study.path(path)) for path in paths} for paths in (files, reads))
     write_mark(
         work.study,

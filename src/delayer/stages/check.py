@@ -115,10 +115,10 @@ def _in_float32(work: Work, small: nn.Module, measures: dict[str, Measures]) -> 
             original = predictions(work.model, few, device=work.device, exact=exact)
             cut = predictions(small, few, device=work.device, exact=exact)
             found[exact] = grade_of(original, original, seed=work.seed), grade_of(cut, original, seed=work.seed)
-    said = {
+    grades = {
         exact: f"{one.name} {one.value:.2f} → {two.value:.2f}, divergence {two.kl:.4f}" for exact, (one, two) in found.items()
     }
-    return [f"On the first {few.num_samples} test samples in float32: {said[True]}; in bfloat16: {said[False]}."]
+    return [f"On the first {few.num_samples} test samples in float32: {grades[True]}; in bfloat16: {grades[False]}."]
 
 
 def _to_cpu(inputs: Inputs) -> Inputs:

@@ -13,7 +13,7 @@ from delayer.network.calling import example_of
 from delayer.network.chain import Chain
 from delayer.shrinking import ShrinkOptions, merge_faster_, num_kernels, schedules, shrink
 from delayer.stages.artefacts import finish, is_finished, stage_key
-from delayer.stages.shrink import said
+from delayer.stages.shrink import round_line
 from delayer.stages.work import Work
 from delayer.study import Compared, Comparison, Grade, Record, Round, as_lines, whole_lines, write_atomically
 from delayer.tasks import grade_of, predictions
@@ -114,7 +114,7 @@ def curve(
     rows = _kept(file)
 
     def note(one: Round, small: Chain) -> None:
-        work.reporter.line(said(one))
+        work.reporter.line(round_line(one))
         del rows[one.number - 1 :]  # a round that was killed before it was kept is done again
         removed, epochs, seconds = (rows[-1].num_removed, rows[-1].num_epochs, rows[-1].seconds) if rows else (0, 0, 0.0)
         outputs = predictions(small.model, work.task.batches("test"), device=work.device)

@@ -85,7 +85,7 @@ def run_all(
     on_stage: Callable[[str, Any], None] | None = None,
 ) -> Results:
     """All stages of an opened study; see `run`."""
-    told = on_stage or (lambda stage, record: None)
+    notify = on_stage or (lambda stage, record: None)
     check_asked(work, plan_options, scan_options)
     if heal and (tune_epochs or work.task.kind not in ("causal-lm", "seq2seq")):
         raise BudgetError("--heal is for networks that write text, and stands instead of --tune-epochs. Give one of both.")
@@ -95,19 +95,19 @@ def run_all(
         searches = searches and not drops_alone(work, settled(work, plan_options), scan_options)
         if searches:  # so that one pass over the fit split does for score and scan
             announce_scan(work, scan_options)
-        told("score", score_stage(work))
+        notify("score", score_stage(work))
         if searches:
-            told("scan", scan_stage(work, scan_options))
+            notify("scan", scan_stage(work, scan_options))
         tries = plan_options.try_onnx and check_options.onnx
         plan = plan_stage(work, plan_options.model_copy(update={"try_onnx": tries}), scan_options)
-        told("plan", plan)
+        notify("plan", plan)
         if tune_epochs or heal:
             small, _, report = tune_stage(work, healing(heal) if heal else TuneOptions(epochs=tune_epochs), plan=plan)
             work.notes.append(report.note)
         else:
             small = cut_stage(work, plan)
         results = check_stage(work, small, plan, check_options)
-        told("check", results)
+        notify("check", results)
         if importlib.util.find_spec("plotly") and importlib.util.find_spec("jinja2"):
-            told("report", report_stage(work.study.folder))
+            notify("report", report_stage(work.study.folder))
     return results

@@ -41,7 +41,7 @@ def shrink_stage(work: Work, options: ShrinkOptions = ShrinkOptions()) -> tuple[
             example=work.example,
             folder=state,
             seed=work.seed,
-            on_round=lambda one, _: work.reporter.line(said(one)),
+            on_round=lambda one, _: work.reporter.line(round_line(one)),
             progress=tick,
         )
     small.model.eval()
@@ -92,7 +92,7 @@ def _hash_then(work: Work, key: str) -> str | None:
     return mark.files.get("shrink.json") if mark and mark.key == key else None
 
 
-def said(one: Round) -> str:
+def round_line(one: Round) -> str:
     """A round in one line."""
     what = ", ".join(one.sites[:3]) + (f" and {len(one.sites) - 3} more" if len(one.sites) > 3 else "")
     return (

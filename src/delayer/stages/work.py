@@ -39,7 +39,7 @@ class Work(Subject):
     task_options: TaskOptions
     dtype: Stored = "keep"
     """What the smaller network is saved in."""
-    told: set[str] = field(default_factory=set)
+    reported: set[str] = field(default_factory=set)
     """Stages that this process did itself, or has said to be there already."""
 
     def scored(self, name: str) -> Score:
@@ -74,9 +74,9 @@ class Work(Subject):
 
     def say_finished(self, stage: str) -> None:
         """Say once that a stage stands finished in the folder."""
-        if stage not in self.told:
+        if stage not in self.reported:
             self.reporter.line(f"{stage.capitalize()}: already there.")
-            self.told.add(stage)
+            self.reported.add(stage)
 
     def open(self, folder: Path) -> nn.Module:
         """A network that this study saved."""

@@ -58,18 +58,18 @@ LABELS = frozenset({"id2label", "label2id"})
 _WORD = re.compile(r"[A-Za-z0-9_]{0,32}")
 
 
-def check_timm(name: str, arguments: Mapping[str, Any], said: str) -> None:
+def check_timm(name: str, arguments: Mapping[str, Any], where: str) -> None:
     """Raises ModelError for an architecture or an argument of timm that a file may not name."""
     timm = library("timm", "vision")
     if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?", name) or not timm.is_model(name.split(".")[0]):
         raise ModelError(
-            f"{said} names timm:{name[:80]}, which is no architecture of timm {timm.__version__}; a file may name "
+            f"{where} names timm:{name[:80]}, which is no architecture of timm {timm.__version__}; a file may name "
             "nothing else. Install the version that saved it."
         )
     for key, value in arguments.items():
         if not ((key in TIMM_NUMBERS and _numbers(value)) or (key in TIMM_WORDS and _word(value))):
             raise ModelError(
-                f"{said} wants timm's {name} built with {key}={str(value)[:80]!r}, which a file may not ask for. "
+                f"{where} wants timm's {name} built with {key}={str(value)[:80]!r}, which a file may not ask for. "
                 "Build the network yourself, in a function, and give that: load(FOLDER, factory=...)."
             )
 
@@ -90,7 +90,7 @@ def timm_facts(stated: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in stated.items() if key in TIMM_FACTS and value is not None}
 
 
-def huggingface_class(name: str, said: str) -> Any:
+def huggingface_class(name: str, where: str) -> Any:
     """The class of transformers' own that a file names. Raises ModelError for anything else."""
     transformers = library("transformers", "text")
     kind = getattr(transformers, name, None) if name.isidentifier() and not name.startswith("_") else None
@@ -103,35 +103,35 @@ def huggingface_class(name: str, said: str) -> Any:
         and getattr(kind, "config_class", None) is not None
     ):
         raise ModelError(
-            f"{said} names the class {name[:80]!r}, which is no network of transformers {transformers.__version__} "
+            f"{where} names the class {name[:80]!r}, which is no network of transformers {transformers.__version__} "
             "that a file may name. Install the version that saved it."
         )
     return kind
 
 
-def check_huggingface(source: Source, said: str) -> None:
+def check_huggingface(source: Source, where: str) -> None:
     """Raises ModelError for a class, an argument or a key that a file may not name."""
-    huggingface_class(source.model_class, said)
+    huggingface_class(source.model_class, where)
     for key, value in source.arguments.items():
         if key not in HUGGINGFACE_ARGUMENTS or not isinstance(value, bool):
             raise ModelError(
-                f"{said} wants {source.model_class} built with {key}={str(value)[:80]!r}, which a file may not "
+                f"{where} wants {source.model_class} built with {key}={str(value)[:80]!r}, which a file may not "
                 "ask for. Bring its delayer.json back."
             )
-    check_configuration(source.config, said)
+    check_configuration(source.config, where)
 
 
-def check_configuration(config: Mapping[str, Any], said: str) -> None:
+def check_configuration(config: Mapping[str, Any], where: str) -> None:
     """Raises ModelError for a key with which a configuration would fetch, import or run something."""
     for path, key, value in _walk(config):
         if key == "auto_map" and value:
             raise ModelError(
-                f"{said} wants Python code of its own imported (auto_map), which delayer never does. Take a version "
+                f"{where} wants Python code of its own imported (auto_map), which delayer never does. Take a version "
                 "that its library knows by itself; trust=True (--trust) opens it as that, without its code."
             )
         if _runs(key, value):
             raise ModelError(
-                f"{said} holds {path}={str(value)[:60]!r}, with which something would be fetched, imported or "
+                f"{where} holds {path}={str(value)[:60]!r}, with which something would be fetched, imported or "
                 "run. Take it out if you can do without; trust=True (--trust) lets it be."
             )
 

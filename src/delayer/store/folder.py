@@ -178,14 +178,14 @@ def recover_(folder: str | Path) -> str:
 
 
 def _load_artefact(folder: Path, trust: Trust, allow_changed: bool) -> nn.Module:
-    artefact, said = verified(folder, allow_changed=allow_changed), str(folder)
+    artefact, where = verified(folder, allow_changed=allow_changed), str(folder)
     plan = read_plan(folder / "plan.json")
-    if trust.factory is not None and root(artefact.source, said).kind != "factory":
+    if trust.factory is not None and root(artefact.source, where).kind != "factory":
         raise ModelError(
-            f"{folder} holds a network of {root(artefact.source, said).name}, which no factory builds. Leave "
+            f"{folder} holds a network of {root(artefact.source, where).name}, which no factory builds. Leave "
             "factory= (--factory) out."
         )
-    check_source(artefact.source, trust, said)
+    check_source(artefact.source, trust, where)
     file = folder / "model.safetensors"
     files = files_of(folder)
     shapes = header(folder)
@@ -193,9 +193,9 @@ def _load_artefact(folder: Path, trust: Trust, allow_changed: bool) -> nn.Module
     if artefact.ordinary and artefact.source.kind in ("huggingface", "timm"):
         check_counts(read_json(folder / "config.json"), str(folder / "config.json"))
         opening = load_ordinary if artefact.source.kind == "huggingface" else load_timm_folder
-        with no_larger_than(shapes, num_blocks(artefact), said):
+        with no_larger_than(shapes, num_blocks(artefact), where):
             return note_shards_(note_dtype_(opening(folder, artefact.source), dtypes), files)
-    model = cut_skeleton(measured_skeleton(artefact, shapes, trust, said), artefact.chain, plan)
+    model = cut_skeleton(measured_skeleton(artefact, shapes, trust, where), artefact.chain, plan)
     fill_(model, read_weights(file), name=str(file))
     note_dtype_(model, dtypes)
     if (folder / "generation_config.json").is_file():

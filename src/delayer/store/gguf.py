@@ -60,7 +60,7 @@ def open_gguf(name: str) -> nn.Module:
     return model
 
 
-def _class_name(config: Any, said: str) -> str:
+def _class_name(config: Any, where: str) -> str:
     """The class that a file's configuration names, or else the one that writes text, or the bare one."""
     transformers = library("transformers", "text")
     if stated := getattr(config, "architectures", None):
@@ -68,7 +68,9 @@ def _class_name(config: Any, said: str) -> str:
     for head in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModel"):
         if (kind := getattr(transformers, head)._model_mapping.get(type(config), None)) is not None:
             return (kind[0] if isinstance(kind, tuple) else kind).__name__
-    raise ModelError(f"transformers has no network for the {type(config).__name__} of {said}. Give the network it was made from.")
+    raise ModelError(
+        f"transformers has no network for the {type(config).__name__} of {where}. Give the network it was made from."
+    )
 
 
 def _unpacked_(model: nn.Module) -> None:

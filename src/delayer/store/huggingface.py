@@ -71,8 +71,8 @@ def open_huggingface(name: str, weights: str | Path | None, *, trust: bool = Fal
     if weights is None and not taken:
         model = from_pretrained(kind, name)
     else:
-        said = str(weights or name)
-        say_mended(said, taken)
+        where = str(weights or name)
+        say_mended(where, taken)
         given = {names[key]: value for file in files for key, value in read_weights(file).items()}
         model = from_pretrained(kind, None, config=config, state_dict=given)
         if (settings := generation_of(name)) is not None:
@@ -118,7 +118,7 @@ def _own_names(kind: Any, config: Any) -> set[str]:
         return set()
 
 
-def _class_of(config: Any, shapes: Shapes, said: str) -> Any:
+def _class_of(config: Any, shapes: Shapes, where: str) -> Any:
     """The class whose weights a file holds, for a configuration that names none: it has a place for most of them."""
     transformers = library("transformers", "text")
     given, found = set(shapes), {}
@@ -127,7 +127,7 @@ def _class_of(config: Any, shapes: Shapes, said: str) -> Any:
         for one in kind if isinstance(kind, tuple) else (kind,):
             if one is None or one in found:
                 continue
-            with quiet(transformers), no_larger_than(shapes, 0, said) if shapes else nullcontext(), torch.device("meta"):
+            with quiet(transformers), no_larger_than(shapes, 0, where) if shapes else nullcontext(), torch.device("meta"):
                 model = one(config)
             own = model.state_dict().keys()
             bare = [{key.removeprefix(f"{one.base_model_prefix}.") for key in keys} for keys in (own, given)]
@@ -149,7 +149,7 @@ def _unknown(name: str, error: Exception) -> UnknownName:
 def from_pretrained(kind: Any, name: str | None, **options: Any) -> nn.Module:
     """A Hugging Face network in float32, none of whose weights is random. Raises WeightsError."""
     transformers = library("transformers", "text")
-    said = name or "the weights file"
+    where = name or "the weights file"
     try:
         with quiet(transformers):
             model, report = kind.from_pretrained(
@@ -165,7 +165,7 @@ def from_pretrained(kind: Any, name: str | None, **options: Any) -> nn.Module:
         raise
     except Exception as error:
         raise WeightsError(
-            f"{said!r} has no safetensors weights that {kind.__name__} can load ({first_line(error)}). "
+            f"{where!r} has no safetensors weights that {kind.__name__} can load ({first_line(error)}). "
             f"delayer never opens pickles; convert the weights to safetensors{how_to_convert(name)}"
         ) from error
     missing = set(report["missing_keys"])
@@ -175,12 +175,12 @@ def from_pretrained(kind: Any, name: str | None, **options: Any) -> nn.Module:
     unexpected = report["unexpected_keys"] if name is None else ()
     if name is not None and (more := sorted(report["unexpected_keys"])):  # a hub checkpoint may hold further heads
         warnings.warn(
-            f"{said} holds {len(more)} tensors for which {type(model).__name__} has no place ({', '.join(more[:3])}"
+            f"{where} holds {len(more)} tensors for which {type(model).__name__} has no place ({', '.join(more[:3])}"
             f"{', …' if len(more) > 3 else ''}); they are left out.",
             DelayerWarning,
             stacklevel=2,
         )
-    check_fit(said, type(model).__name__, len(model.state_dict()), missing, unexpected, shapes)
+    check_fit(where, type(model).__name__, len(model.state_dict()), missing, unexpected, shapes)
     return model
 
 

@@ -21,7 +21,7 @@ _NAMES = {
 }
 
 
-def check_counts(config: Mapping[str, Any], said: str, shapes: Shapes | None = None) -> None:
+def check_counts(config: Mapping[str, Any], where: str, shapes: Shapes | None = None) -> None:
     """Raises ModelError for a configuration that counts more layers, heads or labels than any network has.
 
     shapes: of its weights file, where that is known: 10,000 labels, or as many as any tensor has rows, are believed then.
@@ -40,12 +40,13 @@ def check_counts(config: Mapping[str, Any], said: str, shapes: Shapes | None = N
             most = next((mosts[what] for what, names in _NAMES.items() if names.fullmatch(str(key))), None)
             if most and value > most:
                 raise ModelError(
-                    f"{said} asks for {value:.0f} {key}, where {most:,} is the most that is believed. Bring the saved files back."
+                    f"{where} asks for {value:.0f} {key}, where {most:,} is the most that is believed. "
+                    "Bring the saved files back."
                 )
 
 
 @contextmanager
-def no_larger_than(shapes: Shapes, num_blocks: int, said: str) -> Iterator[None]:
+def no_larger_than(shapes: Shapes, num_blocks: int, where: str) -> Iterator[None]:
     """Inside, a network may be built whose tensors a weights file accounts for, and once more each block that a plan took out.
 
     shapes: of that file. Raises ModelError, in the middle of building, from there on.
@@ -60,7 +61,7 @@ def no_larger_than(shapes: Shapes, num_blocks: int, said: str) -> Iterator[None]
         for what, most in (("modules and tensors", 8 * most_tensors), ("elements", most_elements)):
             if seen[what] > most:
                 raise ModelError(
-                    f"{said} describes a network of more than {most:,} {what}, while its weights file holds "
+                    f"{where} describes a network of more than {most:,} {what}, while its weights file holds "
                     f"{len(shapes)} tensors. One of the two is damaged, or of another network."
                 )
 
@@ -74,13 +75,13 @@ def no_larger_than(shapes: Shapes, num_blocks: int, said: str) -> Iterator[None]
         yield
 
 
-def check_size(build: Callable[[], Any], shapes: Shapes, num_blocks: int, said: str) -> None:
+def check_size(build: Callable[[], Any], shapes: Shapes, num_blocks: int, where: str) -> None:
     """Raises ModelError where a network is larger than its weights file accounts for, before any memory is taken for it.
 
     build: makes the network; whatever else it raises on a device without memory, the true building says better.
     """
     try:
-        with no_larger_than(shapes, num_blocks, said), torch.device("meta"):
+        with no_larger_than(shapes, num_blocks, where), torch.device("meta"):
             build()
     except ModelError as error:
         if error.__cause__ is None:  # a refusal of ours, and not what a library's constructor raised

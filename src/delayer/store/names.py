@@ -19,12 +19,12 @@ def mended_names(given: Collection[str], own: Collection[str], base: str = "") -
     Only names are taken off with which more of the weights find their place, and as few of them as that takes.
     """
     places = {name.removeprefix(base) for name in own}
-    best, said, most = {name: name for name in given}, "", sum(name.removeprefix(base) in places for name in given)
+    best, removed, most = {name: name for name in given}, "", sum(name.removeprefix(base) in places for name in given)
     for names, taken in _candidates(given):
         fitting = sum(name.removeprefix(base) in places for name in names.values())
         if fitting > most and len(set(names.values())) == len(names):
-            best, said, most = names, taken, fitting
-    return best, said
+            best, removed, most = names, taken, fitting
+    return best, removed
 
 
 def _candidates(given: Collection[str]) -> Iterator[tuple[dict[str, str], str]]:
@@ -32,7 +32,7 @@ def _candidates(given: Collection[str]) -> Iterator[tuple[dict[str, str], str]]:
     yield from _without_fronts({name: name for name in given}, [], [])
     if inside := [part for part in INSIDE if any(part in name.split(".") for name in given)]:
         plain = {name: ".".join(part for part in name.split(".") if part not in INSIDE) for name in given}
-        yield plain, _said([], inside)
+        yield plain, _in_words([], inside)
         yield from _without_fronts(plain, [], inside)
 
 
@@ -44,26 +44,26 @@ def _without_fronts(names: Mapping[str, str], fronts: list[str], inside: Collect
     common = {first for first in firsts if all(name.startswith(f"{first}.") for name in names.values())}
     for front in sorted(common | ({"module", "model"} & firsts)):
         shorter = {old: name.removeprefix(f"{front}.") for old, name in names.items()}
-        yield shorter, _said([*fronts, front], inside)
+        yield shorter, _in_words([*fronts, front], inside)
         yield from _without_fronts(shorter, [*fronts, front], inside)
 
 
-def _said(fronts: Collection[str], inside: Collection[str]) -> str:
+def _in_words(fronts: Collection[str], inside: Collection[str]) -> str:
     return " and ".join(f"{part}." for part in (*fronts, *inside))
 
 
-def say_mended(said: str, taken: str) -> None:
+def say_mended(where: str, taken: str) -> None:
     """Warn that the names of weights were changed, if they were."""
     if taken:
         warnings.warn(
-            f"The tensors of {said} fit without {taken} in their names, which a wrapper puts there; they are read without.",
+            f"The tensors of {where} fit without {taken} in their names, which a wrapper puts there; they are read without.",
             DelayerWarning,
             stacklevel=3,
         )
 
 
-def mended(weights: Mapping[str, Any], own: Collection[str], said: str, base: str = "") -> dict[str, Any]:
+def mended(weights: Mapping[str, Any], own: Collection[str], where: str, base: str = "") -> dict[str, Any]:
     """The weights, or their shapes, under the names of the network; a DelayerWarning says what was taken off."""
     names, taken = mended_names(weights, own, base)
-    say_mended(said, taken)
+    say_mended(where, taken)
     return {names[name]: value for name, value in weights.items()}

@@ -53,18 +53,18 @@ def load_timm_folder(folder: Path, source: Source) -> nn.Module:
 
 def _ordinary_config(folder: Path, source: Source, *, strict: bool = True) -> dict[str, Any]:
     """The configuration of an ordinary checkpoint, once it names nothing that a file may not name."""
-    said = str(folder / "config.json")
+    where = str(folder / "config.json")
     config = read_json(folder / "config.json")
     if source.kind == "timm":
-        check_timm(config.get("architecture", ""), config.get("model_args") or {}, said)
+        check_timm(config.get("architecture", ""), config.get("model_args") or {}, where)
         if strict and (further := config.get("pretrained_cfg", {}).keys() - TIMM_FACTS):
             raise ModelError(
-                f"{said} says how pretrained weights are to be fetched ({', '.join(sorted(further)[:3])}), which is "
+                f"{where} says how pretrained weights are to be fetched ({', '.join(sorted(further)[:3])}), which is "
                 "not taken from a file. Take it out; the weights lie beside it."
             )
         config["model_args"] = dict(config.get("model_args") or {})
     else:
-        check_configuration(config, said)
+        check_configuration(config, where)
         check_folder(folder)
     return config
 

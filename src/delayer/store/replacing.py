@@ -44,18 +44,18 @@ def bring_back_(folder: Path, check: Callable[[Path], object]) -> str:
     The complete new folder is preferred: whoever was killed between the renames had finished it.
     """
     new, old = new_place(folder), old_place(folder)
-    said = ""
+    note = ""
     if not folder.exists():
         for place, what in ((new, "the finished new one was"), (old, "the one before was")):
             if place.exists() and _whole(place, check):
                 place.rename(folder)
                 sync(folder.parent)
-                said = f"{folder} was missing after an interruption; {what} put in its place."
+                note = f"{folder} was missing after an interruption; {what} put in its place."
                 break
     if folder.exists():
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-    return said
+    return note
 
 
 def _whole(place: Path, check: Callable[[Path], object]) -> bool:

@@ -16,7 +16,7 @@ from delayer.store.originals import call_factory, load_timm
 from delayer.store.trust import OURS, Trust, factory_for, nested, root
 
 
-def skeleton(source: Source, trust: Trust, said: str) -> nn.Module:
+def skeleton(source: Source, trust: Trust, where: str) -> nn.Module:
     """The network's architecture, with weights still to be filled in; `check_source` has looked at the source before.
 
     Raises ModelError.
@@ -28,12 +28,12 @@ def skeleton(source: Source, trust: Trust, said: str) -> nn.Module:
         winner.give_own(winner.config_of(source.config), trust.factory, trust.everything)
         return call_factory(OURS, winner.network, source.config)
     if source.kind == "factory":
-        return call_factory(source.name, *factory_for(source, trust, said))
+        return call_factory(source.name, *factory_for(source, trust, where))
     if source.kind == "delayer":
         return cut_skeleton(
-            skeleton(nested(source, said), trust, said), source.config["chain"], Plan.model_validate(source.config["plan"])
+            skeleton(nested(source, where), trust, where), source.config["chain"], Plan.model_validate(source.config["plan"])
         )
-    transformers, kind = library("transformers", "text"), huggingface_class(source.model_class, said)
+    transformers, kind = library("transformers", "text"), huggingface_class(source.model_class, where)
     try:
         with quiet(transformers):
             return kind(kind.config_class.from_dict(closed_configuration(kind, source.config)), **source.arguments)
@@ -46,19 +46,19 @@ def skeleton(source: Source, trust: Trust, said: str) -> nn.Module:
         ) from error
 
 
-def measured_skeleton(artefact: Artefact, shapes: Shapes, trust: Trust, said: str) -> nn.Module:
+def measured_skeleton(artefact: Artefact, shapes: Shapes, trust: Trust, where: str) -> nn.Module:
     """The original's skeleton, once its size is found to go with the weights file: first without memory, then with it.
 
     A factory of the user's own makes what it makes. Raises ModelError.
     """
-    first = root(artefact.source, said)
+    first = root(artefact.source, where)
     if first.kind == "factory" and first.name != OURS:
-        return skeleton(artefact.source, trust, said)
-    check_counts(first.config, said, shapes)
+        return skeleton(artefact.source, trust, where)
+    check_counts(first.config, where, shapes)
     if first.kind != "factory":
-        check_size(lambda: skeleton(artefact.source, trust, said), shapes, num_blocks(artefact), said)
-    with no_larger_than(shapes, num_blocks(artefact), said):
-        return skeleton(artefact.source, trust, said)
+        check_size(lambda: skeleton(artefact.source, trust, where), shapes, num_blocks(artefact), where)
+    with no_larger_than(shapes, num_blocks(artefact), where):
+        return skeleton(artefact.source, trust, where)
 
 
 def num_blocks(artefact: Artefact) -> int:

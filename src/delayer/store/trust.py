@@ -48,10 +48,10 @@ def allowed() -> tuple[bool, bool]:
     return _ALLOWED.get()
 
 
-def factory_for(source: Source, trust: Trust, said: str) -> tuple[Callable[..., Any], dict[str, Any]]:
+def factory_for(source: Source, trust: Trust, where: str) -> tuple[Callable[..., Any], dict[str, Any]]:
     """The function that builds a folder's original network, and its arguments.
 
-    said: the folder, for the error. Raises ModelError where the caller gave none, and the folder's word alone would decide what
+    where: the folder, for the error. Raises ModelError where the caller gave none, and the folder's word alone would decide what
     is imported or called.
     """
     found = trust.factory
@@ -60,57 +60,57 @@ def factory_for(source: Source, trust: Trust, said: str) -> tuple[Callable[..., 
     if found is None:
         found = given(source.name) or (give(source.name) if trust.everything else None)
     if found is None:
-        raise ModelError(not_given(source.name, said))
+        raise ModelError(not_given(source.name, where))
     remember(source.name, found)
     # A number names nothing; a text may be the name of a file or of a module, and only the caller knows his function.
     texts = {k: v for k, v in source.config.items() if k not in trust.arguments and not _plain(v)}
     if texts and not trust.everything:
         stated = ", ".join(f"{key}={value!r}"[:80] for key, value in texts.items())
         raise ModelError(
-            f"{said} wants its factory called with {stated}; texts may name files, so they are not taken from a file. "
+            f"{where} wants its factory called with {stated}; texts may name files, so they are not taken from a file. "
             "Give them yourself, load(FOLDER, factory=..., " + f"{next(iter(texts))}=...), or trust=True (--trust)."
         )
     return found, {**source.config, **trust.arguments}
 
 
-def not_given(name: str, said: str) -> str:
+def not_given(name: str, where: str) -> str:
     """What to say of a factory that a file names and nobody gave."""
     if not is_name(name):
-        return f"{said} names the factory {name[:80]!r}, which is not spelled package.module:factory. Give yours: factory=..."
+        return f"{where} names the factory {name[:80]!r}, which is not spelled package.module:factory. Give yours: factory=..."
     return (
-        f"{said} was made with {name[:200]}, a function of somebody's own, and a file's word is no reason to import it. If it "
+        f"{where} was made with {name[:200]}, a function of somebody's own, and a file's word is no reason to import it. If it "
         f"is yours, give it: load(FOLDER, factory=...), or --factory {name[:200]}; trust=True (--trust) imports what files name."
     )
 
 
-def check_source(source: Source, trust: Trust, said: str) -> None:
+def check_source(source: Source, trust: Trust, where: str) -> None:
     """Look at all that a source names before anything of it is built. Raises ModelError for what a file may not name."""
     from delayer.store.closed import check_huggingface, check_timm
 
-    source = root(source, said)
+    source = root(source, where)
     if source.kind == "timm":
-        check_timm(source.name, source.config, said)
+        check_timm(source.name, source.config, where)
     elif source.kind == "huggingface":
-        check_huggingface(source, said)
+        check_huggingface(source, where)
     elif source.name != OURS:
-        factory_for(source, trust, said)
+        factory_for(source, trust, where)
 
 
-def root(source: Source, said: str) -> Source:
+def root(source: Source, where: str) -> Source:
     """The source of the network that was cut first. Raises ModelError where there is no end to it."""
     for _ in range(MAX_DEPTH + 1):
         if source.kind != "delayer":
             return source
-        source = nested(source, said)
-    raise ModelError(f"{said} says that its network was cut more than {MAX_DEPTH} times over. Load and save it anew.")
+        source = nested(source, where)
+    raise ModelError(f"{where} says that its network was cut more than {MAX_DEPTH} times over. Load and save it anew.")
 
 
-def nested(source: Source, said: str) -> Source:
+def nested(source: Source, where: str) -> Source:
     """The source of the network that was cut before. Raises ModelError."""
     try:
         return Source.model_validate(source.config["source"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{said} does not say where the network that was cut came from. Restore its delayer.json.") from error
+        raise ModelError(f"{where} does not say where the network that was cut came from. Restore its delayer.json.") from error
 
 
 def _plain(value: Any) -> bool:

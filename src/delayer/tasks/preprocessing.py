@@ -111,25 +111,25 @@ def _from_timm(cfg: dict[str, Any], model: nn.Module) -> dict[str, Any]:
 
 
 def _from_processor(processor: Any) -> dict[str, Any]:
-    said = processor.to_dict()
+    settings = processor.to_dict()
     facts: dict[str, Any] = {"mean": (0.0,), "std": (1.0,)}
-    if said.get("do_normalize"):
-        facts = {"mean": tuple(said["image_mean"]), "std": tuple(said["image_std"])}
-    if said.get("resample") is not None:
+    if settings.get("do_normalize"):
+        facts = {"mean": tuple(settings["image_mean"]), "std": tuple(settings["image_std"])}
+    if settings.get("resample") is not None:
         from PIL import Image
 
-        facts["interpolation"] = Image.Resampling(said["resample"]).name.lower()
-    size, crop = said.get("size") or {}, said.get("crop_size") or {}
-    if said.get("do_center_crop") and "height" in crop:
+        facts["interpolation"] = Image.Resampling(settings["resample"]).name.lower()
+    size, crop = settings.get("size") or {}, settings.get("crop_size") or {}
+    if settings.get("do_center_crop") and "height" in crop:
         facts["size"] = (crop["height"], crop["width"])
         short = size.get("shortest_edge")
         facts["crop_share"] = min(crop.values()) / short if short else 1.0
-    elif said.get("do_resize") and "height" in size:
+    elif settings.get("do_resize") and "height" in size:
         facts |= {"size": (size["height"], size["width"]), "squash": True}
-    elif said.get("do_resize") and "shortest_edge" in size:
+    elif settings.get("do_resize") and "shortest_edge" in size:
         edge = size["shortest_edge"]
         # ConvNeXt's processor cuts out the centre below 384 pixels and squashes from there on.
-        facts |= {"size": (edge, edge), "squash": edge >= 384, "crop_share": said.get("crop_pct") if edge < 384 else 1.0}
+        facts |= {"size": (edge, edge), "squash": edge >= 384, "crop_share": settings.get("crop_pct") if edge < 384 else 1.0}
     return facts
 
 

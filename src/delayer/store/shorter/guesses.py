@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from delayer.store.shorter.lists import BlockList
-from delayer.store.shorter.places import Config, Spot, at, changed_at, numbers, said
+from delayer.store.shorter.places import Config, Spot, at, changed_at, dotted, numbers
 
 COUNTS = re.compile(r".*(layer|depth|block|num_h|stage|n_l).*", re.I)
 """Names under which counts and lists with an entry for each block are looked for first."""
@@ -33,7 +33,7 @@ def guesses(whole: Config, changed: Sequence[BlockList], spots: Mapping[str, Spo
         small = [
             spot
             for spot, value in numbers(numbered)
-            if spot[:-1] == spot_of[:-1] and spot != spot_of and 0 < value <= len(one.names) and KINDS.search(said(spot))
+            if spot[:-1] == spot_of[:-1] and spot != spot_of and 0 < value <= len(one.names) and KINDS.search(dotted(spot))
         ]
         for spot in small:
             yield changed_at(numbered, {spot: sum(k < at(numbered, spot) for k in one.left)})
@@ -43,7 +43,7 @@ def guesses(whole: Config, changed: Sequence[BlockList], spots: Mapping[str, Spo
 
 
 def _is_per_block(values: Sequence[Any], spot: Spot) -> bool:
-    return bool(COUNTS.fullmatch(said(spot))) or all(isinstance(value, str) for value in values)
+    return bool(COUNTS.fullmatch(dotted(spot))) or all(isinstance(value, str) for value in values)
 
 
 def per_block(config: Config, count: Spot, num: int) -> list[Spot]:

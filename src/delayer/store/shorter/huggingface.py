@@ -15,7 +15,7 @@ from delayer.store.artefact import Source
 from delayer.store.shorter.guesses import COUNTS, guesses, outlets, per_block, without
 from delayer.store.shorter.likeness import difference
 from delayer.store.shorter.lists import BlockList, NotOrdinary, length_of, lists_of
-from delayer.store.shorter.places import Config, Spot, changed_at, numbers, places, said
+from delayer.store.shorter.places import Config, Spot, changed_at, dotted, numbers, places
 
 MOST_GUESSES = 40
 """Configurations that are built at most, once the counts are known."""
@@ -50,14 +50,14 @@ class Configurations:
         spots = {one.path: self.spots[one.path] for one in changed}
         for one in changed:
             if any(spots[one.path] == spots[other.path] and len(other.left) != len(one.left) for other in changed):
-                count = said(spots[one.path])
+                count = dotted(spots[one.path])
                 raise NotOrdinary(f"{one.path} and another list share one count, {count}, and would differ in length")
         reasons = []
         for guess in islice(guesses(self.whole, changed, spots), MOST_GUESSES):
             if not (reason := self._fault(guess, lists)):
                 return self._with_derived(guess, lists)
             reasons.append(reason)
-        counts = " and ".join(dict.fromkeys(said(spot) for spot in spots.values()))
+        counts = " and ".join(dict.fromkeys(dotted(spot) for spot in spots.values()))
         raise NotOrdinary(f"the network that {self.kind.__name__} builds from a lower {counts} is another one: {reasons[0]}")
 
     def _fault(self, config: Config, lists: Sequence[BlockList]) -> str:
@@ -73,20 +73,22 @@ class Configurations:
                 len(spot) != 1
                 or value not in lengths
                 or value != self.whole.get(str(spot[0]))
-                or not COUNTS.fullmatch(said(spot))
+                or not COUNTS.fullmatch(dotted(spot))
             ):
                 continue
             try:
                 before, after = (
-                    getattr(self.kind.config_class.from_dict({k: v for k, v in deepcopy(c).items() if k != spot[0]}), said(spot))
+                    getattr(
+                        self.kind.config_class.from_dict({k: v for k, v in deepcopy(c).items() if k != spot[0]}), dotted(spot)
+                    )
                     for c in (self.whole, short)
                 )
             except Exception:  # the class cannot do without it
                 continue
-            told = changed_at(short, {spot: after})
+            changed = changed_at(short, {spot: after})
             # A decoder's count may follow an encoder's by default, and be its own here.
-            if before == value and isinstance(after, int) and after != value and not self._fault(told, lists):
-                short = told
+            if before == value and isinstance(after, int) and after != value and not self._fault(changed, lists):
+                short = changed
         return short
 
 
@@ -112,7 +114,7 @@ def _builder(kind: Any, arguments: Mapping[str, Any]) -> Callable[[Config], nn.M
 def _count(whole: Config, one: BlockList, lists: Sequence[BlockList], build: Callable[[Config], nn.Module | str]) -> Spot:
     """Where a configuration counts the members of a list: lowered by one it takes one of them, and no other list's."""
     num = len(one.names)
-    found = sorted(places(whole, num), key=lambda spot: not COUNTS.fullmatch(said(spot)))
+    found = sorted(places(whole, num), key=lambda spot: not COUNTS.fullmatch(dotted(spot)))
     shortened = BlockList(one.path, one.names, frozenset(one.names[-1:]))
     for spot in found:
         lowered = changed_at(whole, {spot: num - 1})

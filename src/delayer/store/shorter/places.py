@@ -44,6 +44,6 @@ def changed_at(config: Config, values: Mapping[Spot, Any]) -> Config:
     return copy
 
 
-def said(spot: Spot) -> str:
+def dotted(spot: Spot) -> str:
     """A place in words."""
     return ".".join(map(str, spot))

@@ -77,8 +77,8 @@ def _splits(root: Path, folders: list[Path]) -> Samples:
     drawn = {"fit": "fit" if "fit" in found else first}
     drawn["test"] = "test" if "test" in found else last
     drawn["validation"] = "validation" if "validation" in found else drawn["fit"]
-    said = ", ".join(f"{part} from {by_part[drawn[part]].name}" for part in _ORDER)
-    notes.insert(0, f"The folders of {root} are splits: {said}.")
+    origins = ", ".join(f"{part} from {by_part[drawn[part]].name}" for part in _ORDER)
+    notes.insert(0, f"The folders of {root} are splits: {origins}.")
     whole = list(found.values())
     starts = [rows[part].start for part in found]
 
