@@ -1,7 +1,7 @@
 """Which blocks the rest of a network can do without, but for their hidden state.
 
-A stand-in that answers what the block answered must change nothing. Where the network answers otherwise all the same, or does not run
-any more, something else of the block reaches the rest of it: an output that the block computes, a part that the parent reads,
+A stand-in that answers what the block answered must change nothing. Where the network answers otherwise all the same, or does not
+run any more, something else of the block reaches the rest of it: an output that the block computes, a part that the parent reads,
 a state that others read. Such a block has to stay, whatever a metric says of its hidden state.
 """
 
