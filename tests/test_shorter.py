@@ -16,6 +16,7 @@ from delayer.network.chain import Chain
 from delayer.store import Source, load, save, source_of
 from delayer.store.probes import beyond_windows, continuation
 from delayer.store.shorter import NotOrdinary, Shortening, Shorter
+from delayer.store.shorter.huggingface import spelled_out_anew
 from delayer.store.shorter.likeness import difference
 from delayer.store.shorter.lists import lists_of
 
@@ -234,6 +235,14 @@ def test_an_architecture_with_a_fixed_number_of_blocks_says_so():
     block = next(i for i, block in enumerate(chain.blocks) if block.removable)
     with pytest.raises(NotOrdinary, match="with a fixed number of blocks, which no argument changes"):
         without(chain, block)
+
+
+def test_kinds_that_are_told_in_runs_are_told_anew():
+    """GPT-Neo's configuration says the kinds of its layers twice, and believes the list."""
+    whole = {"kinds": [[["a", "b"], 3]], "layers": ["a", "b"] * 3, "other": [["a", 2]], "num": 6}
+    short = {**whole, "layers": ["a", "b", "b", "a", "b"], "num": 5}
+    assert spelled_out_anew(whole, short) == {**short, "kinds": [[["a"], 1], [["b"], 2], [["a"], 1], [["b"], 1]]}
+    assert spelled_out_anew(whole, whole) == whole
 
 
 # -- what a proof runs ----------------------------------------------------------------------------------------------------

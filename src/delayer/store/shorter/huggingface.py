@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 import torch
@@ -67,6 +67,7 @@ class Configurations:
 
     def _with_derived(self, short: Config, lists: Sequence[BlockList]) -> Config:
         """The short configuration, with further counts of blocks that its class works out of the first (an encoder's, say)."""
+        short = spelled_out_anew(self.whole, short)
         lengths = {len(one.names) for one in lists if one.gone}
         for spot, value in list(numbers(short)):
             if (
@@ -90,6 +91,32 @@ class Configurations:
             if before == value and isinstance(after, int) and after != value and not self._fault(changed, lists):
                 short = changed
         return short
+
+
+def spelled_out_anew(whole: Config, short: Config) -> Config:
+    """The short configuration with kinds of layers in runs, [[kinds, times], ...], that spell out what its lists say.
+
+    A class that is given both believes the list, and so a run that stays as it was would say what is not so (GPT-Neo).
+    """
+    runs = {key: spelled for key, value in whole.items() if (spelled := _spelled_out(value))}
+    lists = {name: (value, short.get(name)) for name, value in whole.items() if isinstance(value, list)}
+    for key, spelled in runs.items():
+        now = [after for before, after in lists.values() if before == spelled and after != spelled]
+        if now:
+            short = changed_at(short, {(key,): [[[kind], len(list(same))] for kind, same in groupby(now[0])]})
+    return short
+
+
+def _spelled_out(value: Any) -> list[Any]:
+    """What runs of kinds stand for, one after another; nothing for whatever else."""
+    if not isinstance(value, list | tuple):
+        return []
+    found: list[Any] = []
+    for run in value:
+        if not (isinstance(run, list | tuple) and len(run) == 2 and isinstance(run[0], list | tuple) and isinstance(run[1], int)):
+            return []
+        found += list(run[0]) * run[1]
+    return found
 
 
 def _builder(kind: Any, arguments: Mapping[str, Any]) -> Callable[[Config], nn.Module | str]:
