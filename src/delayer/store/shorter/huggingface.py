@@ -99,7 +99,7 @@ def spelled_out_anew(whole: Config, short: Config) -> Config:
     A class that is given both believes the list, and so a run that stays as it was would say what is not so (GPT-Neo).
     """
     runs = {key: spelled for key, value in whole.items() if (spelled := _spelled_out(value))}
-    lists = {name: (value, short.get(name)) for name, value in whole.items() if isinstance(value, list)}
+    lists = {name: (value, short[name]) for name, value in whole.items() if isinstance(value, list) and name in short}
     for key, spelled in runs.items():
         now = [after for before, after in lists.values() if before == spelled and after != spelled]
         if now:
