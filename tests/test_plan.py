@@ -179,6 +179,7 @@ def test_stats_given_equal_stats_gathered():
 def test_every_edit_has_a_label_and_spans():
     own = {
         "resolve_block": ({"block": 1}, "block 1", (Span(1, 2),)),
+        "adopt_units": ({"block": 1, "target": 2, "donors": (2,)}, "with units of 2", (Span(1, 2),)),
         "renew_norms": ({}, "norms", ()),
         "fold_map": ({"block": 1, "target": 3}, "block 1", (Span(1, 2),)),
         "rescale": ({"before": 3, "factor": 1.5, "begins": ("a",), "adds": ("b",)}, "before block 3", ()),

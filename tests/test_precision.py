@@ -8,6 +8,7 @@ import delayer
 from delayer.errors import ModelError
 from delayer.network.hooks import hooked
 from delayer.network.precision import faster_precision, multiply_in_, multiplying, precision_of
+from delayer.stages.work import multiply_as_asked_
 from delayer.tasks import predictions, task_of
 
 
@@ -94,3 +95,15 @@ def test_a_run_says_that_it_multiplies_in_bfloat16(tmp_path):
     assert delayer.LoadOptions().compute == "auto"
     with pytest.raises(ValueError, match="compute"):
         delayer.LoadOptions(compute="int8")
+
+
+@pytest.mark.parametrize("so_far", ["float32", "bfloat16"])
+def test_a_study_goes_on_in_the_precision_that_it_began_in(model, so_far):
+    """Two measurements of a machine may differ, and results that were made would be made again."""
+    ids = [{"input_ids": torch.randint(0, 9, (4, 6))} for _ in range(2)]
+    task = task_of(ids, ids, ids, kind="causal-lm")
+    notes = multiply_as_asked_(model, "auto", task, torch.device("cpu"), so_far)
+    assert precision_of(model) == so_far and bool(notes) == (so_far == "bfloat16")
+    other = "float32" if so_far == "bfloat16" else "bfloat16"
+    multiply_as_asked_(model, other, task, torch.device("cpu"), so_far)
+    assert precision_of(model) == other

@@ -85,9 +85,13 @@ class Streams:
 
         return self._gather(block, target, ends, hold_out=hold_out)
 
+    def first_run(self, block: int) -> Run:
+        """What a block of the network cut so far shows on the first batch."""
+        return self._runs[self.chain].run(block, next(self._read()))
+
     def inner_paths(self, block: int) -> list[str]:
         """Paths inside a block of the linear layers that run before its last, in order."""
-        run = self._runs[self.chain].run(block, next(self._read()))
+        run = self.first_run(block)
         paths = [layer.path for layer in run.layers]
         return paths[: paths.index(run.ending[0].path)]
 

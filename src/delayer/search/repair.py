@@ -5,14 +5,18 @@ small = apply(chain, plan.model_copy(update={"edits": cut}), data=batches)
 """
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from torch import nn
 
 from delayer.edits import Edit
+from delayer.edits.adopt_units import AdoptUnits
 from delayer.edits.resolve_block import ResolveBlock
 from delayer.errors import ModelError
 from delayer.fitting.batch_norm import whole
+from delayer.fitting.block_runs import BlockRuns
+from delayer.fitting.units import Wider
 from delayer.network.calling import call, each_tensor, evaluating, example_of
 from delayer.network.chain import Chain
 from delayer.network.inside_block import Form, Run, Tail, check_form, form_of, running_each
@@ -63,6 +67,7 @@ def resolved(
     ridge: float | None = None,
     sweeps: int = 1,
     seams_only: bool = False,
+    units: bool = False,
 ) -> tuple[Edit, ...]:
     """The edits of a cut, and one more for each kept block that the cut reaches: it is solved anew.
 
@@ -73,6 +78,7 @@ def resolved(
     layers: the last linear layer of each block, or all. ridge: chosen on held-out samples where None.
     sweeps: how often each is solved; a second time lets go of what a ReLU hides.
     seams_only: only the blocks right before removed ones.
+    units: these choose their hidden units among their own and those of the removed ones, where they have such.
     Raises ModelError when no block that stays can be solved.
     """
     dropped = {b for edit in edits if edit.edit == "drop_span" for span in edit.spans for b in range(span.start, span.stop)}
@@ -88,9 +94,12 @@ def resolved(
             continue
         eligible += 1
         if block in can:
-            found.append(
-                ResolveBlock(block=block, target=target if target > block else None, layers=layers, ridge=ridge, sweeps=sweeps)
-            )
+            aim = target if target > block else None
+            donors = tuple(range(block + 1, target + 1))
+            if units and donors and _takes_units(chain, block, donors, batch):
+                found.append(AdoptUnits(block=block, target=aim, donors=donors, ridge=ridge))
+            else:
+                found.append(ResolveBlock(block=block, target=aim, layers=layers, ridge=ridge, sweeps=sweeps))
         reached = True
     if eligible and not found:
         raise ModelError(
@@ -98,6 +107,18 @@ def resolved(
             "layer with nothing or a ReLU behind, so none can be solved anew. Use --repair none, or fine-tune."
         )
     return (*edits, *found)
+
+
+def _takes_units(chain: Chain, block: int, donors: Sequence[int], batch: Any) -> bool:
+    """Whether hidden units of other blocks can stand in a block: tried on two samples."""
+    runs, few = BlockRuns(chain), replace(batch, inputs=example_of(batch.inputs), labels=None).to(device_of(chain.model))
+    try:
+        wide = Wider(chain.module(block), [chain.module(donor) for donor in donors], runs.run(block, few))
+        with wide.standing():
+            wide.check(runs.run(block, few))
+    except ModelError:
+        return False
+    return True
 
 
 def tail_of(chain: Chain, index: int, batch: Any) -> Tail:

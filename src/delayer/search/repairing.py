@@ -63,8 +63,8 @@ def graded_after_repair(subject: Subject, cut: Cut, options: PlanOptions) -> Gra
 def repaired(subject: Subject, plan: Plan, options: PlanOptions) -> Plan:
     """The plan with the repair that moves the network's output on validation data least, or without any.
 
-    "resolve" tries the blocks before the cuts alone, all blocks that a cut reaches, and each of their layers twice; "norms"
-    counts batch norms anew; "best" tries everything. Nothing is chosen on test data.
+    "resolve" tries the blocks before the cuts alone, all blocks that a cut reaches, those with hidden units of the removed ones,
+    and each of their layers twice; "norms" counts batch norms anew; "best" tries everything. Nothing is chosen on test data.
     Raises ModelError where no block has the form that solving needs, and nothing else was asked for.
     """
     if options.repair == "none":
@@ -73,7 +73,9 @@ def repaired(subject: Subject, plan: Plan, options: PlanOptions) -> Plan:
     ways: dict[str, tuple[Edit, ...]] = {"no repair": plan.edits}
     if options.repair in ("resolve", "best"):
         try:
-            kinds = {"seams": {"seams_only": True}, "all blocks": {}}
+            kinds = {"all blocks": {}, "all blocks, units of removed ones": {"units": True}}
+            if subject.task.kind != "causal-lm":  # with many tokens to fit on, all blocks do better than few
+                kinds = {"seams": {"seams_only": True}, **kinds}
             if any(form.tail == "relu" for form in forms_of(subject.chain, batch)):
                 kinds["every layer, twice"] = {"layers": "all", "sweeps": 2}
             for name, more in kinds.items():

@@ -15,7 +15,7 @@ from delayer.errors import DelayerError
 from delayer.families import chain_of
 from delayer.measure import num_params
 from delayer.network.calling import example_of
-from delayer.network.precision import faster_precision, multiply_in_
+from delayer.network.precision import Precision, faster_precision, multiply_in_, precision_of
 from delayer.observing.processes import own_folder
 from delayer.progress import Reporter
 from delayer.search.options import ScanOptions
@@ -91,17 +91,17 @@ class Work(Subject):
                 versions[name] = importlib.metadata.version(name)
             except importlib.metadata.PackageNotFoundError:
                 continue
-        device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
         return Provenance(
             delayer=__version__,
             versions=versions,
             machine=f"{platform.system()} {platform.machine()}",
-            device=device,
+            device=device_name(self.device),
             threads=torch.get_num_threads(),
             seed=self.seed,
             model_hash=self.model_hash,
             data_hash=self.task.hash,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            precision=precision_of(self.model),
         )
 
 
@@ -127,7 +127,10 @@ def open_work(
     torch.manual_seed(task_options.seed)
     network = load(model, weights=load_options.weights, **(arguments or {})).to(device)
     task = open_task(data[0], network, task_options, test_spec=test)
-    for note in task.notes + multiply_as_asked_(network, load_options.compute, task, device):
+    study = Study(own_folder(Path(out)))
+    before = study.read_or_none("study")
+    so_far = before.provenance.precision if before and before.provenance.device == device_name(device) else None
+    for note in task.notes + multiply_as_asked_(network, load_options.compute, task, device, so_far):
         reporter.line(note)
     chain = chain_of(network, example_of(task.batches("fit")[0].to(device).inputs), blocks=load_options.blocks)
     reporter.line(f"{model}: {chain!r}")
@@ -135,7 +138,7 @@ def open_work(
         name=model,
         chain=chain,
         task=task,
-        study=Study(own_folder(Path(out))),
+        study=study,
         data=tuple(data),
         device=device,
         seed=task_options.seed,
@@ -147,14 +150,22 @@ def open_work(
     return work
 
 
-def multiply_as_asked_(network: nn.Module, asked: str, task: Task, device: torch.device) -> list[str]:
-    """Have passes over data multiply as asked for, by default as fast as is known to be safe; what the user should know."""
+def multiply_as_asked_(
+    network: nn.Module, asked: str, task: Task, device: torch.device, so_far: Precision | None = None
+) -> list[str]:
+    """Have passes over data multiply as asked for, by default as fast as is known to be safe; what the user should know.
+
+    so_far: what the study's earlier results were made in on this device, which is kept: two measurements may differ.
+    """
     if asked != "auto":
         multiply_in_(network, "bfloat16" if asked == "bfloat16" else "float32")
         return []
     if task.kind not in ("causal-lm", "seq2seq"):
         return []
-    found, ratio = faster_precision(device)
+    if so_far == "bfloat16":
+        multiply_in_(network, so_far)
+        return ["Passes over data multiply in bfloat16, as this study's earlier ones did (--compute float32 for that)."]
+    found, ratio = (so_far, 1.0) if so_far else faster_precision(device)
     multiply_in_(network, found)
     if found == "float32":
         return []
@@ -162,6 +173,11 @@ def multiply_as_asked_(network: nn.Module, asked: str, task: Task, device: torch
         f"Passes over data multiply in bfloat16, {ratio:.1f} times as fast here as float32 (--compute float32 for that); test "
         "grades are held against float32."
     ]
+
+
+def device_name(device: torch.device) -> str:
+    """What results say that they were made on."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def pick_device(name: str) -> str:

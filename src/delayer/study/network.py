@@ -60,6 +60,8 @@ class Provenance(Record):
     model_hash: str
     data_hash: str
     created: str
+    precision: Literal["float32", "bfloat16"] | None = None
+    """What passes over data multiplied in; None in studies that are older than the choice."""
 
 
 class Asked(Record):

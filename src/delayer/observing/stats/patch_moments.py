@@ -94,6 +94,15 @@ class PatchMoments:
         s["x"], s["y"] = s["x"] + num * dx, s["y"] + num * dy
         s["shift_x"], s["shift_y"] = shift_x.clone(), shift_y.clone()
 
+    def only(self, index: Tensor) -> "PatchMoments":
+        """Those of some inputs alone, and the same targets; index: which [D'], in rising order."""
+        found = PatchMoments(self.window, exact=self.exact)
+        found.num_rows = self.num_rows
+        for name, t in self._sums.items():
+            mine = index.to(t.device)
+            found._sums[name] = t[mine][:, mine] if name == "xx" else t[mine] if name in ("shift_x", "x", "xy") else t.clone()
+        return found
+
     def merge(self, other: "PatchMoments") -> None:
         """Add what another has seen (and leave it saying the same about this one's shift)."""
         if not other._sums:
