@@ -34,17 +34,20 @@ class BlockRuns:
         if prefix.largest and len({self.chain.module(index) for index in range(num)}) == num:
             prefix.start = block
 
-    def run(self, block: int, batch: Any) -> Run:
-        """What a block shows on a batch. Raises DataError where it is not passed, ModelError for a form that cannot be solved."""
+    def run(self, block: int, batch: Any, *, answers: bool = True) -> Run:
+        """What a block shows on a batch. Raises DataError where it is not passed, ModelError for a form that cannot be solved.
+
+        answers: whether the numbers of each layer's answer are kept; those of the block's total always are.
+        """
         prefix = self._prefix
         if block < prefix.start:
             raise ValueError(f"Block {block} is asked for, but passes begin at {prefix.start}.")
         known = prefix.knows(batch)
-        run = self._pass(block, batch, prefix.passing(batch))
+        run = self._pass(block, batch, prefix.passing(batch), answers=answers)
         if known and self._tried is not None and self._to_try(self._tried, prefix.start):
             # Nothing but its blocks should tell a network what its blocks read; where something does, it shows here.
             self._tried.add(prefix.start)
-            whole = self._pass(block, batch, nullcontext())
+            whole = self._pass(block, batch, nullcontext(), answers=answers)
             if not (torch.equal(run.before, whole.before) and torch.equal(run.ending[1], whole.ending[1])):
                 prefix.forget()
                 return whole
@@ -55,7 +58,7 @@ class BlockRuns:
         between = self.chain.blocks[start - 1].outlet != self.chain.blocks[start].inlet
         return start not in tried and (between or len(tried) < 2)
 
-    def _pass(self, block: int, batch: Any, beginning: AbstractContextManager) -> Run:
+    def _pass(self, block: int, batch: Any, beginning: AbstractContextManager, *, answers: bool) -> Run:
         seen: list[Run] = []
 
         def see(run: Run) -> None:
@@ -70,7 +73,7 @@ class BlockRuns:
             multiplying(chain.model),
             beginning,
             _ended(),
-            running(chain.module(block), see, **places),
+            running(chain.module(block), see, **places, answers=answers),
         ):
             call(chain.model, batch.inputs)
         if not seen:

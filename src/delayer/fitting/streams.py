@@ -143,7 +143,9 @@ class Streams:
     ) -> tuple[PatchMoments, PatchMoments, Run]:
         gathered: tuple[PatchMoments, PatchMoments, Run] | None = None
         for batch in self._read():
-            first, cut = self._runs[self.original].run(target, batch), self._runs[self.chain].run(block, batch)
+            # Only of a layer before the last the answer itself is the target.
+            first = self._runs[self.original].run(target, batch, answers=bool(path))
+            cut = self._runs[self.chain].run(block, batch, answers=bool(path))
             (last, total), (_, wanted) = cut.ending, first.ending
             if wanted.numel() != total.numel() or first.tail != cut.tail:
                 raise PlanError(

@@ -30,7 +30,8 @@ ADDITIONS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__
 class Layer:
     """A linear layer that ran in a block: its path there, what it read, and what it answered behind its batch norm.
 
-    answer: the very tensor, into which the block may have written since. held: the numbers that it held.
+    answer: the very tensor, into which the block may have written since. held: the numbers that it held; the answer itself where
+    they were not asked for.
     """
 
     path: str
@@ -127,29 +128,32 @@ def _terms(layers: list[Layer], a: Any, b: Any) -> tuple[Layer, Tensor] | None:
 
 
 @contextmanager
-def running(block: nn.Module, see: Callable[[Run], None], *, takes: str = "", gives: str = "") -> Iterator[None]:
+def running(
+    block: nn.Module, see: Callable[[Run], None], *, takes: str = "", gives: str = "", answers: bool = True
+) -> Iterator[None]:
     """Call `see` with what each forward pass of a block shows; hooks go away also after an exception.
 
-    takes, gives: the places of the hidden state in its call and in its answer (`Block`).
+    takes, gives: the places of the hidden state in its call and in its answer (`Block`). answers: whether the numbers of each
+    layer's answer are kept, which takes a copy.
     Inside, the network must be evaluating: a batch norm in training mode is no fixed map.
     """
-    with running_each([(block, see, takes, gives)]):
+    with running_each([(block, see, takes, gives)], answers=answers):
         yield
 
 
 @contextmanager
-def running_each(watched: Sequence[tuple[nn.Module, Callable[[Run], None], str, str]]) -> Iterator[None]:
+def running_each(watched: Sequence[tuple[nn.Module, Callable[[Run], None], str, str]], *, answers: bool = True) -> Iterator[None]:
     """The same for several blocks, none inside another: each with its `see`, `takes` and `gives`."""
     runs: list[Run] = []
     with ExitStack() as stack:
         for block, see, takes, gives in watched:
-            stack.enter_context(_noting(block, runs, see, takes, gives))
+            stack.enter_context(_noting(block, runs, see, takes, gives, answers=answers))
         with _Additions(runs), unfused():
             yield
 
 
 def _noting(
-    block: nn.Module, runs: list[Run], see: Callable[[Run], None], takes: str, gives: str
+    block: nn.Module, runs: list[Run], see: Callable[[Run], None], takes: str, gives: str, *, answers: bool
 ) -> AbstractContextManager[None]:
     """Inside, each pass of a block is a run on the pile while it lasts, and is seen at its end."""
 
@@ -159,7 +163,7 @@ def _noting(
     def layer_ran(path):
         def note(module, args, output):
             if runs and args and isinstance(output, Tensor):
-                runs[-1].layers.append(Layer(path, args[0], output, output.clone()))
+                runs[-1].layers.append(Layer(path, args[0], output, output.clone() if answers else output))
 
         return note
 
@@ -167,7 +171,7 @@ def _noting(
         def note(module, args, output):
             for layer in runs[-1].layers if runs else ():
                 if args and args[0] is layer.answer:
-                    layer.answer, layer.held, layer.norm = output, output.clone(), path
+                    layer.answer, layer.held, layer.norm = output, output.clone() if answers else output, path
 
         return note
 
