@@ -9,7 +9,7 @@ from torch import nn
 from delayer.cutting import Plan, apply
 from delayer.edits.adopt_units import AdoptUnits
 from delayer.edits.drop_span import DropSpan
-from delayer.edits.resolve_block import ResolveBlock
+from delayer.edits.resolve_block import ResolveBlock, SolveLast
 from delayer.errors import ModelError, PlanError
 from delayer.families import chain_of
 from delayer.fitting.block_runs import BlockRuns
@@ -180,7 +180,7 @@ def test_blocks_right_before_removed_ones_adopt_and_others_are_solved(data):
     torch.manual_seed(0)
     chain = chain_over(Net(norm=affine_norm, num=6), data)
     edits = resolved(chain, (DropSpan(start=1, stop=3), DropSpan(start=4, stop=5)), data[0], units=True)
-    made = [(edit.edit, edit.block, getattr(edit, "donors", ())) for edit in edits if isinstance(edit, ResolveBlock)]
+    made = [(edit.edit, edit.block, getattr(edit, "donors", ())) for edit in edits if isinstance(edit, SolveLast)]
     assert made == [("adopt_units", 0, (1, 2)), ("adopt_units", 3, (4,)), ("resolve_block", 5, ())]
     small = apply(chain, plan_of(chain, *edits), data=data)
     assert num_kept(small) == 3 and torch.isfinite(small(data[0].inputs)).all()

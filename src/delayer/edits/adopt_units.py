@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from delayer.edits import edit
-from delayer.edits.resolve_block import ResolveBlock
+from delayer.edits.resolve_block import SolveLast
 from delayer.errors import ModelError, PlanError
 from delayer.fitting.evidence import Evidence
 from delayer.fitting.layer import best_ridge, solve_layer
@@ -18,7 +18,7 @@ CHOICE_RIDGE = 0.1
 
 
 @edit("adopt_units")
-class AdoptUnits(ResolveBlock):
+class AdoptUnits(SolveLast):
     """A block that stays keeps the best hidden units of its own and of removed blocks; its last layer is solved anew.
 
     Closed form, no new parameter, no other shape: the rows of removed blocks' feeding layers (fc1; gate and up) stand beside
@@ -48,12 +48,11 @@ class AdoptUnits(ResolveBlock):
             return
         streams = evidence.streams(f"adopt_units {self.block}")
         donors = [streams.original.module(donor) for donor in self.donors]
-        target = self.block if self.target is None else self.target
         try:
             wide = Wider(chain.module(self.block), donors, streams.first_run(self.block))
             with wide.standing():
                 wide.check(streams.first_run(self.block))
-                fit, heldout, _ = streams.last_layer(self.block, target, hold_out=self.ridge is None)
+                fit, heldout, _ = streams.last_layer(self.block, self.aim, hold_out=self.ridge is None)
         except ModelError as error:
             raise PlanError(
                 f"Block {self.block} cannot take units of {self.donors}: {error} Use resolve_block {self.block} instead."

@@ -15,8 +15,34 @@ from delayer.observing.stats.patch_moments import PatchMoments
 from delayer.study import Index
 
 
+class SolveLast(FitBlock):
+    """An edit that solves a block's last linear layer anew for the network that is left."""
+
+    target: Index | None = None
+    """The block of the original whose total it aims at; itself where not given."""
+    ridge: float | None = Field(default=None, ge=0)
+    """Pull towards the old weights, a share of the inputs' energy; chosen on held-out samples where not given."""
+
+    @property
+    def aim(self) -> int:
+        """The block of the original whose total it aims at."""
+        return self.block if self.target is None else self.target
+
+    @property
+    def label(self) -> str:
+        aim = "" if self.aim == self.block else f" for block {self.aim}"
+        return f"block {self.block} solved anew{aim}"
+
+    def check(self, chain: Chain) -> None:
+        if not self.block <= self.aim < chain.num_blocks:
+            raise PlanError(
+                f"{self.edit} {self.block} aims at block {self.aim} of {chain.num_blocks}; "
+                f"a block can stand for itself and for those behind it. Use a target from {self.block} on."
+            )
+
+
 @edit("resolve_block")
-class ResolveBlock(FitBlock):
+class ResolveBlock(SolveLast):
     """A block that stays has its last linear layer solved anew from the features that it now reads.
 
     Closed form, no new parameter: the layer (with its batch norm folded in, exactly) answers what brings the block's
@@ -26,28 +52,11 @@ class ResolveBlock(FitBlock):
     """
 
     edit: Literal["resolve_block"] = "resolve_block"
-    target: Index | None = None
-    """The block of the original whose total it aims at; itself where not given."""
     layers: Literal["last", "all"] = "last"
     """The last linear layer, or all: those before it are first solved to answer what they answer in the original."""
-    ridge: float | None = Field(default=None, ge=0)
-    """Pull towards the old weights, a share of the inputs' energy; chosen on held-out samples where not given."""
     sweeps: int = Field(default=1, ge=1, le=100)
     """How often a layer is solved. From the second time on what a ReLU hides is free: what should be negative may be any
     negative number, so that the layer's strength goes where it shows."""
-
-    @property
-    def label(self) -> str:
-        aim = "" if self.target in (None, self.block) else f" for block {self.target}"
-        return f"block {self.block} solved anew{aim}"
-
-    def check(self, chain: Chain) -> None:
-        target = self.block if self.target is None else self.target
-        if not self.block <= target < chain.num_blocks:
-            raise PlanError(
-                f"resolve_block {self.block} aims at block {target} of {chain.num_blocks}; "
-                f"a block can stand for itself and for those behind it. Use a target from {self.block} on."
-            )
 
     def apply_(self, chain: Chain, evidence: Evidence | None = None) -> None:
         self.check(chain)
@@ -61,9 +70,9 @@ class ResolveBlock(FitBlock):
                     for sweep in range(self.sweeps):
                         gathered = streams.inner_layer(self.block, path, hidden_free=sweep > 0, hold_out=ridge is None)
                         ridge = self._solve_(chain, *gathered, path, ridge)
-        target, ridge = self.block if self.target is None else self.target, self.ridge
+        ridge = self.ridge
         for sweep in range(self.sweeps):
-            fit, heldout, run = streams.last_layer(self.block, target, hidden_free=sweep > 0, hold_out=ridge is None)
+            fit, heldout, run = streams.last_layer(self.block, self.aim, hidden_free=sweep > 0, hold_out=ridge is None)
             ridge = self._solve_(chain, fit, heldout, run, "", ridge)
             if run.tail == "identity":
                 break

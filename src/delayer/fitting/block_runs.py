@@ -65,15 +65,14 @@ class BlockRuns:
             seen.append(run)
             raise _Enough
 
-        chain = self.chain
-        places = {"takes": chain.blocks[block].takes, "gives": chain.blocks[block].gives}
+        chain, at = self.chain, self.chain.blocks[block]
         with (
             evaluating(chain.model),
             seeded(batch.start),
             multiplying(chain.model),
             beginning,
             _ended(),
-            running(chain.module(block), see, **places, answers=answers),
+            running(chain.module(block), see, takes=at.takes, gives=at.gives, answers=answers),
         ):
             call(chain.model, batch.inputs)
         if not seen:

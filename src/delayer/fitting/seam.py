@@ -75,11 +75,11 @@ def _pass(chain: Chain, block: int, target: int, batch: Any) -> tuple[Run, Tenso
     """What one block shows on a batch, and the state behind a later one."""
     runs: list[Run] = []
     behind: list[Tensor] = []
-    places = {"takes": chain.blocks[block].takes, "gives": chain.blocks[block].gives}
+    at = chain.blocks[block]
     with (
         evaluating(chain.model),
         seeded(batch.start),
-        running(chain.module(block), runs.append, **places),
+        running(chain.module(block), runs.append, takes=at.takes, gives=at.gives),
         watching(chain, [chain.blocks[target].outlet], lambda point, hidden: behind.append(hidden.clone())),
         multiplying(chain.model),
     ):

@@ -107,11 +107,12 @@ class Wider:
                 layers, [*self.feeds, (self.last, None if bias is None else bias.detach())], strict=True
             ):
                 layer.weight = nn.Parameter(weight, requires_grad=False)
-                layer.bias = None if shift is None else nn.Parameter(shift, requires_grad=False)
+                layer.register_parameter("bias", None if shift is None else nn.Parameter(shift, requires_grad=False))
             yield
         finally:
             for layer, (weight, shift) in zip(layers, before, strict=True):
-                layer.weight, layer.bias = weight, shift
+                layer.weight = weight
+                layer.register_parameter("bias", shift)
 
     def check(self, run: Run) -> None:
         """Raises ModelError where a run with all units shows that they hang together; run: on the samples of the first one."""
