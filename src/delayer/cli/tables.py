@@ -164,6 +164,10 @@ def _results_table(results: Results) -> Table:
             f"{t.cut_ms:.1f} ms",
             f"{t.speedup:.2f}× ({low:.2f}–{high:.2f})",
         )
+    for info in results.tasks:
+        gap = "" if info.difference_interval is None else " ({:+.3f} to {:+.3f})".format(*info.difference_interval)
+        change = f"{info.cut - info.original:+.4f}{gap}"
+        table.add_row(f"{info.task}, {info.metric}", f"{info.original:.4f}", f"{info.cut:.4f}", change)
     for p in results.proofs:
         table.add_row(f"reload, {p.loader}", "", f"{p.max_abs_difference:.1e}", "proven" if p.passed else "FAILED")
     if results.onnx:

@@ -112,6 +112,24 @@ def latency_table(results: Results) -> Table:
     return Table(head, rows)
 
 
+def tasks_table(results: Results) -> Table:
+    """A row a metric of a task of lm-evaluation-harness: both networks, and the paired interval of the difference."""
+    head = ("task", "metric", "samples", "original", "cut", "difference", "95 %, paired")
+    rows = [
+        (
+            info.task,
+            info.metric,
+            str(info.num_samples),
+            number(info.original),
+            number(info.cut),
+            f"{info.cut - info.original:+.4g}",
+            "" if info.difference_interval is None else "{:+.4g} to {:+.4g}".format(*info.difference_interval),
+        )
+        for info in results.tasks
+    ]
+    return Table(head, rows)
+
+
 def _range(ends: tuple[float, float]) -> str:
     return " to ".join(map(milliseconds, ends))
 

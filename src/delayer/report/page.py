@@ -17,7 +17,7 @@ from delayer.report.drawing import drawing
 from delayer.report.figures import Figure, limits_of, score_figure
 from delayer.report.formats import source
 from delayer.report.measured_figures import candidate_figures, latency_figure
-from delayer.report.measured_tables import candidates_table, latency_table, measures_table, proofs_table
+from delayer.report.measured_tables import candidates_table, latency_table, measures_table, proofs_table, tasks_table
 from delayer.report.networks import grouped, networks_figure, networks_table
 from delayer.report.reading import leave_out_, readable
 from delayer.report.scan_figures import error_maps, length_figure
@@ -180,6 +180,8 @@ def all_tables(records: SimpleNamespace, choice: Choice) -> Iterator[tuple[str, 
         yield "measures", measures_table(results)
     if results and results.latency:
         yield "latency", latency_table(results)
+    if results and results.tasks:
+        yield "tasks", tasks_table(results)
     if results and (results.proofs or results.onnx):
         yield "proofs", proofs_table(results)
 

@@ -9,6 +9,7 @@ from torch import nn
 from delayer.cutting import Plan
 from delayer.errors import ExportError
 from delayer.measure import compare_latency, num_macs, num_params, peak_memory_mib, size_bytes
+from delayer.measure.harness import compare_on_tasks, tokenizer_for
 from delayer.measure.writing import can_write, compare_writing
 from delayer.network.calling import Inputs, example_of
 from delayer.network.hashing import model_hash
@@ -19,7 +20,7 @@ from delayer.stages.standing import check_made_on
 from delayer.stages.work import Work
 from delayer.store import read_artefact
 from delayer.store.proof import check
-from delayer.study import LatencyInfo, Measures, OnnxInfo, Proof, Results
+from delayer.study import HarnessInfo, LatencyInfo, Measures, OnnxInfo, Proof, Results
 from delayer.study.marks import MODEL
 from delayer.tasks import evaluate, grade_of, predictions
 from delayer.tasks.splits import shortened
@@ -74,6 +75,7 @@ def check_stage(work: Work, small: nn.Module, plan: Plan, options: CheckOptions 
         )
         if can_write(work.model, work.example):
             times += compare_writing(work.model, small, work.example, seconds=options.seconds, device=work.device, seed=work.seed)
+    tasks = _on_tasks(work, small, options)
     with work.reporter.step("Reloading in a fresh process"):
         proofs = check(small.cpu(), folder, _to_cpu(work.example))
         small.to(work.device)
@@ -84,6 +86,7 @@ def check_stage(work: Work, small: nn.Module, plan: Plan, options: CheckOptions 
         cut=measures["cut"],
         edits=tuple(e.info() for e in plan.edits),
         latency=(*times, *more),
+        tasks=tasks,
         proofs=proofs,
         onnx=onnx,
         warnings=tuple(dict.fromkeys(warnings)),
@@ -102,6 +105,16 @@ def timed(inputs: Inputs) -> Inputs:
         return inputs
     assert not isinstance(inputs, torch.Tensor)
     return {name: value[:, :TIMED_TOKENS] if value.shape == ids.shape else value for name, value in inputs.items()}
+
+
+def _on_tasks(work: Work, small: nn.Module, options: CheckOptions) -> tuple[HarnessInfo, ...]:
+    """Both networks on tasks of lm-evaluation-harness, where such are named."""
+    names = [name.strip() for name in options.lm_eval.split(",") if name.strip()]
+    if not names:
+        return ()
+    with work.reporter.step(f"lm-eval: {', '.join(names)}"):
+        tokenizer = tokenizer_for(work.study.path("model"))
+        return tuple(compare_on_tasks(work.model, small, tokenizer, names, limit=options.lm_eval_limit, seed=work.seed))
 
 
 def _in_float32(work: Work, small: nn.Module, measures: dict[str, Measures]) -> list[str]:

@@ -54,3 +54,7 @@ class CheckOptions(Record):
     """What grades are read from: head (the network's own) or linear (a new linear head on frozen features)."""
     onnx: bool = True
     """Export to ONNX, check against torch, and compare latency on ONNX Runtime where it is installed."""
+    lm_eval: str = ""
+    """Tasks of lm-evaluation-harness, names or task files, joined by commas: both networks are graded on them."""
+    lm_eval_limit: Annotated[int, Field(ge=1)] | None = None
+    """So many samples of each of these tasks at most."""

@@ -13,7 +13,7 @@ from delayer.study.network import Asked, BlockInfo, ChainInfo, Provenance, Study
 from delayer.study.plugins import Naming, PlugIn
 from delayer.study.reading import as_lines, checksum, parsed, read_bytes, read_json, shortened, whole_lines
 from delayer.study.record import Count, Index, Measurement, Record, Seed, Size, first_fault, read_record, record_in
-from delayer.study.results import LatencyInfo, Measures, OnnxInfo, Proof, Results
+from delayer.study.results import HarnessInfo, LatencyInfo, Measures, OnnxInfo, Proof, Results
 from delayer.study.scores import Scan, Score, Scores, SpanDamage
 from delayer.study.shrinking import Compared, Comparison, MergeInfo, Round, Shrunk
 from delayer.study.sites import SiteInfo, SiteMetricInfo, Sites
@@ -28,6 +28,7 @@ __all__ = [
     "Count",
     "EditInfo",
     "Grade",
+    "HarnessInfo",
     "Index",
     "LatencyInfo",
     "Measured",

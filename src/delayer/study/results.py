@@ -67,6 +67,19 @@ class OnnxInfo(Record):
     note: str = ""
 
 
+class HarnessInfo(Record):
+    """One metric of a task of lm-evaluation-harness, for the original and the cut network."""
+
+    task: str
+    metric: str
+    num_samples: Count
+    higher_is_better: bool | None
+    original: Measurement
+    cut: Measurement
+    difference_interval: tuple[float, float] | None
+    """Cut less original: 95 % interval by bootstrap over samples, where the metric is a mean over them."""
+
+
 class Results(Record):
     """results.json: what came out."""
 
@@ -75,6 +88,7 @@ class Results(Record):
     cut: Measures
     edits: tuple[EditInfo, ...]
     latency: tuple[LatencyInfo, ...] = ()
+    tasks: tuple[HarnessInfo, ...] = ()
     proofs: tuple[Proof, ...] = ()
     onnx: OnnxInfo | None = None
     warnings: tuple[str, ...] = ()
