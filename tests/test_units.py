@@ -213,3 +213,14 @@ def test_donors_are_other_blocks_of_the_network(data):
     for donors in ((1,), (9,)):
         with pytest.raises(PlanError, match="donors are other blocks"):
             AdoptUnits(block=1, target=2, donors=donors).check(chain)
+
+
+def test_a_block_chooses_from_no_more_units_than_are_allowed(data, monkeypatch):
+    torch.manual_seed(0)
+    chain, drop = chain_over(Net(num=5), data), (DropSpan(start=1, stop=4),)
+    for most, donors in ((4 * HIDDEN, (1, 2, 3)), (3 * HIDDEN, (1, 2)), (2 * HIDDEN - 1, None)):
+        monkeypatch.setattr("delayer.search.repair.MOST_UNITS", most)
+        made = [
+            getattr(edit, "donors", None) for edit in resolved(chain, drop, data[0], units=True) if isinstance(edit, SolveLast)
+        ]
+        assert made == [donors, None]

@@ -23,6 +23,8 @@ from delayer.network.inside_block import Form, Run, Tail, check_form, form_of, r
 from delayer.observing.one_pass import device_of
 
 Layers = Literal["last", "all"]
+MOST_UNITS = 8192
+"""Hidden units that one block chooses from: their products, and the inverse, take 8 bytes for each pair several times over."""
 
 
 def forms_of(chain: Chain, batch: Any) -> list[Form]:
@@ -95,8 +97,8 @@ def resolved(
         eligible += 1
         if block in can:
             aim = target if target > block else None
-            donors = tuple(range(block + 1, target + 1))
-            if units and donors and _takes_units(chain, block, donors, batch):
+            donors = _donors(chain, block, range(block + 1, target + 1), batch) if units and aim else ()
+            if donors:
                 found.append(AdoptUnits(block=block, target=aim, donors=donors, ridge=ridge))
             else:
                 found.append(ResolveBlock(block=block, target=aim, layers=layers, ridge=ridge, sweeps=sweeps))
@@ -109,16 +111,19 @@ def resolved(
     return (*edits, *found)
 
 
-def _takes_units(chain: Chain, block: int, donors: Sequence[int], batch: Any) -> bool:
-    """Whether hidden units of other blocks can stand in a block: tried on two samples."""
+def _donors(chain: Chain, block: int, removed: Sequence[int], batch: Any) -> tuple[int, ...]:
+    """Those of the removed blocks whose hidden units can stand in a block, the nearest first; tried on two samples."""
     runs, few = BlockRuns(chain), replace(batch, inputs=example_of(batch.inputs), labels=None).to(device_of(chain.model))
     try:
-        wide = Wider(chain.module(block), [chain.module(donor) for donor in donors], runs.run(block, few))
-        with wide.standing():
-            wide.check(runs.run(block, few))
+        run = runs.run(block, few)
+        near = tuple(removed[: max(MOST_UNITS // run.ending[0].read.shape[-1] - 1, 0)])
+        if near:
+            wide = Wider(chain.module(block), [chain.module(donor) for donor in near], run)
+            with wide.standing():
+                wide.check(runs.run(block, few))
     except ModelError:
-        return False
-    return True
+        return ()
+    return near
 
 
 def tail_of(chain: Chain, index: int, batch: Any) -> Tail:

@@ -81,6 +81,8 @@ def repaired(subject: Subject, plan: Plan, options: PlanOptions) -> Plan:
                 kinds["every layer, twice"] = {"layers": "all", "sweeps": 2}
             for name, more in kinds.items():
                 edits = resolved(subject.chain, plan.edits, batch, can=subject.resolvable, **more)
+                if "units" in more and not any(edit.edit == "adopt_units" for edit in edits):
+                    name = "all blocks"  # which is what is left of it
                 if edits not in ways.values():
                     ways[name] = edits
         except ModelError:
