@@ -450,6 +450,7 @@ CASES = [
         segments=((0, 1), (2, 3), (4, 6), (7, 8)),
         planted=(2, 4, 7),
         kept=5,
+        ordinary=True,
     ),
     Case(name="hf-vit", source="ViTForImageClassification", plant_=zeros(r"attention\.o_proj", r"mlp\.fc2"), **HF_VIT),
     Case(name="hf-deit", source="DeiTForImageClassification", plant_=zeros(r"attention\.o_proj", r"mlp\.fc2"), **HF_VIT),
@@ -568,6 +569,7 @@ CASES = [
         segments=((0, 4),),
         planted=(0, 2),
         kept=1,
+        ordinary=True,
     ),
     Case(
         name="torchvision-swin",

@@ -34,7 +34,6 @@ def compare_on_tasks(
     The interval is that of the mean difference over samples; None for a metric that is no mean over samples (perplexities).
     Raises ModelError without the library, DataError for a task that does not load or run.
     """
-    library("lm_eval", "lm-eval")
     found = [_evaluated(model, tokenizer, tasks, batch_size, limit, seed) for model in (original, cut)]
     rows = []
     for task, values in found[0]["results"].items():
@@ -61,14 +60,11 @@ def compare_on_tasks(
 
 def _evaluated(model: nn.Module, tokenizer: Any, tasks: Sequence[str], batch_size: int, limit: int | None, seed: int) -> Any:
     with _quiet():
-        from lm_eval import simple_evaluate
-        from lm_eval.models.huggingface import HFLM
-
-        network: Any = model
+        harness, ways = library("lm_eval", "lm-eval"), library("lm_eval.models.huggingface", "lm-eval")
         was_training = model.training
         try:
-            return simple_evaluate(
-                HFLM(pretrained=network.eval(), tokenizer=tokenizer, batch_size=batch_size, max_length=_longest(model)),
+            return harness.simple_evaluate(
+                ways.HFLM(pretrained=model.eval(), tokenizer=tokenizer, batch_size=batch_size, max_length=_longest(model)),
                 tasks=list(tasks),
                 limit=limit,
                 bootstrap_iters=0,

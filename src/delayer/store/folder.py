@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from delayer.cutting import Plan, read_plan
-from delayer.errors import DelayerError, DelayerWarning, ModelError, StudyError
+from delayer.errors import DelayerError, DelayerWarning, ModelError, StudyError, UnknownName
 from delayer.libraries import first_line
 from delayer.network.calling import Inputs
 from delayer.network.chain import Chain
@@ -62,6 +62,7 @@ def load(
     arguments: passed on to timm or to the factory.
     Raises UnknownName, ModelError, WeightsError (the weights are not those that were saved), NotFiniteError.
     """
+    _check_name(name)
     if (Path(name) / RECORD).is_file():
         everything, changed = allowed()
         try:
@@ -89,6 +90,14 @@ def load(
         model = by_name(name, weights, arguments, trust=trust or allowed()[0])
     check_finite(model)
     return model.eval()
+
+
+def _check_name(name: str) -> None:
+    """Raises UnknownName for a name that neither a file nor a network can have."""
+    try:
+        (Path(name) / RECORD).exists()
+    except OSError as error:
+        raise UnknownName(f"{name[:60]!r}… is the name of no network ({error.strerror}).") from error
 
 
 def save(

@@ -63,7 +63,9 @@ class Shortening:
         from delayer.store.shorter.timm import arguments
 
         if self.source.kind == "delayer":
-            raise NotOrdinary("the network was no ordinary checkpoint before this cut either")
+            raise NotOrdinary(
+                "the network comes out of a folder that delayer saved, and that its library builds by no configuration"
+            )
         if self.source.kind == "huggingface":
             return Configurations(self.chain, self.source).without
         if self.source.kind == "timm":
