@@ -439,6 +439,7 @@ CASES = [
         segments=((1, 4), (5, 6)),
         planted=(2, 3, 5),
         kept=1,
+        ordinary=True,
     ),
     Case(
         name="torchvision-mobilenetv2",
