@@ -12,7 +12,7 @@ from delayer.cutting import apply, plan_by_hand
 from delayer.families import chain_of
 from delayer.network.chain import Chain
 from delayer.store import load, save
-from delayer.store.proof import reload_proof
+from delayer.store.proof import check
 from delayer.tasks.splits import Batch
 
 pytestmark = [pytest.mark.data, pytest.mark.slow]
@@ -41,8 +41,7 @@ def go(chain: Chain, data: list[Batch], span: str, folder: Path, *, ordinary: bo
         small = apply(chain, plan, data=data)
         artefact = save(small, plan, chain, folder / operator, example=inputs)
         assert bool(artefact.ordinary) == (ordinary and operator == "drop"), artefact.ordinary_note
-        for loader in (False, True)[: 1 + bool(artefact.ordinary)]:
-            proof = reload_proof(small, folder / operator, inputs, ordinary=loader)
+        for proof in check(small, folder / operator, inputs):
             assert proof.passed, proof
         off[operator] = float((answer(small, inputs) - expected)[seen].square().mean())
     assert 0 < off["affine"] < off["drop"]
