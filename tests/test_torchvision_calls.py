@@ -11,7 +11,8 @@ from torch import nn
 
 import delayer
 from delayer.store.shorter.lists import NotOrdinary
-from delayer.store.shorter.torchvision import PROGRAM, overheard
+from delayer.store.shorter.torchvision import overheard
+from delayer.store.shorter.torchvision_program import PROGRAM
 
 torchvision = pytest.importorskip("torchvision")
 

@@ -213,6 +213,8 @@ def test_donors_are_other_blocks_of_the_network(data):
     for donors in ((1,), (9,)):
         with pytest.raises(PlanError, match="donors are other blocks"):
             AdoptUnits(block=1, target=2, donors=donors).check(chain)
+    with pytest.raises(PlanError, match="names a donor twice"):
+        AdoptUnits(block=1, target=2, donors=(2, 2)).check(chain)
 
 
 def test_a_block_chooses_from_no_more_units_than_are_allowed(data, monkeypatch):

@@ -37,6 +37,8 @@ class AdoptUnits(SolveLast):
 
     def check(self, chain: Chain) -> None:
         super().check(chain)
+        if len(set(self.donors)) < len(self.donors):
+            raise PlanError(f"adopt_units {self.block} names a donor twice: {self.donors}. Name each once.")
         if wrong := [donor for donor in self.donors if donor == self.block or donor >= chain.num_blocks]:
             raise PlanError(
                 f"adopt_units {self.block} names block {wrong[0]} of {chain.num_blocks}; donors are other blocks of the network."

@@ -23,8 +23,8 @@ from delayer.store.originals import load_timm, mark_huggingface
 from delayer.store.proof import reload_proof
 from delayer.store.shorter import NotOrdinary, Shortening, Shorter
 from delayer.store.shorter.timm import architecture
-from delayer.store.shorter.torchvision import PROGRAM
-from delayer.store.shorter.torchvision import program as program_of
+from delayer.store.shorter.torchvision_program import PROGRAM
+from delayer.store.shorter.torchvision_program import program as program_of
 from delayer.store.weights import distinct_weights, fill_, read_weights
 from delayer.study import write_atomically
 

@@ -1,4 +1,4 @@
-"""The call of a torchvision constructor that builds a network of fewer blocks, and a program that opens the weights with it.
+"""The call of a torchvision constructor that builds a network of fewer blocks.
 
 A builder such as `resnet50` has its depths written into it; the class behind it takes them: ResNet(block, layers=[3, 4, 6, 3]),
 SwinTransformer(depths), VisionTransformer(num_layers), ConvNeXt(block_setting), EfficientNet(inverted_residual_setting). What
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy, deepcopy
 from functools import cached_property, partial
-from types import BuiltinFunctionType, FrameType, FunctionType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -24,8 +24,8 @@ from delayer.store.given import given
 from delayer.store.shorter.likeness import difference
 from delayer.store.shorter.lists import BlockList, NotOrdinary, lists_of
 from delayer.store.shorter.places import Spot
+from delayer.store.shorter.torchvision_program import is_record
 
-PROGRAM = "open_with_torchvision.py"
 COUNTS, DEPTHS = re.compile(r"(num_)?(layers|depths?|blocks)", re.I), re.compile(r"layer|depth|block|setting|num", re.I)
 """Names of counts, which are looked at first, and of what may hold some."""
 
@@ -175,14 +175,10 @@ def _values(value: Any, spot: Spot = ()) -> Iterator[tuple[Spot, Any]]:
         inside = value.items()
     elif isinstance(value, list | tuple):
         inside = enumerate(value)
-    elif _is_record(value):
+    elif is_record(value):
         inside = vars(value).items()
     for key, item in inside:
         yield from _values(item, (*spot, key))
-
-
-def _is_record(value: Any) -> bool:
-    return type(value).__module__.startswith("torchvision.") and hasattr(value, "__dict__") and not callable(value)
 
 
 def _with(value: Any, spot: Spot, new: Any) -> Any:
@@ -197,78 +193,3 @@ def _with(value: Any, spot: Spot, new: Any) -> Any:
     changed = copy(value)
     vars(changed)[key] = _with(vars(value)[key], rest, new)
     return changed
-
-
-def program(kind: type[nn.Module], arguments: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """A program whose `model()` opens the weights beside it with torchvision alone. Raises NotOrdinary.
-
-    names: for each tensor of the saved weights its name in what the constructor builds.
-    """
-    spelled = _Spelling()
-    call = (
-        f"{spelled.of(kind)}(\n" + "".join(f"        {key}={spelled.of(value)},\n" for key, value in arguments.items()) + "    )"
-    )
-    other = {old: new for old, new in names.items() if old != new}
-    rename = (
-        f"    names = {other!r}\n    weights = {{names.get(key, key): value for key, value in weights.items()}}\n"
-        if other
-        else ""
-    )
-    made = RECORD if spelled.records else ""
-    return HEAD.format(
-        imports="".join(f"import {name}\n" for name in sorted(spelled.modules)), made=made, call=call, rename=rename
-    )
-
-
-HEAD = '''"""The cut network, opened by torchvision alone: `from open_with_torchvision import model`."""
-
-from pathlib import Path
-
-{imports}
-from safetensors.torch import load_file
-
-{made}
-def model():
-    """The network with its weights, in evaluation mode."""
-    network = {call}
-    weights = load_file(Path(__file__).parent / "model.safetensors")
-{rename}    network.load_state_dict(weights, strict=True)
-    return network.eval()
-'''
-RECORD = '''
-def record(kind, **values):
-    """A setting of one stage or block, with these values."""
-    made = object.__new__(kind)
-    vars(made).update(values)
-    return made
-
-'''
-
-
-class _Spelling:
-    """Arguments as Python, and what that has to import."""
-
-    def __init__(self) -> None:
-        self.modules: set[str] = set()
-        self.records = False
-
-    def of(self, value: Any) -> str:
-        if value is None or isinstance(value, bool | int | float | str):
-            return repr(value)
-        if isinstance(value, list):
-            return f"[{', '.join(map(self.of, value))}]"
-        if isinstance(value, tuple):
-            return f"({''.join(self.of(item) + ', ' for item in value)})"
-        if isinstance(value, Mapping):
-            return f"{{{', '.join(f'{self.of(key)}: {self.of(item)}' for key, item in value.items())}}}"
-        if isinstance(value, partial):
-            self.modules.add("functools")
-            parts = [self.of(value.func), *map(self.of, value.args), *(f"{k}={self.of(v)}" for k, v in value.keywords.items())]
-            return f"functools.partial({', '.join(parts)})"
-        if isinstance(value, type | FunctionType | BuiltinFunctionType) and "<" not in value.__qualname__:
-            self.modules.add(value.__module__)
-            return f"{value.__module__}.{value.__qualname__}"
-        if _is_record(value):
-            self.records = True
-            return f"record({', '.join([self.of(type(value)), *(f'{k}={self.of(v)}' for k, v in vars(value).items())])})"
-        raise NotOrdinary(f"a {type(value).__name__} among its constructor's arguments cannot be written down")
