@@ -114,6 +114,36 @@ def test_the_command_prints_a_table_or_the_record(tmp_path, monkeypatch, capsys)
     assert [m["name"] for m in again["metrics"]] == ["tlc"]
 
 
+def test_scores_and_activations_come_from_one_pass(tmp_path, monkeypatch, capsys):
+    """`score --sites` passes the fit split once, and says what the two commands say in a pass each."""
+    pytest.importorskip("sklearn")
+    from delayer.observing import one_pass
+
+    passes, observe = [], one_pass.call
+    monkeypatch.setattr(one_pass, "call", lambda model, inputs: passes.append(1) or observe(model, inputs))
+
+    def run(command: str, study: str, *more: str) -> str:
+        words = [command, "tiny:network", "--data", "digits", "--out", str(tmp_path / study), "--num-fit", "60", "--quiet"]
+        monkeypatch.setattr(sys, "argv", ["delayer", *words, *more])
+        cli.main()
+        return capsys.readouterr().out
+
+    run("score", "apart")
+    alone = len(passes)
+    run("sites", "apart")
+    assert len(passes) == 2 * alone
+    run("score", "shared", "--sites")
+    assert len(passes) == 3 * alone
+    shared, apart = Study(tmp_path / "shared"), Study(tmp_path / "apart")
+    assert shared.read("sites") == apart.read("sites") and shared.read("scores").scores == apart.read("scores").scores
+    run("sites", "shared")
+    run("score", "shared", "--sites")
+    assert len(passes) == 3 * alone, "both stand"
+    run("score", "apart2")
+    run("score", "apart2", "--sites")
+    assert len(passes) == 5 * alone and Study(tmp_path / "apart2").read("sites") == apart.read("sites")
+
+
 def test_a_network_without_activations_ends_with_one_sentence(tmp_path, monkeypatch, capsys):
     pytest.importorskip("sklearn")
     monkeypatch.setattr(

@@ -44,11 +44,13 @@ def watching_sites(chain: Chain, sites: Sequence[Site], see: Callable[[Site, Ten
 class SiteWatcher:
     """The switch statistics of activations, by path, filled by the pass that `observe` makes over data.
 
-    chain, sites: from `sites_`. batch_size: samples a chunk of the statistics' own.
+    chain, sites: from `sites_`; the pass must be one of this chain. batch_size: samples a chunk of the statistics' own.
+    Raises ModelError for a batch norm that has no running statistics.
     """
 
     def __init__(self, chain: Chain, sites: Sequence[Site], batch_size: int = 128):
-        self.chain, self.sites = chain, sites
+        _check_norms(chain.model)
+        self.chain, self.sites, self.batch_size = chain, sites, batch_size
         self.stats = {site.path: Switches(site.kind, batch_size) for site in sites}
 
     def watching(self, batch: Any) -> AbstractContextManager[None]:
@@ -59,6 +61,12 @@ class SiteWatcher:
         """Give every process what all of them have seen."""
         for stat in self.stats.values():
             stat.pool(add_, gather)
+
+    def filled(self) -> dict[str, Switches]:
+        """The statistics by path, after the pass. Raises DataError where a site saw no row."""
+        if empty := [path for path, stat in self.stats.items() if not stat.num_rows]:
+            raise DataError(f"No row reached {', '.join(empty[:3])}: every position is padding, or the site did not run.")
+        return self.stats
 
 
 def observe_sites(
@@ -75,12 +83,9 @@ def observe_sites(
     Raises DataError when there is nothing to see, NotFiniteError naming the first bad site, ModelError for a batch norm
     that has no running statistics.
     """
-    _check_norms(chain.model)
     watcher = SiteWatcher(chain, sites, batch_size)
     observe(chain, batches, watchers=[watcher], progress=progress)
-    if empty := [path for path, stat in watcher.stats.items() if not stat.num_rows]:
-        raise DataError(f"No row reached {', '.join(empty[:3])}: every position is padding, or the site did not run.")
-    return watcher.stats
+    return watcher.filled()
 
 
 def switches_of(chain: Chain, paths: Sequence[str], batches: Sequence[Any]) -> dict[str, Switches]:

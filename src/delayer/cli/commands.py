@@ -79,6 +79,9 @@ def score_command(
         list[str] | None,
         typer.Option("--with", help="Another network, or its study folder, to compare as a whole; may be repeated."),
     ] = None,
+    with_sites: Annotated[
+        bool, typer.Option("--sites", help="Watch the activations in the same pass, as `delayer sites` would in its own.")
+    ] = False,
     json_: JSON = False,
     quiet: QUIET = False,
     *,
@@ -104,7 +107,8 @@ def score_command(
     ]
     with work.study.lock():
         stages.write_study(work)
-        print_record(stages.score_stage(work, counting, others=beside), json_)
+        watched = stages.SitesOptions() if with_sites else None
+        print_record(stages.score_stage(work, counting, others=beside, sites=watched), json_)
         try_report(work.study.folder, json_)
 
 

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from delayer.activations.counting import normal_of, observe_sites
+from delayer.activations.counting import SiteWatcher, normal_of
 from delayer.activations.sites import Site, sites_
 from delayer.activations.switches import STATES, Switches
 from delayer.metrics.activations import SiteMetric, site_metrics
 from delayer.network.calling import example_of
 from delayer.network.chain import Chain
-from delayer.observing.one_pass import device_of
+from delayer.observing.one_pass import device_of, observe
 from delayer.study import SiteInfo, SiteMetricInfo, Sites
 
 RELEASED = (
@@ -33,10 +33,15 @@ def sites(
     batch_size: samples a batch, for entropies that are means over batches.
     Raises what `observe_sites` raises.
     """
-    copy = chain.copy()  # whose forward passes are traced anew
-    found = sites_(copy, example_of(batches[0].to(device_of(chain.model)).inputs))
+    watcher = watcher_of(chain, batches, batch_size)
     read = None if data_free else batches
-    return score_sites(copy, found, read, batch_size=batch_size, data=data, progress=progress)
+    return score_sites(watcher.chain, watcher.sites, read, batch_size=batch_size, data=data, progress=progress)
+
+
+def watcher_of(chain: Chain, batches: Sequence[Any], batch_size: int = 128) -> SiteWatcher:
+    """What watches every activation of a network in a pass of `watcher.chain`, a copy in which each use is a module."""
+    copy = chain.copy()  # whose forward passes are traced anew
+    return SiteWatcher(copy, sites_(copy, example_of(batches[0].to(device_of(chain.model)).inputs)), batch_size)
 
 
 def score_sites(
@@ -53,7 +58,19 @@ def score_sites(
     sites: from `sites_`. batches: data for one pass; None reads norm parameters alone, which leaves everything else out.
     Raises what `observe_sites` raises.
     """
-    stats = observe_sites(chain, sites, batches, batch_size=batch_size, progress=progress) if batches is not None else {}
+    watcher = SiteWatcher(chain, sites, batch_size)
+    if batches is not None:
+        observe(chain, batches, watchers=[watcher], progress=progress)
+    return read_sites(watcher, batches, data=data)
+
+
+def read_sites(watcher: SiteWatcher, batches: Sequence[Any] | None, *, data: str = "") -> Sites:
+    """What every site metric says, once the watcher has seen all batches; None of them reads norm parameters alone.
+
+    Raises DataError where a site saw no row.
+    """
+    chain, sites = watcher.chain, watcher.sites
+    stats = watcher.filled() if batches is not None else {}
     chosen = [metric for _, metric in site_metrics.items() if batches is not None or metric.reads == "normal"]
     found = tuple(
         SiteInfo(
@@ -89,7 +106,7 @@ def score_sites(
         sites=found,
         ranking=rank_sites(found),
         num_samples=num_samples,
-        batch_size=batch_size,
+        batch_size=watcher.batch_size,
         data=data,
         notes=tuple(notes),
         metrics=tuple(SiteMetricInfo(name=m.name, title=m.title, unit=m.unit, source=m.source, fewest=m.fewest) for m in chosen),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from delayer.activations.counting import SiteWatcher
 from delayer.cutting import Plan, apply, edit_modules_
 from delayer.edits import Edit
 from delayer.errors import ModelError
@@ -127,17 +128,19 @@ class Subject:
         except ModelError as unknown:
             return f"nothing says how it is built ({str(unknown).partition('. ')[0]})"
 
-    def observe(self, title: str, split: str, stats: Sequence[Stat]) -> None:
+    def observe(self, title: str, split: str, stats: Sequence[Stat], sites: SiteWatcher | None = None) -> None:
         """Fill statistics in one pass over a split, and with them the moments that were announced for it.
 
-        Where none were, 16,384 tokens of text are enough for what scores compare.
+        sites: what watches activations in the same pass, which is then one of its own copy of the network. Where neither
+        it nor moments ask for all of a text, 16,384 tokens are enough for what scores compare.
         """
         batches = self.task.batches(split)
-        if not self.announced:
+        if not self.announced and sites is None:
             batches = shortened(batches, batches.num_samples, SCORED_TOKENS)
         beside = {key: Moments(key[1], key[2], exact=key[3]) for key in self.announced if key[0] == split}
         with self.reporter.step(title) as tick:
-            observe(self.chain, batches, [*stats, *beside.values()], seed=self.seed, progress=tick)
+            chain, watchers = (self.chain, []) if sites is None else (sites.chain, [sites])
+            observe(chain, batches, [*stats, *beside.values()], watchers=watchers, seed=self.seed, progress=tick)
         self._moments |= beside
         self.announced -= beside.keys()
 

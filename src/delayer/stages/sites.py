@@ -19,8 +19,7 @@ class SitesOptions(Record):
 
 def sites_stage(work: Work, options: SitesOptions = SitesOptions()) -> Sites:
     """sites.json: every activation, what every site metric says of it, and a ranking."""
-    key = stage_key(work, "sites", options, work.task_options)
-    if is_finished(work, "sites", key):
+    if sites_stand(work, options):
         return work.study.read("sites")
     with work.reporter.step(f"Watching activations on {work.data[0]}") as tick:
         found = sites(
@@ -31,6 +30,20 @@ def sites_stage(work: Work, options: SitesOptions = SitesOptions()) -> Sites:
             data=work.data[0],
             progress=tick,
         )
+    return keep_sites(work, options, found)
+
+
+def sites_stand(work: Work, options: SitesOptions) -> bool:
+    """Whether sites.json stands for what is asked now."""
+    return is_finished(work, "sites", _key(work, options))
+
+
+def keep_sites(work: Work, options: SitesOptions, found: Sites) -> Sites:
+    """Write sites.json, whoever's pass it came from."""
     work.study.write("sites", found)
-    finish(work, "sites", key, ["sites.json"])
+    finish(work, "sites", _key(work, options), ["sites.json"])
     return found
+
+
+def _key(work: Work, options: SitesOptions) -> str:
+    return stage_key(work, "sites", options, work.task_options)
