@@ -14,6 +14,8 @@ from delayer.tasks.splits import Batch, Split
 
 KEPT_BYTES = 128 * 2**20
 """Of log-probabilities; beyond it they are kept for rows drawn at random."""
+WORKED_ON = 2**20
+"""Log-probabilities made at once: few enough to stay in a processor's cache, and in memory that is used again."""
 
 
 class Gathering:
@@ -69,13 +71,36 @@ class Gathering:
             self.truth.append(numbers_of(truth.float().reshape(answer.shape))[0].cpu())
 
     def _add_rows(self, sample: Tensor, logits: Tensor, truth: Tensor | None) -> None:
-        log_probs = as_logits(logits).log_softmax(1, dtype=torch.float32)
         among = None if self.split.classes is None else torch.tensor(self.split.classes, device=logits.device)
-        top1 = log_probs.max(1).indices if among is None else among[log_probs[:, among].max(1).indices]
-        if truth is not None and len(truth) and not 0 <= truth.min() <= truth.max() < log_probs.shape[1]:
+        self._check_truth(truth, logits.shape[1], among)
+        # Rows with the smallest random numbers stay, so that the batches do not matter, and so that rows kept
+        # among many samples would also have been kept among the first few of them.
+        priority = _random(sample)
+        keep = priority < self.bar
+        logits = as_logits(logits)
+        for start in range(0, len(sample), step := max(1, WORKED_ON // logits.shape[1])):
+            rows = slice(start, start + step)
+            log_probs = logits[rows].log_softmax(1, dtype=torch.float32)
+            top1 = log_probs.max(1).indices if among is None else among[log_probs[:, among].max(1).indices]
+            self.top1.append(top1.cpu())
+            if self.split.kind in ("causal-lm", "seq2seq") and truth is not None:
+                self.nll.append(F.nll_loss(log_probs, truth[rows], reduction="none").cpu())
+            self.values.append(log_probs[keep[rows].to(log_probs.device)].cpu())
+        self.sample.append(sample)
+        if truth is not None:
+            self.truth.append(truth.cpu())
+        self.priority.append(priority[keep])
+        self.kept.append(self.num_rows + keep.nonzero()[:, 0])
+        self.num_rows += len(sample)
+        room = max(1, KEPT_BYTES // (4 * logits.shape[1]))
+        if sum(map(len, self.kept)) > 2 * room:
+            self._keep(room)
+
+    def _check_truth(self, truth: Tensor | None, num_classes: int, among: Tensor | None) -> None:
+        if truth is not None and len(truth) and not 0 <= truth.min() <= truth.max() < num_classes:
             raise DataError(
                 f"Labels of the {self.split.name} split run from {truth.min()} to {truth.max()}, but outputs "
-                f"of the network from 0 to {log_probs.shape[1] - 1}. Correct them, leave them out, or say that they are "
+                f"of the network from 0 to {num_classes - 1}. Correct them, leave them out, or say that they are "
                 "numbers by --kind regression."
             )
         if truth is not None and among is not None and not (known := torch.isin(truth, among)).all():
@@ -83,24 +108,6 @@ class Gathering:
                 f"A label of the {self.split.name} split is class {int(truth[~known][0])}, which is not among the "
                 f"{len(among)} classes that the network is to choose from. Add it to them."
             )
-        self.sample.append(sample)
-        self.top1.append(top1.cpu())
-        if truth is not None:
-            self.truth.append(truth.cpu())
-        if self.split.kind in ("causal-lm", "seq2seq") and truth is not None:
-            self.nll.append(F.nll_loss(log_probs, truth, reduction="none").cpu())
-        # Rows with the smallest random numbers stay, so that the batches do not matter, and so that rows kept
-        # among many samples would also have been kept among the first few of them.
-        priority = _random(sample)
-        keep = priority < self.bar
-        self.priority.append(priority[keep])
-        self.kept.append(self.num_rows + keep.nonzero()[:, 0])
-        self.values.append(log_probs[keep.to(log_probs.device)].cpu())
-        self.num_rows += len(sample)
-        room = max(1, KEPT_BYTES // (4 * log_probs.shape[1]))
-        if sum(map(len, self.kept)) > 2 * room:
-            self._keep(room)
-
     def _keep(self, room: int) -> None:
         priority = torch.cat(self.priority)
         if len(priority) > room:

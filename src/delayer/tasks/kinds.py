@@ -123,7 +123,9 @@ def _answer(model: nn.Module, inputs: Inputs) -> tuple[Any, Tensor, str]:
 
 def is_probability(output: Tensor) -> bool:
     """Whether rows [n, classes] are probabilities already: none below 0, and each row sums to 1."""
-    if output.shape[1] < 2 or not output.is_floating_point() or not len(output) or output.min() < 0:
+    if output.shape[1] < 2 or not output.is_floating_point() or not len(output):
+        return False
+    if output[0].min() < 0 or output.min() < 0:  # the first row tells for most, at no cost
         return False
     return bool((output.float().sum(1) - 1).abs().max() < (1e-2 if output.dtype.itemsize < 4 else 1e-4))
 
