@@ -82,7 +82,7 @@ def test_a_fit_from_halves_is_the_fit_of_the_same_numbers_in_full():
 
     torch.manual_seed(0)
     x, y = torch.randn(4, 50, 900).bfloat16(), torch.randn(4, 50, 3)
-    half, full = PatchMoments(), PatchMoments(exact=True)
+    half, full = PatchMoments(), PatchMoments(precision="exact")
     half.update(x, y)
     full.update(x.double(), y.double())
     for mine, theirs in zip(half.about("mean"), full.about("mean"), strict=True):

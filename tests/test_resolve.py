@@ -66,7 +66,7 @@ def with_edits(chain: Chain, *edits: dict) -> Plan:
 
 
 def filled(x, y, window=WINDOW, **more) -> PatchMoments:
-    moments = PatchMoments(window, exact=True, **more)
+    moments = PatchMoments(window, precision="exact", **more)
     moments.update(x, y)
     return moments
 
@@ -120,7 +120,7 @@ def test_the_error_of_a_layer_is_what_running_it_shows():
 
 def test_moments_do_not_depend_on_how_the_data_came():
     x, y = some()
-    whole, parts, left, right = (PatchMoments(WINDOW, exact=True) for _ in range(4))
+    whole, parts, left, right = (PatchMoments(WINDOW, precision="exact") for _ in range(4))
     whole.update(x, y)
     for k in (0, 1, 5):
         stop = {0: 1, 1: 5, 5: 8}[k]
@@ -128,7 +128,7 @@ def test_moments_do_not_depend_on_how_the_data_came():
     left.update(x[:3], y[:3])
     right.update(x[3:], y[3:])
     left.merge(right)
-    again = PatchMoments(WINDOW, exact=True)
+    again = PatchMoments(WINDOW, precision="exact")
     again.load(left.state())
     for other in (parts, left, again):
         assert other.num_rows == whole.num_rows == 8 * 49
@@ -139,7 +139,7 @@ def test_moments_do_not_depend_on_how_the_data_came():
 def test_positions_that_do_not_count_change_nothing():
     x, y = some()
     keep = torch.rand(8, 49, generator=torch.Generator().manual_seed(5)) < 0.5
-    moments, spoilt = PatchMoments(WINDOW, exact=True), PatchMoments(WINDOW, exact=True)
+    moments, spoilt = PatchMoments(WINDOW, precision="exact"), PatchMoments(WINDOW, precision="exact")
     moments.update(x, y, keep)
     spoilt.update(x, torch.where(keep.view(8, 1, 7, 7), y, 1e6), keep)
     assert moments.num_rows == int(keep.sum())

@@ -123,7 +123,7 @@ def test_features_are_given_up_by_the_loss_of_a_new_solution_without_them():
     torch.manual_seed(0)
     x, weight = torch.randn(200, 7, dtype=torch.double) @ torch.randn(7, 7, dtype=torch.double), torch.randn(3, 7).double()
     y = x @ torch.randn(7, 3).double() + 0.1 * torch.randn(200, 3).double()
-    moments = PatchMoments(exact=True)
+    moments = PatchMoments(precision="exact")
     moments.update(x[None], y[None])
     xc, yc = x - x.mean(0), y - y.mean(0)
     energy = xc.square().sum(0)

@@ -11,11 +11,13 @@ from delayer.edits import Edit
 from delayer.errors import PlanError
 from delayer.fitting.evidence import Evidence
 from delayer.fitting.streams import Streams
+from delayer.fitting.totals import Totals
 from delayer.network.chain import Chain
 from delayer.network.notes import note_
 from delayer.observing.one_pass import observe
 from delayer.observing.rows import Rows
 from delayer.observing.stats import Moments
+from delayer.observing.stats.patch_moments import Precision
 
 Progress = Callable[[int, int], None]
 
@@ -81,16 +83,18 @@ def fit_edits_(
     moments: Moments | None = None,
     original: Chain | None = None,
     tried: bool = False,
+    totals: Totals | None = None,
+    precision: Precision = "usual",
     progress: Progress | None = None,
 ) -> None:
     """Put every edit's modules in place, first block first, each fitted on the stream of the network cut so far.
 
     moments: of the original's stream, for maps that are to be fitted on it alone.
-    original: the network as it was; a copy is made where none is given. tried: see `Streams`.
+    original: the network as it was; a copy is made where none is given. tried, totals, precision: see `Streams`.
     progress: called with (edits done, edits in all).
     """
     original = original or chain.copy()
-    streams = Streams(chain, original, data, rows, seed=seed, moments=moments, tried=tried)
+    streams = Streams(chain, original, data, rows, seed=seed, moments=moments, tried=tried, totals=totals, precision=precision)
     for done, edit in enumerate(sorted(edits, key=lambda edit: (not edit.spans, edit.spans))):
         if edit.spans:
             streams.begin_at(edit.spans[0].start)

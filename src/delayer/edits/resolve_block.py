@@ -88,6 +88,6 @@ class ResolveBlock(SolveLast):
         mean, variance = None, None
         if norm is not None:
             mean_x, _, xx, _, _ = fit.about("mean")
-            mean, variance = new @ mean_x, (new @ xx * new).sum(1) / fit.num_rows
+            mean, variance = new @ mean_x, (new @ xx.to(new.dtype) * new).sum(1) / fit.num_rows
         unfold_(linear, norm, new, shift, mean, variance)
         return ridge

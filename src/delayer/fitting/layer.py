@@ -66,14 +66,15 @@ def solved(system: Tensor, answers: Tensor) -> Tensor:
 def _solutions(moments: PatchMoments, weight: Tensor, *, bias: bool) -> Callable[[float], tuple[Tensor, Tensor]]:
     """The layer of any ridge; what does not depend on the ridge is worked out once."""
     mean_x, mean_y, xx, xy, _ = moments.about("mean" if bias else "zero")
-    old = weight.detach().cpu().double()
-    energy, gap = xx.diagonal(), xy - xx @ old.T
-    # What rows never showed is left as it was: the least that keeps the system definite in float64.
-    floor = 1e-13 * max(float(energy.max()), 1e-300)
+    old = weight.detach().cpu().to(xx.dtype)
+    energy, gap = xx.diagonal().clone(), xy.addmm_(xx, old.T, alpha=-1)
+    # What rows never showed is left as it was: the least that keeps the system definite.
+    floor = 450 * torch.finfo(xx.dtype).eps * max(float(energy.max()), 1e-300)
 
     def solution(ridge: float) -> tuple[Tensor, Tensor]:
-        penalty = (energy + energy.mean()) / 2 * ridge
-        new = old + solved(xx + torch.diag(penalty.clamp_min(floor)), gap).T
+        penalty = ((energy + energy.mean()) / 2 * ridge).clamp_min(floor)
+        xx.diagonal().copy_(energy + penalty)
+        new = (old + solved(xx, gap).T).double()
         return new, mean_y - new @ mean_x
 
     return solution
@@ -85,6 +86,7 @@ def _errors(moments: PatchMoments) -> Callable[[Tensor, Tensor], float]:
 
     def error(weight: Tensor, bias: Tensor) -> float:
         missed = weight @ mean_x + bias - mean_y
+        weight = weight.to(xx.dtype)
         found = yy.sum() - 2 * (weight * xy.T).sum() + (weight @ xx * weight).sum()
         return max(float(found + moments.num_rows * missed.square().sum()), 0.0)
 

@@ -17,6 +17,7 @@ from delayer.fitting.batch_norm import window_of
 from delayer.fitting.block_runs import BlockRuns
 from delayer.fitting.held_out import add_held_out
 from delayer.fitting.massive import usual
+from delayer.fitting.totals import Totals
 from delayer.network.calling import call, evaluating
 from delayer.network.chain import Chain, Span
 from delayer.network.inside_block import Run, Tail
@@ -24,7 +25,7 @@ from delayer.network.precision import multiplying
 from delayer.observing.one_pass import device_of, observe_pair
 from delayer.observing.rows import Rows
 from delayer.observing.stats import Moments
-from delayer.observing.stats.patch_moments import PatchMoments
+from delayer.observing.stats.patch_moments import PatchMoments, Precision
 
 
 class Streams:
@@ -33,6 +34,7 @@ class Streams:
     chain: the network cut so far. original: a copy of it as it was. batches: what both are run on.
     tried: whether it is known that passes which begin in the middle are the same as whole ones; else a few are held against them.
     moments: of the original's stream, for maps that are fitted on it alone; None to fit them on the cut network's.
+    totals: what is known of the original on these batches. precision: of the products that layers are solved from.
     Of several processes each reads everything, so that all end up with the same.
     """
 
@@ -46,9 +48,12 @@ class Streams:
         seed: int = 0,
         moments: Moments | None = None,
         tried: bool = False,
+        totals: Totals | None = None,
+        precision: Precision = "usual",
     ):
         self.chain, self.original, self.batches, self.rows, self.seed = chain, original, batches, rows, seed
-        self.moments = moments
+        self.moments, self.precision = moments, precision
+        self._totals = Totals(largest=0) if totals is None else totals
         self._runs = {each: BlockRuns(each, tried=tried) for each in (chain, original)}
 
     def begin_at(self, block: int) -> None:
@@ -76,14 +81,18 @@ class Streams:
         in the first set, where nothing is to be chosen.
         """
 
-        def ends(cut: Run, first: Run) -> tuple[Tensor, Tensor]:
-            (last, present), (_, wanted) = cut.ending, first.ending
+        def both(batch: Any) -> tuple[Run, Tensor, Tail | None]:
+            wanted = self._totals.of(target, batch, lambda: self._runs[self.original].run(target, batch, answers=False))
+            return self._runs[self.chain].run(block, batch, answers=False), *wanted
+
+        def ends(cut: Run, wanted: Tensor) -> tuple[Tensor, Tensor]:
+            last, present = cut.ending
             total = wanted.reshape(present.shape)
             if hidden_free and cut.tail == "relu":
                 total = free_where_hidden(total, present)
             return last.read, total if cut.rest is None else total - cut.rest
 
-        return self._gather(block, target, ends, hold_out=hold_out)
+        return self._gather(block, target, both, ends, hold_out=hold_out)
 
     def first_run(self, block: int) -> Run:
         """What a block of the network cut so far shows on the first batch."""
@@ -100,11 +109,18 @@ class Streams:
     ) -> tuple[PatchMoments, PatchMoments, Run]:
         """The same for a layer before the last, which should answer what it answers in the original."""
 
-        def ends(cut: Run, first: Run) -> tuple[Tensor, Tensor]:
-            layer, wanted = cut.layer(path), first.layer(path).held
+        answers: list[Tensor] = []
+
+        def both(batch: Any) -> tuple[Run, Tensor, Tail | None]:
+            first = self._runs[self.original].run(block, batch)
+            answers[:] = [first.layer(path).held]
+            return self._runs[self.chain].run(block, batch), first.ending[1], first.tail
+
+        def ends(cut: Run, _: Tensor) -> tuple[Tensor, Tensor]:
+            layer, wanted = cut.layer(path), answers[0]
             return layer.read, free_where_hidden(wanted, layer.held) if hidden_free and cut.rectifies(layer) else wanted
 
-        return self._gather(block, block, ends, path, hold_out=hold_out)
+        return self._gather(block, block, both, ends, path, hold_out=hold_out)
 
     def span(
         self, span: Span, window: Mapping[str, tuple[int, int]] | None, present: Callable[[Tensor], Tensor] | None = None
@@ -139,23 +155,28 @@ class Streams:
                     call(self.chain.model, batch.inputs)
 
     def _gather(
-        self, block: int, target: int, ends, path: str = "", *, hold_out: bool = True
+        self,
+        block: int,
+        target: int,
+        both: Callable[[Any], tuple[Run, Tensor, Tail | None]],
+        ends: Callable[[Run, Tensor], tuple[Tensor, Tensor]],
+        path: str = "",
+        *,
+        hold_out: bool = True,
     ) -> tuple[PatchMoments, PatchMoments, Run]:
         gathered: tuple[PatchMoments, PatchMoments, Run] | None = None
         for batch in self._read():
-            # Only of a layer before the last the answer itself is the target.
-            first = self._runs[self.original].run(target, batch, answers=bool(path))
-            cut = self._runs[self.chain].run(block, batch, answers=bool(path))
-            (last, total), (_, wanted) = cut.ending, first.ending
-            if wanted.numel() != total.numel() or first.tail != cut.tail:
+            cut, wanted, tail = both(batch)
+            last, total = cut.ending
+            if wanted.numel() != total.numel() or tail != cut.tail:
                 raise PlanError(
                     f"Block {block} cannot stand for block {target}: it gives {list(total.shape)} and ends in "
-                    f"{cut.tail}, the other {list(wanted.shape)} in {first.tail}. Choose a target in the same run."
+                    f"{cut.tail}, the other {list(wanted.shape)} in {tail}. Choose a target in the same run."
                 )
             if gathered is None:
                 window = window_of(self.chain.module(block).get_submodule(path or last.path))
-                gathered = PatchMoments(window), PatchMoments(window), cut
-            x, y = ends(cut, first)
+                gathered = *(PatchMoments(window, precision=self.precision) for _ in range(2)), cut
+            x, y = ends(cut, wanted)
             some = usual(wanted, batch.masks)
             add_held_out(batch, x, y, gathered[0], gathered[1] if hold_out else None, rows=self.rows, seed=self.seed, some=some)
         assert gathered is not None  # `_read` gives one batch at least

@@ -50,7 +50,16 @@ def graded_after_repair(subject: Subject, cut: Cut, options: PlanOptions) -> Gra
     except ModelError:  # nothing can be solved anew; the cut is judged as it is, and whatever else is wrong shows then
         return None
     small = subject.chain.copy()
-    fit_edits_(small, edits, fit, original=subject.chain, seed=subject.seed, tried=bool(subject.replay.sound))
+    fit_edits_(
+        small,
+        edits,
+        fit,
+        original=subject.chain,
+        seed=subject.seed,
+        tried=bool(subject.replay.sound),
+        totals=subject.totals,
+        precision="rough",
+    )
     start = first_changed(edits)
     found = predictions(
         small.model,

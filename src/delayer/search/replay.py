@@ -1,13 +1,13 @@
 """Passes over validation data that begin at a cut's first change: what the original's blocks gave is kept."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from delayer.network.calling import call, each_tensor, output_of
+from delayer.network.calling import Inputs, call, each_tensor, example_of, output_of
 from delayer.network.chain import Chain
 from delayer.network.handing import each_item
 from delayer.network.hooks import answering, hooked
@@ -21,7 +21,7 @@ class Replay:
     """What the blocks of the original gave, batch by batch, for passes of networks that are the original up to some block.
 
     A pass that begins in the middle does the same sums on the same numbers as a whole one, so its bits are the same. That is
-    tried on the first batch, from several blocks on; where a network's blocks hand on more than they answer, or draw random
+    tried on the first two samples, from several blocks on; where a network's blocks hand on more than they answer, or draw random
     numbers, nothing is kept and every pass is a whole one.
     chain: of the original. split: that will be passed. largest: bytes to keep.
     """
@@ -38,20 +38,25 @@ class Replay:
         if self.sound is False:
             yield
             return
+        before = torch.get_rng_state()
+        with self._noting() as seen:
+            yield
+        if self.sound is None:
+            self._begin(batch, seen, drew=not torch.equal(before, torch.get_rng_state()))
+        if self.sound:
+            self._kept[_key(batch)] = [seen[index] for index in range(self.chain.num_blocks)]
+
+    @contextmanager
+    def _noting(self) -> Iterator[dict[int, Any]]:
+        """Inside, what each block answers is noted by its number."""
         seen: dict[int, Any] = {}
-        last = self.chain.num_blocks - 1
 
         def note(index: int) -> Callable:
             kept_as = Tensor.clone if self._keeps(index) else _shape
             return lambda module, args, output: seen.__setitem__(index, each_item(output, kept_as))
 
-        before = torch.get_rng_state()
-        with hooked(after=[(self.chain.module(index), note(index)) for index in range(last + 1)]):
-            yield
-        if self.sound is None:
-            self._begin(batch, seen, drew=not torch.equal(before, torch.get_rng_state()))
-        if self.sound:
-            self._kept[_key(batch)] = [seen[index] for index in range(last + 1)]
+        with hooked(after=[(self.chain.module(index), note(index)) for index in range(self.chain.num_blocks)]):
+            yield seen
 
     @contextmanager
     def beginning(self, batch: Batch, start: int, chain: Chain | None = None) -> Iterator[None]:
@@ -60,9 +65,7 @@ class Replay:
         chain: that of a copy, where the network is one.
         """
         kept = self._kept.get(_key(batch), []) if self.sound else []
-        first = next((k for k in range(min(start, len(kept)) - 1, -1, -1) if not _is_shape(kept[k])), -1)
-        modules = [(chain or self.chain).module(index) for index in range(first + 1)]
-        with answering(modules, [_give(answer) for answer in kept[: first + 1]]):
+        with _beginning(chain or self.chain, kept, start):
             yield
 
     def _begin(self, batch: Batch, seen: dict[int, Any], *, drew: bool) -> None:
@@ -74,18 +77,23 @@ class Replay:
         for answer in seen.values():
             each_item(answer, lambda tensor: sizes.append(tensor.nbytes))
         self.stride = max(1, -(-sum(sizes) * self.num_batches // self.largest))
-        num = self.chain.num_blocks
         for index in seen:
             if not self._keeps(index):
                 seen[index] = each_item(seen[index], _shape)
-        self._kept[_key(batch)] = [seen[index] for index in range(num)]
-        whole = output_of(call(self.chain.model, batch.inputs))
+        self.sound = self._tried(example_of(batch.inputs))
+
+    def _tried(self, few: Inputs) -> bool:
+        """Whether passes of a few samples that begin late are the same as a whole one."""
+        num = self.chain.num_blocks
+        with self._noting() as seen:
+            whole = output_of(call(self.chain.model, few))
+        kept = [seen[index] for index in range(num)]
         for start in {num, (num + 1) // 2, *(k for k in range(1, num) if self._apart(k))}:
-            call(self.chain.model, each_tensor(_other, batch.inputs))  # what a block left somewhere is of another batch now
-            with self.beginning(batch, start):
-                self.sound = self.sound and torch.equal(output_of(call(self.chain.model, batch.inputs)), whole)
-        if not self.sound:
-            self._kept.clear()
+            call(self.chain.model, each_tensor(_other, few))  # what a block left somewhere is of other samples now
+            with _beginning(self.chain, kept, start):
+                if not torch.equal(output_of(call(self.chain.model, few)), whole):
+                    return False
+        return True
 
     def _apart(self, index: int) -> bool:
         """Whether the network works between a block and the one before it, and may read that one's answer again."""
@@ -95,6 +103,12 @@ class Replay:
         """Whether a block's answers are kept in full."""
         last = self.chain.num_blocks - 1
         return (last - index) % self.stride == 0 or self._apart(index + 1)
+
+
+def _beginning(chain: Chain, kept: Sequence[Any], start: int) -> AbstractContextManager[None]:
+    """Inside, a pass begins behind the last block before `start` whose answer is kept in full."""
+    first = next((k for k in range(min(start, len(kept)) - 1, -1, -1) if not _is_shape(kept[k])), -1)
+    return answering([chain.module(index) for index in range(first + 1)], [_give(answer) for answer in kept[: first + 1]])
 
 
 def _key(batch: Batch) -> tuple[int, int]:

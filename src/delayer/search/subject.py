@@ -13,6 +13,7 @@ from delayer.cutting import Plan, apply, edit_modules_
 from delayer.edits import Edit
 from delayer.errors import ModelError
 from delayer.fitting.evidence import Evidence
+from delayer.fitting.totals import Totals
 from delayer.measure import macs_by_module, num_macs
 from delayer.network.calling import Inputs, example_of
 from delayer.network.chain import Chain
@@ -60,6 +61,8 @@ class Subject:
     notes: list[str] = field(default_factory=list)
     announced: set[MomentsKey] = field(default_factory=set)
     """Moments that will be asked for: the next pass over their split gathers them too."""
+    totals: Totals = field(default_factory=Totals)
+    """What the blocks of the original gave on the samples that quick repairs are fitted on."""
     _moments: dict[MomentsKey, Moments] = field(default_factory=dict)
     _cuts: dict[str, nn.Module] = field(default_factory=dict)
 

@@ -108,6 +108,7 @@ class Gathering:
                 f"A label of the {self.split.name} split is class {int(truth[~known][0])}, which is not among the "
                 f"{len(among)} classes that the network is to choose from. Add it to them."
             )
+
     def _keep(self, room: int) -> None:
         priority = torch.cat(self.priority)
         if len(priority) > room:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from delayer.observing.stats.moments import fits_single
 
+Precision = Literal["rough", "usual", "exact"]
 STRIP = 384
 """Rows of a product at a time; only what lies on and above the diagonal is computed, strip by strip."""
 CHUNK_BYTES = 64 * 2**20
@@ -23,13 +24,13 @@ class PatchMoments:
 
     window: the layer's kernel, stride, padding and dilation for pictures [n, c, h, w], D = c · kernel height · kernel
     width, zeros beyond the border as the layer itself reads them; None for features on the last axis, D = features.
-    exact: products in float64; otherwise in the inputs' own precision, chunk by chunk, and added in float64.
-    Inputs of half precision are multiplied in float32. Products are taken about the means of the first chunk, so that large
-    means cost no digits.
+    precision: of the products. "usual": in the inputs' own, but at least in float32, chunk by chunk, and added in float64.
+    "exact": in float64. "rough": in the inputs' own, bfloat16 too, and added in float32, which a ridge of a percent hides.
+    Products are taken about the means of the first chunk, so that large means cost no digits.
     """
 
-    def __init__(self, window: Mapping[str, tuple[int, int]] | None = None, *, exact: bool = False):
-        self.window, self.exact = window, exact
+    def __init__(self, window: Mapping[str, tuple[int, int]] | None = None, *, precision: Precision = "usual"):
+        self.window, self.precision = window, precision
         self.num_rows = 0
         self._sums: dict[str, Tensor] = {}
 
@@ -55,7 +56,10 @@ class PatchMoments:
         """Add rows [D, n] and [o, n]."""
         if not x.shape[1]:
             return
-        x, y = (t.to(torch.float64) if self.exact else t.float() if t.itemsize < 4 else t for t in (x, y))
+        if self.precision == "rough":
+            y = y.to(x.dtype)
+        else:
+            x, y = (t.double() if self.precision == "exact" else t.float() if t.itemsize < 4 else t for t in (x, y))
         if not self._sums:
             # What is taken off rows must be what is kept in the books, to the last bit.
             self._begin(*(t.double().mean(1).to(t.dtype).double() for t in (x, y)))
@@ -74,13 +78,14 @@ class PatchMoments:
 
     def _begin(self, shift_x: Tensor, shift_y: Tensor) -> None:
         zero, wide = torch.zeros_like(shift_x), len(shift_x)
+        products = torch.float32 if self.precision == "rough" else torch.float64
         self._sums = {
             "shift_x": shift_x,
             "shift_y": shift_y,
             "x": zero,
             "y": torch.zeros_like(shift_y),
-            "xx": shift_x.new_zeros(wide, wide),
-            "xy": shift_x.new_zeros(wide, len(shift_y)),
+            "xx": shift_x.new_zeros(wide, wide, dtype=products),
+            "xy": shift_x.new_zeros(wide, len(shift_y), dtype=products),
             "yy": torch.zeros_like(shift_y),
         }
 
@@ -96,7 +101,7 @@ class PatchMoments:
 
     def only(self, index: Tensor) -> "PatchMoments":
         """Those of some inputs alone, and the same targets; index: which [D'], in rising order."""
-        found = PatchMoments(self.window, exact=self.exact)
+        found = PatchMoments(self.window, precision=self.precision)
         found.num_rows = self.num_rows
         for name, t in self._sums.items():
             mine = index.to(t.device)
@@ -115,16 +120,28 @@ class PatchMoments:
         self.num_rows += other.num_rows
 
     def about(self, where: Literal["mean", "zero"]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Means x̄ [D] and ȳ [o], Σxxᵀ [D, D], Σxyᵀ [D, o] and Σy² [o], centred or about zero (then the means are 0)."""
+        """Means x̄ [D] and ȳ [o], Σxxᵀ [D, D], Σxyᵀ [D, o] and Σy² [o], centred or about zero (then the means are 0).
+
+        In float64, but for products that were added in float32.
+        """
         s, num = self._sums, self.num_rows
-        gap_x, gap_y, xx = s["x"] / num, s["y"] / num, s["xx"].triu() + s["xx"].triu(1).T
+        gap_x, gap_y, xx, xy = s["x"] / num, s["y"] / num, s["xx"].clone(), s["xy"].clone()
         mean_x, mean_y = s["shift_x"] + gap_x, s["shift_y"] + gap_y
-        xx, xy = xx - num * torch.outer(gap_x, gap_x), s["xy"] - num * torch.outer(gap_x, gap_y)
         yy = s["yy"] - num * gap_y.square()
+        moves = [(-num, gap_x, gap_y)]
         if where == "zero":
-            xx, xy = xx + num * torch.outer(mean_x, mean_x), xy + num * torch.outer(mean_x, mean_y)
+            moves.append((num, mean_x, mean_y))
             yy = yy + num * mean_y.square()
             mean_x, mean_y = torch.zeros_like(mean_x), torch.zeros_like(mean_y)
+        for factor, x, y in moves:
+            x, y = x.to(xx.dtype), y.to(xx.dtype)
+            xx.addr_(x, x, alpha=factor)
+            xy.addr_(x, y, alpha=factor)
+        for start in range(0, len(xx), STRIP):  # what stands below the diagonal was left out
+            end = start + STRIP
+            square = xx[start:end, start:end]
+            square.copy_(square.triu() + square.triu(1).T)
+            xx[end:, start:end] = xx[start:end, end:].T
         return mean_x.cpu(), mean_y.cpu(), xx.cpu(), xy.cpu(), yy.cpu()
 
     def state(self) -> dict[str, Tensor]:
