@@ -9,6 +9,7 @@ from delayer import stages
 from delayer.cli.app import DATA, JSON, MODEL, OUT, QUIET, STUDY, TEST, app
 from delayer.cli.opening import opened, opens_networks, reopened
 from delayer.cli.options import with_options
+from delayer.cli.sections import TRAINING
 from delayer.cli.tables import print_record, say_where, show, show_candidates, try_report
 from delayer.cutting import read_plan
 from delayer.progress import Reporter
@@ -35,9 +36,16 @@ def run_command(
     data: DATA = None,
     test: TEST = None,
     out: OUT = Path("study"),
-    tune_epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning with the original as teacher.")] = 0,
+    tune_epochs: Annotated[
+        int, typer.Option(min=0, help="Epochs of fine-tuning with the original as teacher.", rich_help_panel=TRAINING)
+    ] = 0,
     heal: Annotated[
-        str, typer.Option(metavar="TOKENS", help="Tokens of text to distil the original on after the cut, such as 50k.")
+        str,
+        typer.Option(
+            metavar="TOKENS",
+            help="Tokens of text to distil the original on after the cut, such as 50k.",
+            rich_help_panel=TRAINING,
+        ),
     ] = "",
     json_: JSON = False,
     quiet: QUIET = False,

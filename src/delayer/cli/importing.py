@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from delayer.cli.sections import TRUST
 from delayer.errors import DelayerWarning
 from delayer.registry.outside import import_typed
 
@@ -19,6 +20,7 @@ IMPORT = Annotated[
         metavar="MODULE",
         envvar="DELAYER_IMPORT",
         help="Module that registers plug-ins of your own; may be repeated; never taken from a file.",
+        rich_help_panel=TRUST,
     ),
 ]
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from delayer import stages
 from delayer.cli.importing import warnings_in_sentences
+from delayer.cli.sections import TRUST as TRUST_SECTION
 from delayer.errors import DelayerError, StudyError
 from delayer.progress import Reporter
 from delayer.store import allowing
@@ -25,10 +26,21 @@ FACTORY = Annotated[
         metavar="NAME",
         envvar="DELAYER_FACTORY",
         help="package.module:factory of your own that the opened folders were made with; never taken from a file.",
+        rich_help_panel=TRUST_SECTION,
     ),
 ]
-TRUST = Annotated[bool, typer.Option("--trust", help="Import and call whatever the opened folders name. They may run anything.")]
-CHANGED = Annotated[bool, typer.Option("--allow-changed", help="Open networks whose files are not those that were saved.")]
+TRUST = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Import and call whatever the opened folders name. They may run anything.", rich_help_panel=TRUST_SECTION
+    ),
+]
+CHANGED = Annotated[
+    bool,
+    typer.Option(
+        "--allow-changed", help="Open networks whose files are not those that were saved.", rich_help_panel=TRUST_SECTION
+    ),
+]
 
 
 def opens_networks(command: Callable[..., Any]) -> Callable[..., Any]:

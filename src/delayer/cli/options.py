@@ -10,6 +10,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from delayer.cli.sections import section_of
 from delayer.errors import DelayerError
 from delayer.registry.options import OptionsOf
 
@@ -66,7 +67,14 @@ def with_options(**models: type[BaseModel]) -> Callable[[Callable], Callable]:
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=one.default,
-                annotation=Annotated[one.type, typer.Option(help=one.help, show_default=one.default not in (None, []))],
+                annotation=Annotated[
+                    one.type,
+                    typer.Option(
+                        help=one.help,
+                        show_default=one.default not in (None, []),
+                        rich_help_panel=section_of(one.model, one.field),
+                    ),
+                ],
             )
             for name, one in asked.items()
         ]

@@ -52,7 +52,8 @@ class Streams:
         precision: Precision = "usual",
     ):
         self.chain, self.original, self.batches, self.rows, self.seed = chain, original, batches, rows, seed
-        self.moments, self.precision = moments, precision
+        self.moments = moments
+        self.precision: Precision = precision
         self._totals = Totals(largest=0) if totals is None else totals
         self._runs = {each: BlockRuns(each, tried=tried) for each in (chain, original)}
 
@@ -175,7 +176,8 @@ class Streams:
                 )
             if gathered is None:
                 window = window_of(self.chain.module(block).get_submodule(path or last.path))
-                gathered = *(PatchMoments(window, precision=self.precision) for _ in range(2)), cut
+                fit, heldout = (PatchMoments(window, precision=self.precision) for _ in range(2))
+                gathered = fit, heldout, cut
             x, y = ends(cut, wanted)
             some = usual(wanted, batch.masks)
             add_held_out(batch, x, y, gathered[0], gathered[1] if hold_out else None, rows=self.rows, seed=self.seed, some=some)

@@ -30,7 +30,8 @@ class PatchMoments:
     """
 
     def __init__(self, window: Mapping[str, tuple[int, int]] | None = None, *, precision: Precision = "usual"):
-        self.window, self.precision = window, precision
+        self.window = window
+        self.precision: Precision = precision
         self.num_rows = 0
         self._sums: dict[str, Tensor] = {}
 
