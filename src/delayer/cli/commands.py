@@ -7,6 +7,7 @@ import typer
 
 from delayer import stages
 from delayer.cli.app import DATA, JSON, MODEL, OUT, QUIET, STUDY, TEST, app
+from delayer.cli.config import takes_config
 from delayer.cli.opening import opened, opens_networks, reopened
 from delayer.cli.options import with_options
 from delayer.cli.sections import TRAINING
@@ -22,6 +23,7 @@ from delayer.tuning.healing import num_tokens_of
 
 
 @app.command("run")
+@takes_config
 @opens_networks
 @with_options(
     load=stages.LoadOptions,
@@ -77,6 +79,7 @@ def run_command(
 
 
 @app.command("score")
+@takes_config
 @opens_networks
 @with_options(load=stages.LoadOptions, task=TaskOptions, counting=ScoreOptions)
 def score_command(
@@ -121,6 +124,7 @@ def score_command(
 
 
 @app.command("scan")
+@takes_config
 @opens_networks
 @with_options(load=stages.LoadOptions, task=TaskOptions, scan=stages.ScanOptions)
 def scan_command(
@@ -135,6 +139,7 @@ def scan_command(
 
 
 @app.command("plan")
+@takes_config
 @opens_networks
 @with_options(load=stages.LoadOptions, task=TaskOptions, scan=stages.ScanOptions, plan=stages.PlanOptions)
 def plan_command(

@@ -9,6 +9,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from delayer import stages
+from delayer.cli.config import keep_config
 from delayer.cli.importing import warnings_in_sentences
 from delayer.cli.sections import TRUST as TRUST_SECTION
 from delayer.errors import DelayerError, StudyError
@@ -90,9 +91,12 @@ def opened(
     if not data:
         raise DelayerError(f"Which data? Give --data, such as imagefolder:PATH or digits. ({model} is no study folder.)")
     options = {k: v for record in (load, task, *more.values()) for k, v in record.model_dump(mode="json").items()}
-    return stages.open_work(
+    work = stages.open_work(
         model, data, out=out, load_options=load, task_options=task, test=test, options=options | {"test": test}, reporter=reporter
     )
+    if not beside:
+        keep_config(work.study)
+    return work
 
 
 def _check_own(folder: Path, data: list[str] | None, test: str | None, *typed: BaseModel) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from delayer import stages
 from delayer.cli.app import DATA, JSON, MODEL, OUT, QUIET, TEST, app
+from delayer.cli.config import takes_config
 from delayer.cli.opening import opened, opens_networks
 from delayer.cli.options import with_options
 from delayer.cli.tables import print_record, say_where, try_report
@@ -12,6 +13,7 @@ from delayer.tasks.options import TrainingTaskOptions
 
 
 @app.command("shrink")
+@takes_config
 @opens_networks
 @with_options(
     load=stages.LoadOptions, task=TrainingTaskOptions, shrink=ShrinkOptions, check=stages.CheckOptions, saving=stages.SaveOptions
@@ -42,6 +44,7 @@ def shrink_command(
 
 
 @app.command("compare")
+@takes_config
 @opens_networks
 @with_options(load=stages.LoadOptions, task=TrainingTaskOptions, compare=stages.CompareOptions)
 def compare_command(

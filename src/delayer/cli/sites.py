@@ -8,6 +8,7 @@ from rich.table import Table
 
 from delayer import stages
 from delayer.cli.app import DATA, JSON, MODEL, OUT, QUIET, app
+from delayer.cli.config import takes_config
 from delayer.cli.opening import opened, opens_networks
 from delayer.cli.options import with_options
 from delayer.cli.tables import print_record, try_report
@@ -16,6 +17,7 @@ from delayer.tasks import TaskOptions
 
 
 @app.command("sites")
+@takes_config
 @opens_networks
 @with_options(load=stages.LoadOptions, task=TaskOptions, sites=stages.SitesOptions)
 def sites_command(
