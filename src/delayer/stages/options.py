@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from delayer.store.by_block import ByBlock
 from delayer.store.weights import Stored
 from delayer.study import Record
 
@@ -21,6 +22,9 @@ class LoadOptions(Record):
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
     """What passes over data multiply in; weights and sums stay as they are. auto: bfloat16 for a network that writes text where
     this machine multiplies it faster."""
+    by_block: ByBlock = "auto"
+    """Leave the weights of a Hugging Face network in their files and read one layer's at a time: yes, no, or auto, which does so
+    where three copies in float32 do not fit into memory."""
 
     @field_validator("blocks")
     @classmethod

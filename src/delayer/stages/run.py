@@ -23,6 +23,7 @@ from delayer.stages.work import Work, open_work, write_study
 from delayer.study import Results
 from delayer.tasks import TaskOptions
 from delayer.tuning import TuneOptions
+from delayer.tuning.asked import check_in_memory
 from delayer.tuning.healing import healing
 
 
@@ -89,6 +90,8 @@ def run_all(
     check_asked(work, plan_options, scan_options)
     if heal and (tune_epochs or work.task.kind not in ("causal-lm", "seq2seq")):
         raise BudgetError("--heal is for networks that write text, and stands instead of --tune-epochs. Give one of both.")
+    if heal or tune_epochs:
+        check_in_memory(work.model)
     with work.study.lock():
         write_study(work)
         searches = plan_options.method == "ours" and not plan_options.span

@@ -14,6 +14,7 @@ from delayer.store import Made
 from delayer.study import read_record, write_atomically
 from delayer.study.marks import MODEL
 from delayer.tuning import TuneOptions, TuneReport, tune_
+from delayer.tuning.asked import check_in_memory
 from delayer.tuning.neighbourhood import counterparts, neighbourhood
 
 
@@ -29,6 +30,7 @@ def tune_stage(
     Raises StudyError where the network before fine-tuning is gone and cannot be made again.
     """
     check_tuning(options, only)
+    check_in_memory(work.model)
     folder, begin = _beginning(work, plan)
     plan = read_plan(folder / "plan.json")
     key = stage_key(

@@ -15,6 +15,7 @@ from delayer.errors import DelayerError
 from delayer.families import chain_of
 from delayer.measure import num_params
 from delayer.network.calling import example_of
+from delayer.network.mapped import is_mapped
 from delayer.network.precision import Precision, faster_precision, multiply_in_, precision_of
 from delayer.observing.processes import own_folder
 from delayer.progress import Reporter
@@ -22,7 +23,7 @@ from delayer.search.options import ScanOptions
 from delayer.search.subject import Remember, Subject
 from delayer.stages.journal import Journal
 from delayer.stages.options import LoadOptions, SaveOptions
-from delayer.store import load
+from delayer.store import load, read_artefact
 from delayer.store.weights import Stored
 from delayer.study import Asked, BlockInfo, ChainInfo, Grade, Provenance, Scan, Score, Study, StudyInfo
 from delayer.study.version import __version__
@@ -80,7 +81,8 @@ class Work(Subject):
 
     def open(self, folder: Path) -> nn.Module:
         """A network that this study saved."""
-        return load(str(folder)).to(self.device)
+        stays = is_mapped(self.model) and bool(read_artefact(folder).ordinary)
+        return load(str(folder), by_block="yes" if stays else "no").to(self.device)
 
     def provenance(self) -> Provenance:
         """Hashes, versions and seed that results travel with."""
@@ -125,7 +127,7 @@ def open_work(
     reporter = reporter or Reporter()
     device = torch.device(pick_device(load_options.device))
     torch.manual_seed(task_options.seed)
-    network = load(model, weights=load_options.weights, **(arguments or {})).to(device)
+    network = load(model, weights=load_options.weights, by_block=load_options.by_block, **(arguments or {})).to(device)
     task = open_task(data[0], network, task_options, test_spec=test)
     study = Study(own_folder(Path(out)))
     before = study.read_or_none("study")

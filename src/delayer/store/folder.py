@@ -23,6 +23,7 @@ from delayer.network.chain import Chain
 from delayer.network.hashing import check_finite, tensors_of
 from delayer.network.notes import config_of, note_
 from delayer.store.artefact import Artefact, Made, Source
+from delayer.store.by_block import ByBlock, stays_in_files
 from delayer.store.companions import copy_companions
 from delayer.store.given import give
 from delayer.store.huggingface import generation_of
@@ -47,6 +48,7 @@ def load(
     factory: str | Callable[..., nn.Module] | None = None,
     trust: bool = False,
     allow_changed: bool = False,
+    by_block: ByBlock = "auto",
     **arguments: Any,
 ) -> nn.Module:
     """A network by name, in evaluation mode and float32 unless it says otherwise.
@@ -59,6 +61,9 @@ def load(
     this process was given before, by name, is known; nothing is ever imported because a file names it.
     trust: import and call whatever the folder names all the same.
     allow_changed: open a folder whose files are not those that were saved, with a DelayerWarning that says which.
+    by_block: "yes" leaves the weights of a Hugging Face network in their safetensors files, in the type that they are stored in,
+    and reads one layer's at a time; "auto" does so where three copies in float32 do not fit into memory. Weights are changed by
+    torch's operations then, not through `.data`.
     arguments: passed on to timm or to the factory.
     Raises UnknownName, ModelError, WeightsError (the weights are not those that were saved), NotFiniteError.
     """
@@ -66,7 +71,7 @@ def load(
     if (Path(name) / RECORD).is_file():
         everything, changed = allowed()
         try:
-            model = _load_artefact(Path(name), Trust(factory, trust or everything, arguments), allow_changed or changed)
+            model = _load_artefact(Path(name), Trust(factory, trust or everything, arguments), allow_changed or changed, by_block)
         except DelayerError:
             raise
         except Exception as error:  # whatever comes of records that do not go together becomes one sentence
@@ -87,7 +92,7 @@ def load(
             "name the factory itself instead."
         )
     else:
-        model = by_name(name, weights, arguments, trust=trust or allowed()[0])
+        model = by_name(name, weights, arguments, trust=trust or allowed()[0], by_block=by_block)
     check_finite(model)
     return model.eval()
 
@@ -186,7 +191,7 @@ def recover_(folder: str | Path) -> str:
         return bring_back_(Path(folder), lambda place: (verified(place), read_plan(place / "plan.json")))
 
 
-def _load_artefact(folder: Path, trust: Trust, allow_changed: bool) -> nn.Module:
+def _load_artefact(folder: Path, trust: Trust, allow_changed: bool, by_block: ByBlock) -> nn.Module:
     artefact, where = verified(folder, allow_changed=allow_changed), str(folder)
     plan = read_plan(folder / "plan.json")
     if trust.factory is not None and root(artefact.source, where).kind != "factory":
@@ -201,9 +206,19 @@ def _load_artefact(folder: Path, trust: Trust, allow_changed: bool) -> nn.Module
     dtypes = [dtype for dtype, _ in shapes.values()]
     if artefact.ordinary and artefact.source.kind in ("huggingface", "timm"):
         check_counts(read_json(folder / "config.json"), str(folder / "config.json"))
-        opening = load_ordinary if artefact.source.kind == "huggingface" else load_timm_folder
+        mapped = artefact.source.kind == "huggingface" and stays_in_files(by_block, shapes)
         with no_larger_than(shapes, num_blocks(artefact), where):
-            return note_shards_(note_dtype_(opening(folder, artefact.source), dtypes), files)
+            if artefact.source.kind == "huggingface":
+                model = load_ordinary(folder, artefact.source, by_block=mapped)
+            else:
+                model = load_timm_folder(folder, artefact.source)
+        if mapped or by_block != "yes":
+            return note_shards_(note_dtype_(model, dtypes), files)
+    if by_block == "yes":
+        raise ModelError(
+            f"{folder} cannot be opened with its weights in their files, which only an ordinary Hugging Face checkpoint can. "
+            "Leave --by-block yes out."
+        )
     model = cut_skeleton(measured_skeleton(artefact, shapes, trust, where), artefact.chain, plan)
     fill_(model, read_weights(file), name=str(file))
     note_dtype_(model, dtypes)

@@ -2,18 +2,20 @@
 
 import importlib
 import warnings
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from delayer.errors import DelayerError, DelayerWarning, UnknownName, WeightsError
 from delayer.libraries import first_line, library, quiet
-from delayer.network.notes import note_
+from delayer.network.notes import config_of, note_
 from delayer.network.wrapped import check_not_quantised
+from delayer.store.by_block import ByBlock, check_can_stay, opened_by_block, stays_in_files, with_place
 from delayer.store.closed import check_configuration, check_folder, huggingface_class
 from delayer.store.limits import Shapes, check_counts, check_size, no_larger_than
 from delayer.store.names import mended_names, say_mended
@@ -35,10 +37,11 @@ _HEADS = (
 """Kinds of heads, for a configuration that names no class; the first wins among those that fit a file equally well."""
 
 
-def open_huggingface(name: str, weights: str | Path | None, *, trust: bool = False) -> nn.Module:
+def open_huggingface(name: str, weights: str | Path | None, *, trust: bool = False, by_block: ByBlock = "no") -> nn.Module:
     """The network of a hub name or folder, with weights of its own or those of a safetensors file.
 
-    trust: do not look for what its configuration names. Code that it brings is never run.
+    trust: do not look for what its configuration names. Code that it brings is never run. by_block: whether its weights stay in
+    their files.
     """
     transformers = library("transformers", "text")
     try:
@@ -67,8 +70,12 @@ def open_huggingface(name: str, weights: str | Path | None, *, trust: bool = Fal
     if shapes and not trust:
         with quiet(transformers):
             check_size(lambda: kind(config), shapes, 0, name)
-    names, taken = mended_names(shapes, _own_names(kind, config), f"{kind.base_model_prefix}.")
-    if weights is None and not taken:
+    own = own_names(kind, config)
+    names, taken = mended_names(shapes, own, f"{kind.base_model_prefix}.")
+    if stays_in_files(by_block, shapes):
+        say_mended(str(weights or name), taken)
+        model = in_files(kind, name, config, files, names, own)
+    elif weights is None and not taken:
         model = from_pretrained(kind, name)
     else:
         where = str(weights or name)
@@ -80,6 +87,26 @@ def open_huggingface(name: str, weights: str | Path | None, *, trust: bool = Fal
     if files:
         note_shards_(model, files)
     return note_dtype_(model, (dtype for dtype, _ in shapes.values()))
+
+
+def in_files(
+    kind: Any, name: str, config: Any, files: Sequence[Path], names: Mapping[str, str], own: Collection[str], **arguments: Any
+) -> nn.Module:
+    """The network of a folder or hub name, whose weights stay in their files.
+
+    names: of its tensors, by those in the files. own: all names that it has a place for. arguments: of its class.
+    """
+    check_can_stay(files, name)
+
+    def build(state: dict[str, Tensor], dtype: torch.dtype) -> nn.Module:
+        given = with_place(state, own, name, kind.__name__)
+        return from_pretrained(kind, None, config=config, state_dict=given, dtype=dtype, **arguments)
+
+    model = opened_by_block(names, files, build, name)
+    config_of(model)._name_or_path = name
+    if (settings := generation_of(name)) is not None:
+        note_(model, generation_config=settings)
+    return model
 
 
 def generation_of(name: str) -> Any:
@@ -108,7 +135,7 @@ def weight_files(name: str) -> list[Path]:
     return found
 
 
-def _own_names(kind: Any, config: Any) -> set[str]:
+def own_names(kind: Any, config: Any) -> set[str]:
     """The names of a class's tensors; none where it cannot be built without memory."""
     transformers = library("transformers", "text")
     try:
@@ -146,15 +173,15 @@ def _unknown(name: str, error: Exception) -> UnknownName:
     )
 
 
-def from_pretrained(kind: Any, name: str | None, **options: Any) -> nn.Module:
-    """A Hugging Face network in float32, none of whose weights is random. Raises WeightsError."""
+def from_pretrained(kind: Any, name: str | None, *, dtype: torch.dtype = torch.float32, **options: Any) -> nn.Module:
+    """A Hugging Face network in float32 or another type, none of whose weights is random. Raises WeightsError."""
     transformers = library("transformers", "text")
     where = name or "the weights file"
     try:
         with quiet(transformers):
             model, report = kind.from_pretrained(
                 name,
-                dtype=torch.float32,
+                dtype=dtype,
                 use_safetensors=True,
                 **options,
                 trust_remote_code=False,
@@ -170,7 +197,7 @@ def from_pretrained(kind: Any, name: str | None, **options: Any) -> nn.Module:
         ) from error
     missing = set(report["missing_keys"])
     if missing and all("pooler" in key for key in missing) and "add_pooling_layer" not in options:
-        return from_pretrained(kind, name, add_pooling_layer=False, **options)
+        return from_pretrained(kind, name, dtype=dtype, add_pooling_layer=False, **options)
     shapes = [f"{key} is {list(given)} where the network has {list(own)}" for key, given, own in report["mismatched_keys"]]
     unexpected = report["unexpected_keys"] if name is None else ()
     if name is not None and (more := sorted(report["unexpected_keys"])):  # a hub checkpoint may hold further heads

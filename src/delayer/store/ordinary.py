@@ -14,24 +14,28 @@ from delayer.errors import ModelError
 from delayer.libraries import first_line, library, quiet
 from delayer.network.calling import Inputs
 from delayer.network.chain import Chain
+from delayer.network.mapped import is_mapped
 from delayer.network.notes import note_, pretrained_of
 from delayer.store.artefact import Source
 from delayer.store.closed import TIMM_FACTS, check_configuration, check_folder, check_timm, huggingface_class, timm_facts
-from delayer.store.huggingface import from_pretrained
+from delayer.store.huggingface import from_pretrained, in_files, own_names
 from delayer.store.integrity import read_json
 from delayer.store.originals import load_timm, mark_huggingface
 from delayer.store.proof import reload_proof
+from delayer.store.shards import files_of
 from delayer.store.shorter import NotOrdinary, Shortening, Shorter
 from delayer.store.shorter.timm import architecture
 from delayer.store.shorter.torchvision_program import PROGRAM
 from delayer.store.shorter.torchvision_program import program as program_of
+from delayer.store.streaming import distinct_tensors, write_shards, write_tensors
 from delayer.store.weights import distinct_weights, fill_, read_weights
 from delayer.study import write_atomically
 
 
-def load_ordinary(folder: Path, source: Source) -> nn.Module:
+def load_ordinary(folder: Path, source: Source, *, by_block: bool = False) -> nn.Module:
     """The folder as its library's own loader opens it; a network in its own right, which no longer needs its plan.
 
+    by_block: the weights of a Hugging Face network stay in their files.
     Raises ModelError, before any loader is called, where the folder's configuration names what a file may not name.
     """
     config = _ordinary_config(folder, source)
@@ -40,6 +44,12 @@ def load_ordinary(folder: Path, source: Source) -> nn.Module:
         note_(model, delayer_source=Source(kind="timm", name=source.name, config=config["model_args"]))
         return model.eval()
     kind = huggingface_class(source.model_class, str(folder))
+    if by_block:
+        transformers = library("transformers", "text")
+        with quiet(transformers):
+            config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+        model = in_files(kind, str(folder), config, files_of(folder), {}, own_names(kind, config), **source.arguments)
+        return mark_huggingface(model, str(folder)).eval()
     return mark_huggingface(from_pretrained(kind, str(folder), **source.arguments), str(folder)).eval()
 
 
@@ -95,7 +105,10 @@ def write_weights(
         note = note.replace(str(folder), "it")
         for file in (*folder.glob("*.safetensors*"), *(folder / name for name in WRITTEN)):
             file.unlink(missing_ok=True)
-    save_file(distinct_weights(model, dtype), str(folder / "model.safetensors"), metadata={"format": "pt"})
+    if is_mapped(model):
+        write_tensors(distinct_tensors(model), folder / "model.safetensors", dtype)
+    else:
+        save_file(distinct_weights(model, dtype), str(folder / "model.safetensors"), metadata={"format": "pt"})
     return "", note
 
 
@@ -103,6 +116,9 @@ def _write_huggingface(model: nn.Module, short: Shorter, source: Source, folder:
     """Write the shorter network as transformers does, and get what opens it."""
     transformers, names = library("transformers", "text"), short.renamed(model)
     kind: Any = type(model)
+    if is_mapped(model):
+        _write_in_files(model, short, names, source, folder, dtype)
+        return _opens_with(kind, source)
     with quiet(transformers):
         network: Any = kind(kind.config_class.from_dict(deepcopy(short.config)), **source.arguments)
         network.load_state_dict({names[key]: value for key, value in model.state_dict().items()})
@@ -116,8 +132,32 @@ def _write_huggingface(model: nn.Module, short: Shorter, source: Source, folder:
     if dtype:
         config = read_json(folder / "config.json") | {"dtype": dtype}
         write_atomically(folder / "config.json", json.dumps(config, indent=2))
+    return _opens_with(kind, source)
+
+
+def _opens_with(kind: Any, source: Source) -> str:
     more = "".join(f", {key}={value}" for key, value in source.arguments.items())
     return f"transformers.{kind.__name__}.from_pretrained(FOLDER{more})"
+
+
+def _write_in_files(model: nn.Module, short: Shorter, names: dict[str, str], source: Source, folder: Path, dtype: str) -> None:
+    """The same for a network whose weights lie in files: configuration, and the weights one after another."""
+    transformers, kind = library("transformers", "text"), type(model)
+    kind_: Any = kind
+    with quiet(transformers), torch.device("meta"):
+        network: Any = kind_(kind_.config_class.from_dict(deepcopy(short.config)), **source.arguments)
+    if set(network.state_dict()) != set(names.values()):
+        raise NotOrdinary("its own library names the tensors of the shorter network otherwise")
+    tensors = distinct_tensors(model, names, frozenset(getattr(network, "all_tied_weights_keys", ())))
+    floats = {str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.is_floating_point()}
+    network.config.dtype = dtype or (floats.pop() if len(floats) == 1 else "float32")
+    network.config.architectures = [kind.__name__]
+    with quiet(transformers):
+        network.config.save_pretrained(folder)
+        if network.can_generate():
+            settings = getattr(model, "generation_config", None) or network.generation_config
+            settings.save_pretrained(folder)
+    write_shards(tensors, folder, getattr(model, "delayer_shard", 0), dtype)
 
 
 def _write_timm(model: nn.Module, short: Shorter, source: Source, folder: Path, dtype: str) -> str:

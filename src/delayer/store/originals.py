@@ -17,6 +17,7 @@ from delayer.network.hashing import tensors_of
 from delayer.network.notes import config_of, note_, pretrained_of
 from delayer.network.wrapped import unwrapped
 from delayer.store.artefact import Source
+from delayer.store.by_block import ByBlock
 from delayer.store.closed import check_timm_folder
 from delayer.store.gguf import open_gguf
 from delayer.store.given import give, is_name
@@ -26,15 +27,23 @@ from delayer.store.timm_arguments import timm_arguments
 from delayer.store.weights import fill_, header, note_dtype_, read_weights
 
 
-def by_name(name: str, weights: str | Path | None, arguments: Mapping[str, Any], *, trust: bool = False) -> nn.Module:
+def by_name(
+    name: str, weights: str | Path | None, arguments: Mapping[str, Any], *, trust: bool = False, by_block: ByBlock = "no"
+) -> nn.Module:
     """A network whose name is no folder of delayer's; see `delayer.load`."""
     is_timm = name.startswith("timm:")
+    huggingface = not name.startswith(("timm:", "gguf:")) and not is_name(name)
+    if by_block == "yes" and not huggingface:
+        raise ModelError(
+            f"{name} cannot be opened with its weights in their files, which only a Hugging Face name or folder with safetensors "
+            "can. Leave --by-block yes out, or save the network as such a folder first."
+        )
     if name.startswith("gguf:"):
         if weights is not None or arguments:
             raise ModelError(f"{name} brings its weights and its configuration with it. Leave --weights and other arguments out.")
         return mark_huggingface(open_gguf(name), name)
-    if not is_timm and not is_name(name):
-        return mark_huggingface(open_huggingface(name, weights, trust=trust), name)
+    if huggingface:
+        return mark_huggingface(open_huggingface(name, weights, trust=trust, by_block=by_block), name)
     if name.startswith("timm:local-dir:") and not trust:
         check_timm_folder(Path(name.removeprefix("timm:local-dir:")))
     model = load_timm(name[5:], weights is None, arguments) if is_timm else call_factory(name, give(name), arguments)

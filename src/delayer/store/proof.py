@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from delayer.network.calling import Inputs, call, evaluating, output_of, seeded
+from delayer.network.mapped import is_mapped
 from delayer.registry import imports
 from delayer.registry.outside import import_again
 from delayer.store.artefact import Source
@@ -47,6 +48,7 @@ def reload_proof(
 ) -> Proof:
     """The largest output difference between a network and its saved copy, found by a fresh process.
 
+    A network whose weights lie in files is opened so there, too.
     ordinary: open the folder with its library's own loader instead of delayer.load; a `Source` where no record says yet
     whose network it is. factory: package.module:factory of the original network; by default the fresh process is given what
     this one was given. program: a file of ours, written just now, whose `model()` opens the folder.
@@ -88,6 +90,7 @@ def reload_proof(
                 json.dumps(_named_in(Path(folder))),
                 factory or "",
                 str(program or ""),
+                "by block" if is_mapped(model) else "",
                 *imports(),
             ],
             capture_output=True,
@@ -125,7 +128,7 @@ def _named_in(folder: Path) -> dict[str, str]:
     return {name: spelling for name, spelling in given_names().items() if json.dumps(name) in text}
 
 
-def _main(folder: str, probe: str, kind: str, names: str, factory: str, program: str, *modules: str) -> None:
+def _main(folder: str, probe: str, kind: str, names: str, factory: str, program: str, mapped: str, *modules: str) -> None:
     import runpy
 
     from delayer.store.folder import load
@@ -137,10 +140,11 @@ def _main(folder: str, probe: str, kind: str, names: str, factory: str, program:
     if program:
         model = runpy.run_path(program)["model"]()
     elif not kind:
-        model = load(folder, factory=factory or None)
+        by_block = "yes" if mapped and read_artefact(Path(folder)).ordinary else "no"
+        model = load(folder, factory=factory or None, by_block=by_block)
     else:
         source = verified(Path(folder)).source if kind == "ordinary" else Source.model_validate_json(kind)
-        model = load_ordinary(Path(folder), source)
+        model = load_ordinary(Path(folder), source, by_block=bool(mapped))
     tensors = load_file(probe)
     gaps, writing = {}, ""
     for probed in ("", "longer:"):

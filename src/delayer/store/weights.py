@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from delayer.errors import WeightsError
-from delayer.network.hashing import tensors_of
+from delayer.network.hashing import each_tensor_of, tensors_of
 from delayer.network.notes import note_
 from delayer.store.pickles import refuse_pickle
 from delayer.store.shards import files_of
@@ -78,13 +78,13 @@ Stored = Literal["keep", "float32", "float16", "bfloat16"]
 
 def round_(model: nn.Module, dtype: str) -> bool:
     """Round all floating-point state to a half precision, in the network's own; False, and nothing done, if some overflows."""
-    tensors = [t for t in tensors_of(model).values() if t.is_floating_point()]
-    rounded = [t.detach().to(getattr(torch, dtype)) for t in tensors]
-    if not all(torch.isfinite(t).all() for t in rounded):
+    kind = getattr(torch, dtype)
+    if not all(torch.isfinite(t.to(kind)).all() for _, t in each_tensor_of(model) if t.is_floating_point() and t.dtype != kind):
         return False
     with torch.no_grad():
-        for tensor, value in zip(tensors, rounded, strict=True):
-            tensor.copy_(value)
+        for _, tensor in each_tensor_of(model):
+            if tensor.is_floating_point() and tensor.dtype != kind:
+                tensor.copy_(tensor.to(kind))
     return True
 
 

@@ -5,16 +5,28 @@ from hashlib import sha256
 
 from torch import nn
 
-from delayer.errors import DataError, ModelError
+from delayer.errors import BudgetError, DataError, ModelError
 from delayer.network.hashing import model_hash
+from delayer.network.mapped import is_mapped
 from delayer.tasks import Task
 from delayer.tuning.options import TuneOptions
+
+
+def check_in_memory(model: nn.Module) -> None:
+    """Raises BudgetError for a network whose weights lie in files: training holds them all, their gradients and its own state."""
+    if is_mapped(model):
+        raise BudgetError(
+            f"The weights of this {type(model).__name__} stay in their files (--by-block), while fine-tuning holds all of them, "
+            "their gradients and what the optimiser remembers in memory. Repair it in closed form alone, or use --by-block no "
+            "where there is memory for four times its float32 weights."
+        )
 
 
 def check_taught(
     model: nn.Module, task: Task, teacher: nn.Module | None, options: TuneOptions, counterparts: Mapping[str, str] | None
 ) -> None:
-    """Raises DataError when nothing teaches, ModelError when the network would teach itself."""
+    """Raises DataError when nothing teaches, ModelError when the network would teach itself, BudgetError (`check_in_memory`)."""
+    check_in_memory(model)
     if teacher is model:
         raise ModelError("A network cannot be its own teacher. Pass a copy made before it was cut.")
     if options.hidden_weight and not (teacher and counterparts):
