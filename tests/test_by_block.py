@@ -318,3 +318,24 @@ def test_a_network_in_files_is_not_fine_tuned(folder, task):
     _, lying = both(folder)
     with pytest.raises(BudgetError, match="by-block no"):
         delayer.tune_(lying, task, options=delayer.TuneOptions(epochs=1))
+
+
+def test_what_is_estimated_of_a_decoder_grows_as_its_parts_do():
+    from delayer.search.footprint import footprint
+
+    def of(layers: int, fit: int = 4096, repairs: int = 1):
+        config = transformers.LlamaConfig(
+            vocab_size=1000, hidden_size=64, intermediate_size=8192, num_hidden_layers=layers, num_attention_heads=4
+        )
+        with torch.device("meta"):
+            model = transformers.LlamaForCausalLM(config)
+        return footprint(model, list(model.model.layers), fit_tokens=fit, validation_tokens=1024, repairs=repairs)
+
+    small, deep = of(2), of(4)
+    assert deep.weights - small.weights == 2 * small.block == 2 * 4 * (4 * 64 * 64 + 3 * 64 * 8192 + 2 * 64)
+    assert deep.repair == small.repair and deep.products > small.products
+    assert of(2, fit=4096).repair < of(2, fit=8193).repair  # rows, then moments
+    assert of(2, repairs=3).fits == 3 * small.fits
+    assert small.most < sum((small.resting, small.opening, small.scoring, small.grading, small.repair))
+    assert "GiB" in small.line
+    assert small.seconds(products=1e9, fits=1e9) == pytest.approx((small.products + small.fits) / 1e9)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from delayer.fitting.few_rows import Dual, FewRows
 from delayer.fitting.ridge import largest_as_good
 from delayer.observing.stats.patch_moments import PatchMoments
 
@@ -29,6 +30,8 @@ def solve_layer(moments: PatchMoments, weight: Tensor, *, ridge: float, bias: bo
 
     weight: W₀ [o, D]. ridge: λ, a share of the inputs' energy; inputs that never change keep their old weights.
     """
+    if isinstance(moments, FewRows):
+        return Dual(moments, weight, bias=bias).solution(ridge)
     return _solutions(moments, weight, bias=bias)(ridge)
 
 
@@ -47,10 +50,14 @@ def best_ridge(
     """
     if not (moments.num_rows and heldout.num_rows):
         return FEW_SAMPLES
-    solution, error = _solutions(moments, weight, bias=bias), _errors(heldout)
+    if isinstance(moments, FewRows) and isinstance(heldout, FewRows):
+        error_at = Dual(moments, weight, bias=bias).errors(heldout)
+    else:
+        solution, error = _solutions(moments, weight, bias=bias), _errors(heldout)
+        error_at = lambda ridge: error(*solution(ridge))  # noqa: E731
     found: dict[float, float] = {}
     for ridge in sorted(ridges, reverse=True):
-        found[ridge] = error(*solution(ridge))
+        found[ridge] = error_at(ridge)
         least = min(found.values())
         if sum(one > (1 + NEARLY_BEST) * least for one in list(found.values())[-2:]) == 2:
             break  # the least lies behind, and smaller ridges only fit the rows more closely

@@ -15,12 +15,14 @@ from delayer.activations.switches import Switches
 from delayer.errors import DataError, PlanError
 from delayer.fitting.batch_norm import window_of
 from delayer.fitting.block_runs import BlockRuns
+from delayer.fitting.few_rows import FewRows
 from delayer.fitting.held_out import add_held_out
 from delayer.fitting.massive import usual
 from delayer.fitting.totals import Totals
 from delayer.network.calling import call, evaluating
 from delayer.network.chain import Chain, Span
 from delayer.network.inside_block import Run, Tail
+from delayer.network.mapped import is_mapped
 from delayer.network.precision import multiplying
 from delayer.observing.one_pass import device_of, observe_pair
 from delayer.observing.rows import Rows
@@ -176,13 +178,21 @@ class Streams:
                 )
             if gathered is None:
                 window = window_of(self.chain.module(block).get_submodule(path or last.path))
-                fit, heldout = (PatchMoments(window, precision=self.precision) for _ in range(2))
-                gathered = fit, heldout, cut
+                if window is None and self._few(last.read, total):
+                    gathered = FewRows(), FewRows(), cut
+                else:
+                    fit, heldout = (PatchMoments(window, precision=self.precision) for _ in range(2))
+                    gathered = fit, heldout, cut
             x, y = ends(cut, wanted)
             some = usual(wanted, batch.masks)
             add_held_out(batch, x, y, gathered[0], gathered[1] if hold_out else None, rows=self.rows, seed=self.seed, some=some)
         assert gathered is not None  # `_read` gives one batch at least
         return gathered
+
+    def _few(self, read: Tensor, total: Tensor) -> bool:
+        """Whether rows are kept as they are: of a network whose weights lie in files, fewer of them than features."""
+        rows = total.numel() // total.shape[-1] * len(self.batches)
+        return is_mapped(self.chain.model) and rows <= read.shape[-1]
 
     def _read(self) -> Iterator[Any]:
         if not len(self.batches):

@@ -18,10 +18,12 @@ class _Lightly:
     """What a module that holds mapped weights does besides: they are there while it runs."""
 
     _parameters: dict[str, Any]
+    runs: Any
+    """The forward of the class that it is made from."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         own = dict(self._parameters)
-        rows = getattr(type(self), "runs", None) is nn.Embedding.forward
+        rows = type(self).runs is nn.Embedding.forward
         try:
             if not rows:
                 self._parameters.update({name: _wide(weight, type(self).runs) for name, weight in own.items()})

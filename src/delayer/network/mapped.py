@@ -130,7 +130,8 @@ class MappedWeight(nn.Parameter):
 
 def bytes_of(tensor: Tensor) -> memoryview:
     """What a tensor holds, without a copy where it is contiguous and on the CPU."""
-    return memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    found: Any = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return memoryview(found)
 
 
 def is_mapped(model: Any) -> bool:

@@ -18,13 +18,15 @@ from delayer.measure import macs_by_module, num_macs
 from delayer.network.calling import Inputs, example_of
 from delayer.network.chain import Chain
 from delayer.network.hashing import model_hash
+from delayer.network.mapped import is_mapped
 from delayer.observing.one_pass import observe
 from delayer.observing.rows import Rows
 from delayer.observing.stats import Moments, Stat
 from delayer.progress import Reporter, Tick
+from delayer.search.footprint import REPLAYED
 from delayer.search.options import ScanOptions
 from delayer.search.repair import resolvable
-from delayer.search.replay import Replay
+from delayer.search.replay import LARGEST, Replay
 from delayer.search.scan import Scan, scan_subject
 from delayer.search.scoring import score
 from delayer.store import source_of
@@ -105,7 +107,10 @@ class Subject:
     @cached_property
     def replay(self) -> Replay:
         """What the original's blocks gave on validation data."""
-        return Replay(self.chain, self.task.batches("validation"))
+        if not is_mapped(self.model):
+            return Replay(self.chain, self.task.batches("validation"))
+        share = sum(weight.nbytes for weight in self.model.parameters()) // REPLAYED
+        return Replay(self.chain, self.task.batches("validation"), min(LARGEST, share))
 
     def validation(self, limit: int | None = None) -> Split:
         """The validation split, or its first so many samples."""

@@ -14,11 +14,13 @@ from torch import nn
 from delayer.errors import DelayerError
 from delayer.families import chain_of
 from delayer.measure import num_params
-from delayer.network.calling import example_of
+from delayer.network.calling import example_of, first_tensor
+from delayer.network.chain import Chain
 from delayer.network.mapped import is_mapped
 from delayer.network.precision import Precision, faster_precision, multiply_in_, precision_of
 from delayer.observing.processes import own_folder
 from delayer.progress import Reporter
+from delayer.search.footprint import footprint
 from delayer.search.options import ScanOptions
 from delayer.search.subject import Remember, Subject
 from delayer.stages.journal import Journal
@@ -136,6 +138,9 @@ def open_work(
         reporter.line(note)
     chain = chain_of(network, example_of(task.batches("fit")[0].to(device).inputs), blocks=load_options.blocks)
     reporter.line(f"{model}: {chain!r}")
+    if is_mapped(network) and task.kind == "causal-lm":
+        task.notes.append(about_memory(chain, task))
+        reporter.line(task.notes[-1])
     work = Work(
         name=model,
         chain=chain,
@@ -150,6 +155,14 @@ def open_work(
     )
     work.notes += task.notes
     return work
+
+
+def about_memory(chain: Chain, task: Task) -> str:
+    """What a run takes whose network's weights stay in their files, in one line."""
+    fit, validation = (task.batches(split) for split in ("fit", "validation"))
+    tokens = [split.num_samples * first_tensor(split[0].inputs).shape[1] for split in (fit, validation)]
+    blocks = [chain.module(index) for index in range(chain.num_blocks)]
+    return footprint(chain.model, blocks, fit_tokens=tokens[0], validation_tokens=tokens[1]).line
 
 
 def multiply_as_asked_(

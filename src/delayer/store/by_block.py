@@ -78,7 +78,7 @@ def mapped_weights(files: Iterable[Path]) -> dict[str, MappedWeight]:
             offset = 8 + length + facts["data_offsets"][0]
             if offset % DTYPES[dtype].itemsize:
                 raise WeightsError(
-                    f"{path} holds {name} at an odd place ({offset}) and cannot be read there. Save the file again by safetensors."
+                    f"{path} holds {name} at an odd place ({offset}), where none is read. Save the file again by safetensors."
                 )
             found[name] = MappedWeight.at(file, offset, DTYPES[dtype], shape)
     return found

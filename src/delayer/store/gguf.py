@@ -46,7 +46,7 @@ def open_gguf(name: str) -> nn.Module:
     with quiet(transformers):
         check_size(lambda: kind(config), shapes, 0, name)
     try:
-        model = from_pretrained(kind, folder, config=config, **options)
+        model = from_pretrained(kind, folder, config=config, gguf_file=options["gguf_file"])
     except WeightsError as error:
         raise WeightsError(f"{path} could not be read as a {kind.__name__}: {first_line(error)}.") from error
     _unpacked_(model)

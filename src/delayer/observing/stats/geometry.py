@@ -9,6 +9,9 @@ from torch import Tensor
 
 from delayer.observing.rows import Rows
 
+STRIP_BYTES = 64 * 2**20
+"""Rows of a group are widened to float64 so many at a time."""
+
 
 class Geometry:
     """Sums over rows of ‖h_j − h_i‖², ‖h_i‖², cos(h_i, h_j) and arccos(cos) / π, in float64.
@@ -28,24 +31,24 @@ class Geometry:
     def update(self, rows: Mapping[int, Tensor], ids: Tensor) -> None:
         """Add rows: each point's [rows, width], and the number of each row."""
         for group in self.groups:
-            x = torch.stack([rows[p] for p in group], 1).double()
-            products = x @ x.mT
-            squares = torch.diagonal(products, dim1=1, dim2=2)
-            # Not ‖x‖² + ‖y‖² − 2⟨x, y⟩, which loses all digits where a block changes next to nothing.
-            distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square()
-            norms = squares.sqrt()
-            scale = norms[:, :, None] * norms[:, None]
-            # A zero row points nowhere: it is parallel to another zero row and square to anything else.
-            cosine = torch.where(scale > 0, products / scale.clamp_min(1e-300), (distance == 0).to(x)).clamp(-1, 1)
-            at, other = torch.meshgrid(torch.tensor(group), torch.tensor(group), indexing="ij")
-            for name, values in (
-                ("product", products),
-                ("distance", distance),
-                ("cosine", cosine),
-                ("angle", cosine.arccos() / pi),
-            ):
-                self._sums[name][at, other] += values.sum(0).cpu()
-            self._sums["count"][at, other] += len(x)
+            most = max(1, STRIP_BYTES // (8 * len(group) * rows[group[0]].shape[1]))
+            for start in range(0, len(rows[group[0]]), most):
+                self._add(group, torch.stack([rows[p][start : start + most] for p in group], 1).double())
+
+    def _add(self, group: tuple[int, ...], x: Tensor) -> None:
+        """Add rows [n, points of the group, width]."""
+        products = x @ x.mT
+        squares = torch.diagonal(products, dim1=1, dim2=2)
+        # Not ‖x‖² + ‖y‖² − 2⟨x, y⟩, which loses all digits where a block changes next to nothing.
+        distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square()
+        norms = squares.sqrt()
+        scale = norms[:, :, None] * norms[:, None]
+        # A zero row points nowhere: it is parallel to another zero row and square to anything else.
+        cosine = torch.where(scale > 0, products / scale.clamp_min(1e-300), (distance == 0).to(x)).clamp(-1, 1)
+        at, other = torch.meshgrid(torch.tensor(group), torch.tensor(group), indexing="ij")
+        for name, values in (("product", products), ("distance", distance), ("cosine", cosine), ("angle", cosine.arccos() / pi)):
+            self._sums[name][at, other] += values.sum(0).cpu()
+        self._sums["count"][at, other] += len(x)
 
     def merge(self, other: "Geometry") -> None:
         """Add what another one of the same points has seen."""
