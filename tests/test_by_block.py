@@ -301,6 +301,20 @@ def test_what_cannot_lie_in_files_is_refused_in_a_sentence(tmp_path, folder):
         mapped_weights([odd])
 
 
+def test_weights_that_accelerate_keeps_on_disk_are_refused_with_what_to_do(tmp_path, folder):
+    pytest.importorskip("accelerate")
+    places = {
+        "model.embed_tokens": "cpu",
+        "model.layers": "disk",
+        "model.norm": "cpu",
+        "model.rotary_emb": "cpu",
+        "lm_head": "cpu",
+    }
+    spread = transformers.LlamaForCausalLM.from_pretrained(folder, device_map=places, offload_folder=tmp_path)
+    with pytest.raises(ModelError, match="by_block='yes'"):
+        delayer.chain_of(spread, ids())
+
+
 def test_automatic_where_three_copies_do_not_fit(monkeypatch):
     from delayer.store import by_block
 

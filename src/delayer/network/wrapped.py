@@ -34,6 +34,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         taken.append(f"{len(compiled)} compiled parts")
         found = _uncompiled(found, compiled)
     check_whole(found)
+    check_here(found)
     if any(_of(module, "peft") for module in found.modules()):
         found = _merged(found)
     if found is not model:
@@ -54,6 +55,15 @@ def check_whole(model: nn.Module) -> None:
         raise ModelError(
             f"This {type(model).__name__} is quantised ({how}), and packed weights cannot be fitted and merged as numbers. "
             "Cut first, quantise after: load the network as it was before, cut it, save it, and quantise the saved folder."
+        )
+
+
+def check_here(model: nn.Module) -> None:
+    """Raises ModelError for a network whose weights accelerate put elsewhere, from where they come for each call."""
+    if any(weight.is_meta for weight in model.parameters()) and any(hasattr(module, "_hf_hook") for module in model.modules()):
+        raise ModelError(
+            f"accelerate keeps weights of this {type(model).__name__} elsewhere (device_map), where they can be neither read nor "
+            "changed. Open its folder so that they stay in their files: delayer.load(FOLDER, by_block='yes')."
         )
 
 
