@@ -14,7 +14,7 @@ from delayer.libraries import library, quiet
 from delayer.network.blocks import Block, Family
 from delayer.network.chain import Chain
 from delayer.store import Source, load, save, source_of
-from delayer.store.probes import beyond_windows, continuation
+from delayer.store.probes import beyond_windows, continuation, written_by
 from delayer.store.shorter import NotOrdinary, Shortening, Shorter
 from delayer.store.shorter.huggingface import spelled_out_anew
 from delayer.store.shorter.likeness import difference
@@ -128,16 +128,60 @@ def test_an_encoder_and_a_decoder_are_counted_each_for_itself():
     assert (short.config["encoder_layers"], short.config["decoder_layers"]) == (3, 2)
 
 
-def test_a_decoder_s_count_that_follows_an_encoder_s_by_default_stays_its_own():
+def t5(kind: str = "T5", **sizes: int) -> Chain:
     transformers = library("transformers", "text")
     torch.manual_seed(0)
-    config = transformers.T5Config(
-        vocab_size=96, d_model=32, d_kv=8, d_ff=48, num_layers=4, num_heads=4, decoder_start_token_id=0
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=96, d_model=32, d_kv=8, d_ff=48, num_heads=4, decoder_start_token_id=0, **sizes
     )  # fmt: skip
     inputs = {"input_ids": ids(), "decoder_input_ids": ids(6)}
-    chain = chain_of(transformers.T5ForConditionalGeneration(config).eval(), inputs)
-    gone = [block.path for block in chain.blocks].index("encoder.block.2")
-    assert (without(chain, gone).config["num_layers"], without(chain, gone).config["num_decoder_layers"]) == (3, 4)
+    return chain_of(getattr(transformers, f"{kind}ForConditionalGeneration")(config).eval(), inputs)
+
+
+def sides(chain: Chain, *names: str) -> list[int]:
+    return [[block.path for block in chain.blocks].index(name.replace(".", ".block.")) for name in names]
+
+
+def test_a_decoder_s_count_that_follows_an_encoder_s_by_default_stays_its_own():
+    chain = t5(num_layers=4)
+    short = without(chain, *sides(chain, "encoder.2"))
+    assert (short.config["num_layers"], short.config["num_decoder_layers"]) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("gone", "counts", "room"),
+    [
+        (["encoder.2"], (3, 4), 4),
+        (["decoder.1"], (4, 3), None),
+        (["encoder.3", "decoder.2"], (3, 3), None),
+        pytest.param(["encoder.1", "encoder.3", "decoder.1"], (2, 3), 3, marks=pytest.mark.slow),
+    ],
+)
+def test_a_shorter_encoder_leaves_the_decoder_a_cache_for_all_its_layers(gone, counts, room, tmp_path):
+    """transformers counts a cache's layers by the encoder's, and would fail at the decoder's last; an entry more tells it."""
+    chain = t5(num_layers=4)
+    inputs = {"input_ids": ids(), "decoder_input_ids": ids(6)}
+    small = cut(chain, [str(block) for block in sides(chain, *gone)])
+    plan = plan_by_hand(chain, [], operator="drop").model_copy(update={"edits": small.delayer_edits})
+    artefact = save(small, plan, chain, tmp_path / "cut", example=inputs)
+    assert "T5ForConditionalGeneration" in artefact.ordinary, artefact.ordinary_note
+    stated = json.loads((tmp_path / "cut" / "config.json").read_text())
+    assert (stated["num_layers"], stated["num_decoder_layers"]) == counts and stated.get("decoder_layers") == room
+    again = library("transformers", "text").AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "cut").eval()
+    assert gap(answer(again, inputs), answer(small, inputs)) < 1e-5
+    for use_cache in (True, False):
+        texts = [
+            model.generate(input_ids=ids(), max_new_tokens=6, min_new_tokens=6, do_sample=False, use_cache=use_cache)
+            for model in (again, small)
+        ]
+        assert texts[0].shape == (2, 7) and torch.equal(*texts)
+
+
+def test_the_block_that_owns_the_positions_of_all_stays():
+    chain = t5(num_layers=3)
+    kept = {block.path: block.stays for block in chain.blocks if not block.removable}
+    assert set(kept) == {"encoder.block.0", "decoder.block.0"}
+    assert "which it computes itself" in kept["encoder.block.0"]
 
 
 def test_a_configuration_that_builds_another_network_is_no_ground():
@@ -257,3 +301,11 @@ def test_a_proof_reads_more_tokens_than_a_window_holds():
     config.to_dict = lambda: {"sliding_window": None, "max_position_embeddings": 512, "vocab_size": 50}
     assert beyond_windows(model, {"input_ids": ids()}) is None
     assert beyond_windows(model, torch.zeros(2, 3)) is None
+
+
+def test_what_keeps_a_network_from_writing_is_known_by_its_reason():
+    """This configuration of transformers' own has a cache of three layers for four; plain token numbers are a prompt, too."""
+    assert "IndexError" in written_by(t5(num_layers=3, num_decoder_layers=4).model, {"input_ids": ids()})
+    assert written_by(torch.nn.Linear(2, 2), torch.zeros(2, 2)) == "it does not generate"
+    written = written_by(t5(num_layers=2).model, ids())
+    assert torch.is_tensor(written) and written.shape[0] == 2

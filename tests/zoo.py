@@ -243,8 +243,6 @@ hf(
     T5_ENDS,
     pairs,
     k=2,
-    # Its cache has as many layers as the encoder, and the decoder has one more then.
-    opens="its library does not generate with it",
 )
 hf("mT5's encoder", "MT5EncoderModel", T5, r"encoder\.block\.\d+", T5_ENDS)
 hf(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from delayer.libraries import first_line
 from delayer.network.calling import Inputs, evaluating, seeded
 from delayer.network.notes import config_of
 
@@ -43,12 +44,19 @@ def _windows(config: Mapping[str, Any]) -> Iterator[int]:
 
 def continuation(model: nn.Module, inputs: Inputs) -> Tensor | None:
     """The tokens that a network which generates writes after the inputs, greedily; None where it does not generate."""
+    written = written_by(model, inputs)
+    return written if isinstance(written, Tensor) else None
+
+
+def written_by(model: nn.Module, inputs: Inputs) -> Tensor | str:
+    """What a network writes after the inputs, or why it writes nothing."""
     network: Any = model
-    if isinstance(inputs, Tensor) or not hasattr(model, "generate") or not network.can_generate():
-        return None
-    prompt = {name: value for name, value in inputs.items() if not name.startswith("decoder_") and name != "labels"}
+    if not hasattr(model, "generate") or not network.can_generate():
+        return "it does not generate"
+    given = {"inputs": inputs} if isinstance(inputs, Tensor) else inputs
+    prompt = {name: value for name, value in given.items() if not name.startswith("decoder_") and name != "labels"}
     try:
         with evaluating(model), seeded():
             return network.generate(**prompt, max_new_tokens=NUM_WRITTEN, min_new_tokens=NUM_WRITTEN, do_sample=False)
-    except Exception:  # a network that generates from other inputs than these
-        return None
+    except Exception as error:  # a network that generates from other inputs than these, or cannot
+        return f"{type(error).__name__}: {first_line(error)}"

@@ -18,7 +18,7 @@ from delayer.registry.outside import import_again
 from delayer.store.artefact import Source
 from delayer.store.given import give, given_names, remember
 from delayer.store.integrity import RECORD, read_artefact, verified
-from delayer.store.probes import beyond_windows, continuation
+from delayer.store.probes import beyond_windows, continuation, written_by
 from delayer.study import Proof
 
 TOLERANCE = 1e-5
@@ -154,9 +154,9 @@ def _main(folder: str, probe: str, kind: str, names: str, factory: str, program:
                 found = output_of(call(model, given.get("", given)))
             gaps[probed] = float((found - tensors[f"{probed}expected"]).abs().max())
             if not probed and "written" in tensors:
-                written = continuation(model, given)
-                if written is None:
-                    writing = "in a fresh process its library does not generate with it, as the network does"
+                written = written_by(model, given.get("", given))
+                if isinstance(written, str):
+                    writing = f"in a fresh process its library does not generate with it, as the network does ({written})"
                 elif not torch.equal(written, tensors["written"]):
                     writing = "a fresh process generates another text with it"
     print(json.dumps({"max_abs_differences": gaps, "writing": writing}))

@@ -12,6 +12,7 @@ from delayer.libraries import first_line, library, quiet
 from delayer.network.chain import Chain
 from delayer.network.notes import config_of
 from delayer.store.artefact import Source
+from delayer.store.shorter.caches import with_room
 from delayer.store.shorter.guesses import COUNTS, guesses, outlets, per_block, without
 from delayer.store.shorter.likeness import difference
 from delayer.store.shorter.lists import BlockList, NotOrdinary, length_of, lists_of
@@ -55,7 +56,9 @@ class Configurations:
         reasons = []
         for guess in islice(guesses(self.whole, changed, spots), MOST_GUESSES):
             if not (reason := self._fault(guess, lists)):
-                return self._with_derived(guess, lists)
+                short = self._with_derived(guess, lists)
+                fuller = with_room(short, self.kind, lists)
+                return short if fuller != short and self._fault(fuller, lists) else fuller
             reasons.append(reason)
         counts = " and ".join(dict.fromkeys(dotted(spot) for spot in spots.values()))
         raise NotOrdinary(f"the network that {self.kind.__name__} builds from a lower {counts} is another one: {reasons[0]}")
