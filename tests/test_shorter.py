@@ -8,7 +8,7 @@ import torch
 from planted import answer, cut, gap
 
 from delayer.cutting import plan_by_hand
-from delayer.errors import ModelError
+from delayer.errors import DelayerWarning, ModelError
 from delayer.families import chain_of
 from delayer.libraries import library, quiet
 from delayer.network.blocks import Block, Family
@@ -243,6 +243,52 @@ def test_a_switch_or_a_shift_is_no_number_of_a_block(gone):
     chain = Chain(Alternating(4), Family("own", (), "", -1, "mean"), blocks)
     found = difference(chain.model, Alternating(3), lists_of(chain, {gone}))
     assert found == ("" if gone == 3 else "blocks.1 has sliding=False then, not True")
+
+
+def rwkv() -> torch.nn.Module:
+    transformers = library("transformers", "text")
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 96, "hidden_size": 32, "attention_hidden_size": 32, "intermediate_size": 64, "context_length": 64}
+    model = transformers.RwkvForCausalLM(transformers.RwkvConfig(**sizes, num_hidden_layers=5, rescale_every=2)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3.0) if parameter.any() else parameter.normal_(0, 0.3)
+    return model
+
+
+def test_a_recurrent_network_that_halves_its_weights_keeps_them_and_is_cut_saved_and_opened(tmp_path):
+    """RWKV's weights in memory would be others after the first answer, and be halved again where they are opened."""
+    model, inputs = rwkv(), {"input_ids": ids(10)}
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        expected = model(**inputs).logits
+    assert not torch.equal(weights["rwkv.blocks.4.attention.output.weight"], model.rwkv.blocks[4].attention.output.weight)
+    with pytest.warns(DelayerWarning, match="halves its weights every 2 blocks for half precision; that is left out"):
+        chain = chain_of(model, inputs)
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+    assert gap(answer(model, inputs), expected) < 1e-5
+    small, artefact = saved(chain, tmp_path / "cut", 1, 3)
+    assert "RwkvForCausalLM" in artefact.ordinary, artefact.ordinary_note
+    again = library("transformers", "text").AutoModelForCausalLM.from_pretrained(tmp_path / "cut").eval()
+    for opened in (again, load(str(tmp_path / "cut"))):
+        assert gap(answer(opened, inputs), answer(small, inputs)) < 1e-5
+        assert torch.equal(continuation(opened, inputs), continuation(small, inputs))
+    with torch.no_grad():
+        first = small(inputs["input_ids"][:, :6], use_cache=True)
+        rest = small(inputs["input_ids"][:, 6:], state=first.state, use_cache=True)
+    assert gap(rest.logits, answer(small, inputs)[:, 6:]) < 1e-5, "read in two parts, with the state in between"
+    with pytest.raises(NotOrdinary, match="pre_ln is there then"):
+        without(chain, 0)
+
+
+def test_no_kernel_is_fetched_while_a_network_is_built():
+    transformers = library("transformers", "text")
+    from transformers.integrations import hub_kernels
+
+    before = hub_kernels.get_kernel
+    with quiet(transformers), quiet(transformers), pytest.raises(ImportError, match="fetches no kernels"):
+        hub_kernels.get_kernel("kernels-community/rwkv", version=1)
+    assert hub_kernels.get_kernel is before
 
 
 # -- timm -----------------------------------------------------------------------------------------------------------------

@@ -54,16 +54,26 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
+def _no_kernel(*_: Any, **__: Any) -> Any:
+    raise ImportError("delayer fetches no kernels from the hub while it builds a network")
+
+
 @contextmanager
 def quiet(transformers: Any) -> Iterator[None]:
-    """No progress bars and no load reports inside: what is wrong with weights is said in one sentence."""
+    """No progress bars and no load reports inside: what is wrong with weights is said in one sentence.
+
+    And no kernels from the hub, which RWKV, MRA and YOSO would fetch and run where there is a GPU; they do without.
+    """
     logging = transformers.utils.logging
+    hub = importlib.import_module("transformers.integrations.hub_kernels")
+    fetch, hub.get_kernel = getattr(hub, "get_kernel", None), _no_kernel
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
+        hub.get_kernel = fetch
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()

@@ -23,6 +23,7 @@ from delayer.families.automatic import blocks_by_structure, guess_axis
 from delayer.network.blocks import Family
 from delayer.network.calling import Inputs, each_tensor, first_tensor
 from delayer.network.chain import Chain
+from delayer.network.rescaled import settle_
 from delayer.network.wrapped import unwrapped
 from delayer.registry import Registry
 
@@ -48,7 +49,7 @@ def chain_of(model: nn.Module, example: Inputs | None = None, *, blocks: str | N
     What is wrapped (torch.compile, DataParallel, adapters of peft) is unwrapped first: the chain is about the network inside.
     Raises ModelError when no repeated blocks are found, when the forward pass fails, or for a quantised network.
     """
-    model = unwrapped(model)
+    model = settle_(unwrapped(model))
     family = family_of(model) if blocks is None else None
     if example is None and family is not None and family.example is not None:
         example = family.example(model)

@@ -2,7 +2,7 @@
 
 What is left out reads files, downloads, unpickles or imports: timm's `checkpoint_path`, `pretrained`, `pretrained_cfg`,
 `feature_cls`, its names `local-dir:` and `hf-hub:`; transformers' `auto_map`, attention kernels of the hub, quantisers, backbones
-by name, and the few networks of its that fetch kernels or open pickles.
+by name, and the few networks of its that others build or that open pickles.
 """
 
 import dataclasses
@@ -50,8 +50,8 @@ CHOICES = {
     "dtype": DTYPES,
     "torch_dtype": DTYPES,
 }
-FOREIGN = frozenset({"auto", "timm_backbone", "timm_wrapper", "rag", "yoso", "rwkv", "mra", "layoutlmv2"})
-"""Folders of transformers whose networks are built by others, fetch kernels, or open pickles."""
+FOREIGN = frozenset({"auto", "timm_backbone", "timm_wrapper", "rag", "layoutlmv2"})
+"""Folders of transformers whose networks are built by others, or open pickles. Those that fetch kernels find none: `quiet`."""
 NO_NUMBERS = frozenset(("__float__", word) for word in ("Infinity", "-Infinity", "NaN"))
 """How transformers writes a number that JSON has no word for."""
 LABELS = frozenset({"id2label", "label2id"})

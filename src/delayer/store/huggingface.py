@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from delayer.errors import DelayerError, DelayerWarning, UnknownName, WeightsError
 from delayer.libraries import first_line, library, quiet
 from delayer.network.notes import config_of, note_
+from delayer.network.rescaled import settle_
 from delayer.network.wrapped import check_not_quantised
 from delayer.store.by_block import ByBlock, check_can_stay, opened_by_block, stays_in_files, with_place
 from delayer.store.closed import check_configuration, check_folder, huggingface_class
@@ -86,7 +87,7 @@ def open_huggingface(name: str, weights: str | Path | None, *, trust: bool = Fal
             note_(model, generation_config=settings)
     if files:
         note_shards_(model, files)
-    return note_dtype_(model, (dtype for dtype, _ in shapes.values()))
+    return note_dtype_(settle_(model), (dtype for dtype, _ in shapes.values()))
 
 
 def in_files(

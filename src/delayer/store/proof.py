@@ -6,11 +6,13 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from delayer.libraries import first_line
 from delayer.network.calling import Inputs, call, evaluating, output_of, seeded
 from delayer.network.mapped import is_mapped
 from delayer.registry import imports
@@ -100,15 +102,18 @@ def reload_proof(
         )
     if run.returncode:
         reason = (run.stderr.strip().splitlines() or ["no message"])[-1]
+        found = {"broken": f"a fresh process could not load it: {reason}"}
+    else:
+        found = json.loads(run.stdout.strip().splitlines()[-1])
+    if broken := found.get("broken"):
         return Proof(
             max_abs_difference=float("inf"),
             max_abs_output=largest,
             num_inputs=len(expected[""]),
             loader=loader,
             passed=False,
-            note=f"a fresh process could not load it: {reason}",
+            note=broken,
         )
-    found = json.loads(run.stdout.strip().splitlines()[-1])
     gaps = found["max_abs_differences"]
     passed = all(gap <= TOLERANCE * max(1.0, float(expected[name].abs().max())) for name, gap in gaps.items())
     return Proof(
@@ -145,7 +150,15 @@ def _main(folder: str, probe: str, kind: str, names: str, factory: str, program:
     else:
         source = verified(Path(folder)).source if kind == "ordinary" else Source.model_validate_json(kind)
         model = load_ordinary(Path(folder), source, by_block=bool(mapped))
-    tensors = load_file(probe)
+    try:
+        found = _compared(model, load_file(probe))
+    except Exception as error:  # whatever a network raises that was opened and does not run
+        found = {"broken": f"a fresh process opens it, but it does not run there ({type(error).__name__}: {first_line(error)})"}
+    print(json.dumps(found))
+
+
+def _compared(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The largest differences from the answers of the other process, and what is wrong with what it writes."""
     gaps, writing = {}, ""
     for probed in ("", "longer:"):
         given = {k.removeprefix(f"{probed}input:"): v for k, v in tensors.items() if k.startswith(f"{probed}input:")}
@@ -159,7 +172,7 @@ def _main(folder: str, probe: str, kind: str, names: str, factory: str, program:
                     writing = f"in a fresh process its library does not generate with it, as the network does ({written})"
                 elif not torch.equal(written, tensors["written"]):
                     writing = "a fresh process generates another text with it"
-    print(json.dumps({"max_abs_differences": gaps, "writing": writing}))
+    return {"max_abs_differences": gaps, "writing": writing}
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from torch import nn
 from delayer.store.shorter.lists import BlockList, length_of
 
 PLAIN = (bool, int, float, str, type(None))
-NUMBERING = re.compile(r".*(idx|index|layer_?id|layer_?number|block_?num)\w*|training|.*drop.*|num_layers", re.I)
-"""Attributes that number a block, or say what happens in training only."""
+NUMBERING = re.compile(r".*(idx|index|layer_?id|layer_?number|block_?num)\w*|training|.*drop.*|num_layers|expert_capacity", re.I)
+"""Attributes that number a block, say what happens in training only, or are set anew by each answer."""
 
 SIZES = re.compile(r"window|shift|size|stride|kernel|dilat|chunk|width|dim|num|heads", re.I)
 """Attributes that are no block's number, though they may equal it."""
