@@ -232,6 +232,31 @@ def test_minilm_without_two_layers_is_a_sentence_encoder_and_a_network_of_its_li
     assert artefact.notes == () and (tmp_path / "converted" / "3_Dense" / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize("named", ["encoder", "network"])
+def test_an_older_folder_keeps_its_network_one_folder_down_and_the_cut_one_does_not(named, sentences, tmp_path):
+    """`0_Transformer/` of sentence-transformers' early versions: opened by either name, saved as both libraries open it."""
+    encoders, transformers = pytest.importorskip("sentence_transformers"), library("transformers", "text")
+    (sentences / "0_Transformer").mkdir()
+    for file in sentences.iterdir():
+        if file.is_file() and file.name not in ("modules.json", "config_sentence_transformers.json"):
+            file.rename(sentences / "0_Transformer" / file.name)
+    modules = json.loads((sentences / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    (sentences / "modules.json").write_text(json.dumps(modules))
+    whole = encoders.SentenceTransformer(str(sentences), device="cpu")
+    texts = ["A short text.", "word " * 100]
+    inputs = dict(whole.tokenizer(texts, padding=True, truncation=True, max_length=16, return_tensors="pt"))
+    name = sentences if named == "encoder" else sentences / "0_Transformer"
+    small, artefact = saved(chain_of(load(str(name)), inputs), tmp_path / "cut", inputs, dropped=["2:4"])
+    assert artefact.ordinary and artefact.notes == () and not (tmp_path / "cut" / "0_Transformer").exists()
+    whole[0].model = small
+    found = encoders.SentenceTransformer(str(tmp_path / "cut"), device="cpu")
+    assert found.max_seq_length == 16
+    torch.testing.assert_close(torch.tensor(found.encode(texts)), torch.tensor(whole.encode(texts)), rtol=1e-4, atol=1e-5)
+    again = transformers.AutoModel.from_pretrained(tmp_path / "cut")
+    assert again.config.num_hidden_layers == 4 and gap(answer(again, inputs), answer(small, inputs)) < 1e-5
+
+
 # -- tokenizers, processors, generation --------------------------------------------------------------------------------
 
 

@@ -6,8 +6,10 @@ import torch
 import delayer
 from delayer.libraries import library
 from delayer.progress import Reporter
-from delayer.search.choose import choose
-from delayer.search.options import PlanOptions
+from delayer.search.choose import choose, settled_on
+from delayer.search.options import PlanOptions, ScanOptions
+from delayer.search.preferring import opens_in
+from delayer.search.replacing import replaced
 from delayer.search.subject import Subject
 from delayer.tasks import predictions, task_of
 from delayer.tasks.pairing import worse_by
@@ -72,6 +74,20 @@ def test_what_is_worse_does_not_win_for_being_ordinary():
     about, found = chosen(1.5)
     assert not found.plan.drops_only
     assert any("timm does not open that by itself, and the best cut that it opens" in note for note in about.notes), about.notes
+
+
+def test_what_is_compared_is_what_is_handed_over():
+    """Without repair a dropped block is missed; the blocks beside it, solved anew, add its vector, and nothing is lost then."""
+    for repair, library_ in (("none", ""), ("resolve", "timm")):
+        about = subject(shifting(1.5))
+        options = PlanOptions(remove="blocks=1", effort=6, refit="independent", repair=repair)
+        found = replaced(about, options.model_copy(update={"repair": "none"}), ScanOptions())
+        assert found.rival and not opens_in(about, found.cut)[0] and opens_in(about, found.rival)[0] == "timm"
+        choice = settled_on(about, found, options)
+        assert opens_in(about, choice.plan.edits)[0] == library_
+        assert [row.opens_in for row in choice.candidates.measured if row.chosen] == [library_]
+        assert set(choice.cut) == set(found.rival if library_ else found.cut)
+        assert any("on validation after repair, 95 % interval" in note for note in about.notes) == bool(library_)
 
 
 def test_a_difference_is_paired():

@@ -524,6 +524,17 @@ def test_a_list_of_texts_becomes_ids_after_the_first_token(text_models, tmp_path
     assert tokens(short) == sorted((0, *ids_of(text)[:3]) for text in sentences())
 
 
+def test_texts_are_no_longer_than_the_network_has_positions_for(text_models, tmp_path):
+    """A table of positions has an end; computed ones have none, but nobody trained those beyond what is stated."""
+    (tmp_path / "a.txt").write_text(" ".join(sentences(30)))
+    (tmp_path / "b.txt").write_text("\n".join(sentences(30)))
+    task = open_task(f"text:{tmp_path / 'a.txt'}", text_models["writer"], TaskOptions(max_length=40))
+    assert task.batches("fit")[0].inputs["input_ids"].shape[1] == 40
+    assert any("40 is more than the 24 positions that LlamaForCausalLM was made for" in note for note in task.notes)
+    with pytest.raises(DataError, match="--max-length 40 is more than the 12 positions that BertModel has. Ask for 12 at most"):
+        open_task(f"text:{tmp_path / 'b.txt'}", text_models["encoder"], TaskOptions(max_length=40))
+
+
 def test_perplexity_of_padded_texts_equals_the_literal_one(text_models, tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(sentences()))
     model = text_models["writer"]
@@ -697,9 +708,44 @@ def test_a_saved_data_set_with_splits(cache, tmp_path):
     both.save_to_disk(tmp_path / "saved")
     task = open_task(f"hf:{tmp_path / 'saved'}", Net(**PLAIN), test_spec=f"hf:{tmp_path / 'saved'}#validation")
     assert [task.batches(part).num_samples for part in PARTS] == [8, 4, 6] and task.has_labels
-    assert any("splits train, validation; train is used" in note for note in task.notes)
+    assert any("validation of hf:" in note and "so validation is drawn from train" in note for note in task.notes)
+    with pytest.raises(DataError, match="is what hf:.* is fitted on, but a test needs data of its own"):
+        open_task(f"hf:{tmp_path / 'saved'}", Net(**PLAIN), test_spec=f"hf:{tmp_path / 'saved'}#train")
     with pytest.raises(DataError, match="no split 'dev'; found train, validation"):
         open_task(f"hf:{tmp_path / 'saved'}#dev", Net(**PLAIN))
+
+
+def test_the_splits_of_a_data_set_are_what_the_parts_are_drawn_from(cache, tmp_path):
+    """Each red value is one image; those of train, validation and test end up in fit, validation and test."""
+    whole = images_dataset(cache)
+    splits = {"test": range(9, 12), "train": range(6), "validation": range(6, 9), "other": range(2)}
+    cache.DatasetDict({name: whole.select(rows) for name, rows in splits.items()}).save_to_disk(tmp_path / "saved")
+    task = open_task(f"hf:{tmp_path / 'saved'}", Net(**PLAIN))
+    for part, name in zip(PARTS, ("train", "validation", "test"), strict=True):
+        [batch] = task.batches(part)[:]
+        red = ((batch.inputs[:, 0, 0, 0] * 0.5 + 0.5) * 255 / 20).round().long()
+        assert sorted(red.tolist()) == list(splits[name]) and torch.equal(red % 3, batch.labels)
+    assert any("fit from train, validation from validation, test from test" in note for note in task.notes)
+    assert any("further splits, which are not used: other" in note for note in task.notes)
+    alone = open_task(f"hf:{tmp_path / 'saved'}#train", Net(**PLAIN))
+    assert sum(alone.batches(part).num_samples for part in PARTS) == 6
+
+
+def test_a_test_split_whose_labels_are_hidden_is_left_out(cache, tmp_path, text_models):
+    features = cache.Features({"sentence": cache.Value("string"), "label": cache.ClassLabel(names=["good", "bad"])})
+
+    def split(start: int, stop: int, hidden: bool = False):
+        labels = [-1 if hidden else k % 2 for k in range(start, stop)]
+        texts = [text if k else "" for k, text in enumerate(sentences(stop)[start:])]  # the first of each is empty
+        return cache.Dataset.from_dict({"sentence": texts, "label": labels}, features=features)
+
+    cache.DatasetDict(train=split(0, 9), validation=split(9, 15), test=split(15, 20, hidden=True)).save_to_disk(tmp_path / "s")
+    task = open_task(f"hf:{tmp_path / 's'}", text_models["classifier"])
+    assert any("#test are hidden (-1), so it is left out" in note for note in task.notes)
+    num = {part: task.batches(part).num_samples for part in PARTS}
+    assert num["fit"] == 8 and sorted(num.values())[:2] == [2, 3] and task.has_labels
+    kept = [*sentences(15)[1:9], *sentences(15)[10:15]]
+    assert tokens(task) == sorted((3, *ids_of(text), 4) for text in kept)
 
 
 def test_local_text_data_sets_and_labels_that_are_missing(cache, tmp_path, text_models):

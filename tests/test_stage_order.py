@@ -266,6 +266,20 @@ def stages_of(folder: Path, **options):
     return stages.plan_stage(work, stages.PlanOptions(**options, try_onnx=False))
 
 
+def test_a_trial_export_is_no_reason_to_plan_again(opened, tmp_path, monkeypatch):
+    """What was planned without a trial (run --no-onnx) stands where one is asked for; the trial alone is made up for."""
+    pytest.importorskip("onnxscript")
+    folder, asked = copy(opened, tmp_path / "s"), {"remove": "blocks=1", "effort": 1, "samples": 24}
+    plan = stages_of(folder, **asked)
+    assert not Study(folder).read("candidates").onnx_note
+    monkeypatch.setattr("delayer.stages.plan.choose", lambda *_: pytest.fail("planned again"))
+    work = cli.opening.reopened(folder, Reporter())
+    assert stages.plan_stage(work, stages.PlanOptions(**asked)) == plan
+    tried = Study(folder).read("candidates")
+    assert "delayer export" in tried.onnx_note and any(one.onnx for one in tried.measured if one.chosen)
+    assert stages_of(folder, **asked) == plan and Study(folder).read("candidates") == tried
+
+
 def test_tuning_again_begins_with_the_cut_network(opened, tmp_path):
     """Three epochs after two are the three epochs of a fresh folder, not five."""
     twice, once = copy(opened, tmp_path / "twice"), copy(opened, tmp_path / "once")

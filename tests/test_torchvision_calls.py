@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 import delayer
+from delayer.errors import ModelError
+from delayer.store.proof import reload_proof
 from delayer.store.shorter.lists import NotOrdinary
 from delayer.store.shorter.torchvision import overheard
 from delayer.store.shorter.torchvision_program import PROGRAM
@@ -53,6 +55,18 @@ def test_the_folder_holds_the_call_that_opens_it(name, arguments, pattern, state
     assert type(same) is type(small) and not same.training
     torch.testing.assert_close(same(x), small(x))
     torch.testing.assert_close(delayer.load(str(tmp_path / "cut"))(x), small(x))
+
+
+def test_a_proof_by_a_loader_that_there_is_not_is_refused(tmp_path):
+    small, x, artefact = saved(*CASES[4][:3], tmp_path)
+    with pytest.raises(ModelError, match=rf"is opened by {PROGRAM} in it, .* leave ordinary= out"):
+        reload_proof(small, tmp_path / "cut", x, ordinary=True)
+    chain = delayer.chain_of(delayer.load("torchvision.models:resnet18"), x)
+    plan = delayer.plan_by_hand(chain, ["1:2"], operator="affine")
+    mapped = delayer.apply(chain, plan, data=delayer.task_of([x], [x], [x], model=chain.model).batches("fit"))
+    delayer.save(mapped, plan, chain, tmp_path / "mapped", example=x)
+    with pytest.raises(ModelError, match="is no ordinary checkpoint: the plan puts new maps into the network"):
+        reload_proof(mapped, tmp_path / "mapped", x, ordinary=True)
 
 
 @pytest.mark.slow

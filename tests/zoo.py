@@ -235,15 +235,7 @@ hf(
     k=6,
     quick=True,
 )
-hf(
-    "T5, a block of the encoder",
-    "T5ForConditionalGeneration",
-    T5,
-    r"(encoder|decoder)\.block\.\d+",
-    T5_ENDS,
-    pairs,
-    k=2,
-)
+hf("T5, a block of the encoder", "T5ForConditionalGeneration", T5, r"(encoder|decoder)\.block\.\d+", T5_ENDS, pairs, k=2)
 hf("mT5's encoder", "MT5EncoderModel", T5, r"encoder\.block\.\d+", T5_ENDS)
 hf(
     "Whisper",

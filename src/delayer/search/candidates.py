@@ -14,11 +14,15 @@ from delayer.study import Candidates, Measured, Scan
 
 
 class Found(NamedTuple):
-    """What a search found: the cut; the cuts that were measured for it; the operators that were judged on spans given by hand."""
+    """What a search found: the cut; the cuts that were measured for it; the operators that were judged on spans given by hand.
+
+    rival: the best cut that the network's own library opens, where it does not open the first and such a one may win.
+    """
 
     cut: Cut
     candidates: Candidates | None = None
     spans: Scan | None = None
+    rival: Cut | None = None
 
 
 def candidates_of(
@@ -60,6 +64,13 @@ def candidates_of(
         library=library_of(subject),
         measured=tuple(rows),
     )
+
+
+def chosen_anew(candidates: Candidates, cut: Cut) -> Candidates:
+    """The same with another cut chosen."""
+    edits = {edit.info() for edit in cut}
+    rows = tuple(row.model_copy(update={"chosen": set(row.edits) == edits}) for row in candidates.measured)
+    return candidates.model_copy(update={"measured": rows})
 
 
 def cut_params(chain: Chain, cut: Sequence[Edit], total: int) -> int:

@@ -8,17 +8,18 @@ from pydantic import ValidationError
 
 from delayer.cutting import Plan
 from delayer.edits import Edit
-from delayer.errors import BudgetError
+from delayer.errors import BudgetError, ModelError
 from delayer.fitting.operators import Operator
 from delayer.network.chain import Chain, Span
 from delayer.observing.one_pass import device_of
 from delayer.progress import Reporter
 from delayer.search.asked import check_asked
-from delayer.search.candidates import Found
+from delayer.search.candidates import Found, chosen_anew
 from delayer.search.dropping import dropped, drops_alone
 from delayer.search.given_spans import by_hand
 from delayer.search.methods import methods
 from delayer.search.options import PlanOptions, ScanOptions
+from delayer.search.preferring import ordinary_wins
 from delayer.search.refitting import refitted
 from delayer.search.repairing import repaired, settled
 from delayer.search.replacing import replaced
@@ -118,6 +119,32 @@ def choose(subject: Subject, options: PlanOptions, scan_options: ScanOptions = S
         found = dropped(subject, options)
     else:
         found = replaced(subject, options, scan_options)
-    chosen = repaired(subject, refitted(subject, found.cut, options), options)
+    return settled_on(subject, found, options)
+
+
+def settled_on(subject: Subject, found: Found, options: PlanOptions) -> Choice:
+    """The plan of what was found, fitted and repaired; of two cuts both, so that what is compared is what is handed over."""
+    chosen, notes = _handed(subject, found.cut, options)
+    cut, candidates = found.cut, found.candidates
+    if found.rival is not None:
+        small = subject.applied(chosen)
+        try:
+            other, others = _handed(subject, found.rival, options)
+        except ModelError as error:
+            subject.notes.append(f"A cut that the network's own library opens could not be judged as it would be ({error}).")
+        else:
+            subject.keep(other, (chosen, small))
+            if ordinary_wins(subject, chosen, other):
+                chosen, notes, cut = other, others, found.rival
+                candidates = candidates and chosen_anew(candidates, cut)
+    subject.notes += notes
     subject.keep(chosen)
-    return Choice(chosen, found.cut, found.candidates, found.spans)
+    return Choice(chosen, cut, candidates, found.spans)
+
+
+def _handed(subject: Subject, cut: tuple[Edit, ...], options: PlanOptions) -> tuple[Plan, list[str]]:
+    """A cut's plan as it would be handed over, and what there is to say of it."""
+    before = len(subject.notes)
+    plan = repaired(subject, refitted(subject, cut, options), options)
+    notes, subject.notes[before:] = subject.notes[before:], []
+    return plan, notes

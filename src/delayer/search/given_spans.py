@@ -12,7 +12,7 @@ from delayer.search.judging import Cut, damage_of, ensure_judged, takes
 from delayer.search.measuring import measuring
 from delayer.search.options import PlanOptions, ScanOptions, operators_of
 from delayer.search.predicting import edit_of
-from delayer.search.preferring import preferred, prefers
+from delayer.search.preferring import prefers, rival_of
 from delayer.search.repair import tail_of
 from delayer.search.scan import scan
 from delayer.search.subject import Subject
@@ -40,15 +40,16 @@ def by_hand(subject: Subject, spans: Sequence[Span], options: PlanOptions, scan_
         ensure_judged((cut, measure(cut)) for cut in graded)
         measured += [(cut, 0.0, measure(cut)) for cut in graded]
         chosen = best_of(graded, lambda cut: damage_of(measure(cut)), partial(takes, subject.chain))
+    rival = None
     if prefers(options) and not options.operator:
-        chosen = preferred(subject, chosen, measured, measure, fit, lambda cut: len(cut) == len(chosen))
+        rival = rival_of(subject, chosen, measured, measure, lambda cut: len(cut) == len(chosen))
     judged = tables[0].model_copy(
         update={
             "spans": tuple(row for table in tables for row in table.spans),
             "failed": tuple(reason for table in tables for reason in table.failed),
         }
     )
-    return Found(chosen, candidates_of(subject, chosen, measured, measure.failed), judged)
+    return Found(chosen, candidates_of(subject, chosen, measured, measure.failed), judged, rival)
 
 
 def _by_patches(subject: Subject, name: str, spans: Sequence[Span], options: PlanOptions) -> Cut:

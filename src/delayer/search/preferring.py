@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 
+from delayer.cutting import Plan
 from delayer.edits import Edit
-from delayer.fitting.evidence import Evidence
-from delayer.observing.stats import Moments
+from delayer.observing.processes import from_first
 from delayer.search.judging import Cut, Failure, MeasuredCut, Measuring, damage_of
 from delayer.search.options import PlanOptions
 from delayer.search.subject import Subject
 from delayer.store.shorter.torchvision import is_torchvision
+from delayer.tasks import predictions
 from delayer.tasks.pairing import worse_by
 
 LIBRARIES = {"huggingface": "transformers", "timm": "timm", "factory": "torchvision"}
@@ -16,8 +17,8 @@ LIBRARIES = {"huggingface": "transformers", "timm": "timm", "factory": "torchvis
 
 
 def prefers(options: PlanOptions) -> bool:
-    """Whether a cut that its own library opens wins over one that is as good; no cut is compared after repair."""
-    return options.prefer == "ordinary" and options.repair in ("none", "norms")
+    """Whether a cut that its own library opens wins over one that is as good."""
+    return options.prefer == "ordinary"
 
 
 def library_of(subject: Subject) -> str:
@@ -41,46 +42,51 @@ def opens_in(subject: Subject, cut: Sequence[Edit]) -> tuple[str, str]:
     return library_of(subject), ""
 
 
-def preferred(
+def rival_of(
     subject: Subject,
     cut: Cut,
     measured: Sequence[MeasuredCut],
     measure: Measuring,
-    moments: Moments,
     allowed: Callable[[Cut], bool] = lambda cut: True,
-) -> Cut:
-    """The cut, or the best of those that its library opens, where validation cannot tell that it is worse; says which and why.
+) -> Cut | None:
+    """The best of the cuts that the network's own library opens, where the chosen one is none of them; None where there is none.
 
     measured: all that did what was asked. allowed: a further condition on them.
-    Paired by sample: it is worse where the whole 95 % interval of the difference is.
     """
     if opens_in(subject, cut)[0]:
-        return cut
+        return None
     judged = sorted(
         (one for one, _, found in measured if not isinstance(found, Failure) and allowed(one)),
         key=lambda one: damage_of(measure(one)),
     )
-    other = next((one for one in judged if opens_in(subject, one)[0]), None)
-    if other is None:
-        return cut
-    library, unit = opens_in(subject, other)[0], " nats a token" if subject.reference.nll is not None else " points"
+    return next((one for one in judged if opens_in(subject, one)[0]), None)
+
+
+def ordinary_wins(subject: Subject, best: Plan, other: Plan) -> bool:
+    """Whether validation cannot tell that what the library opens is worse, both as they are handed over; says which and why.
+
+    best, other: plans of the least damage and of what the library opens, fitted and repaired as asked. Paired by sample: the
+    other is worse where the whole 95 % interval of the difference is.
+    """
+    library, unit = opens_in(subject, other.edits)[0], " nats a token" if subject.reference.nll is not None else " points"
     found = []
     with subject.reporter.step(f"A cut that {library} opens beside the best, on all of validation") as tick:
-        for done, one in enumerate((other, cut)):
-            found.append(subject.judged(one, Evidence(moments)))
+        for done, plan in enumerate((other, best)):
+            found.append(predictions(subject.applied(plan), subject.validation(), device=subject.device))
             tick(done + 1, 2)
     loss, (low, high) = worse_by(found[0], found[1], subject.reference, seed=subject.seed)
-    mine, best = (", ".join(edit.label for edit in one) for one in (other, cut))
-    interval = f"{loss:+.2f}{unit} on validation, 95 % interval {low:+.2f} to {high:+.2f}"
+    mine, theirs = (", ".join(edit.label for edit in plan.edits if edit.removed) for plan in (other, best))
+    repaired = " after repair" if any(not edit.removed for plan in (other, best) for edit in plan.edits) else ""
+    interval = f"{loss:+.2f}{unit} on validation{repaired}, 95 % interval {low:+.2f} to {high:+.2f}"
     if low > 0:
         note = (
-            f"Chosen: {best}. {library} does not open that by itself, and the best cut that it opens ({mine}) loses {interval}."
+            f"Chosen: {theirs}. {library} does not open that by itself, and the best cut that it opens ({mine}) loses {interval}."
         )
     else:
         note = (
-            f"Chosen: {mine}, which {library} opens without delayer and which is not measurably worse than {best} "
+            f"Chosen: {mine}, which {library} opens without delayer and which is not measurably worse than {theirs} "
             f"(it loses {interval}). For the least damage, whatever opens it: --prefer accuracy."
         )
     subject.notes.append(note)
     subject.reporter.line(note)
-    return cut if low > 0 else other
+    return from_first(low <= 0)

@@ -13,7 +13,7 @@ from delayer.search.measuring import best_of_finalists, measuring, original_grad
 from delayer.search.options import PlanOptions, ScanOptions
 from delayer.search.planner import KEEP, NOMINATED
 from delayer.search.predicting import residual_in
-from delayer.search.preferring import preferred, prefers
+from delayer.search.preferring import prefers, rival_of
 from delayer.search.scan import watched_groups
 from delayer.search.subject import Subject
 from delayer.search.within_budget import within
@@ -51,10 +51,10 @@ def replaced(subject: Subject, options: PlanOptions, scan_options: ScanOptions) 
         cut = best_of_finalists(
             subject, measured, measure, fit, options, [scan_options], unit=budget.unit, missed=residual_in(table)
         )
+    cut, rival = from_first(cut), None
     if prefers(options):
-        cut = preferred(subject, cut, measured, measure, fit, partial(_as_deep, subject, options, cut, original, measure))
-    cut = from_first(cut)
-    return Found(cut, candidates_of(subject, cut, measured, measure.failed))
+        rival = rival_of(subject, cut, measured, measure, partial(_as_deep, subject, options, cut, original, measure))
+    return Found(cut, candidates_of(subject, cut, measured, measure.failed), rival=from_first(rival))
 
 
 def _as_deep(subject: Subject, options: PlanOptions, best: Cut, original: Grade, measure: Measuring, cut: Cut) -> bool:

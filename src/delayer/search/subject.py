@@ -172,10 +172,11 @@ class Subject:
             self._cuts[key] = apply(self.chain, plan, data=self.task.batches("fit"), progress=tick)
         return self._cuts[key]
 
-    def keep(self, plan: Plan | None) -> None:
-        """Of the cut networks keep this one alone, for who asks again."""
+    def keep(self, plan: Plan | None, *others: tuple[Plan, nn.Module]) -> None:
+        """Of the cut networks keep this one alone, for who asks again, and others that somebody has."""
         key = "" if plan is None else plan.model_dump_json()
         self._cuts = {mine: model for mine, model in self._cuts.items() if mine == key}
+        self._cuts |= {other.model_dump_json(): model for other, model in others}
 
     def scored(self, name: str) -> Score:
         """What one metric says of the network on the fit split."""

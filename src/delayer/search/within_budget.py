@@ -71,7 +71,7 @@ def _drops_besides(
 ) -> list[MeasuredCut]:
     """Sets of blocks that simply go, measured besides, where the best cut leaves something that its library does not open."""
     drops = table.model_copy(update={"spans": tuple(row for row in table.spans if operator_in(row).removes)})
-    if not prefers(options) or not drops.spans or opens_in(subject, best)[0]:
+    if not prefers(options) or drops.spans in ((), table.spans) or opens_in(subject, best)[0]:
         return []
     with suppress(BudgetError, ModelError):
         return plan_spans(subject.chain, drops, budget, measure, totals=totals, effort=options.effort // 3)[1]

@@ -3,6 +3,7 @@
 Nothing of a companion is run: one that brings Python of its own stays behind, and the saved folder says so.
 """
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -16,6 +17,8 @@ from delayer.store.artefact import Source
 from delayer.store.closed import check_configuration
 from delayer.store.integrity import read_json
 from delayer.store.pickles import recipe
+from delayer.store.sentences import MODULES, home_of, moved
+from delayer.study import write_atomically
 
 TOKENIZERS = ("tokenizer_config.json", "tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
 """Files by which a folder is known to hold a tokenizer; without one, it would be made up from the configuration."""
@@ -42,10 +45,11 @@ def copy_companions(source: Source, model: nn.Module, folder: Path, *, ordinary:
     if source.kind not in ("huggingface", "delayer") or not source.name:
         return []
     notes = _copy_makers(source.name, folder)
-    if (path := _found(source.name, "modules.json")) is None:
+    home, inner = home_of(source.name)
+    if (path := _found(home, MODULES)) is None:
         return notes
     try:
-        notes += _copy_sentence_modules(source.name, read_json(path, list), folder)
+        notes += _copy_sentence_modules(home, inner, read_json(path, list), folder)
     except (ModelError, OSError, KeyError, TypeError) as error:
         return [*notes, f"What the sentence encoder does behind the network could not be copied ({first_line(error)})."]
     if not ordinary:
@@ -88,8 +92,11 @@ def _copy_gguf_tokenizer(name: str, folder: Path) -> list[str]:
     return []
 
 
-def _copy_sentence_modules(name: str, modules: list[dict[str, Any]], folder: Path) -> list[str]:
-    """The list of a sentence encoder's modules, and the folders of those behind the network."""
+def _copy_sentence_modules(name: str, inner: str, modules: list[dict[str, Any]], folder: Path) -> list[str]:
+    """The list of a sentence encoder's modules, and the folders of those behind the network.
+
+    inner: the network's own folder in the encoder's; what is saved lies in the folder itself.
+    """
     foreign = [m["type"] for m in modules if not re.fullmatch(r"sentence_transformers\.[\w.]+", m["type"])]
     if foreign or not all(re.fullmatch(r"[A-Za-z0-9_]*", m["path"]) for m in modules):
         return [
@@ -97,14 +104,14 @@ def _copy_sentence_modules(name: str, modules: list[dict[str, Any]], folder: Pat
         ]
     for module in modules:
         weights = [_found(name, f"{module['path']}/{file}") for file in ("model.safetensors", "pytorch_model.bin")]
-        if module["path"] and weights[1] is not None and weights[0] is None:
+        if module["path"] != inner and weights[1] is not None and weights[0] is None:
             return [
                 f"The sentence encoder's modules do not travel with this copy: {module['path']} holds its weights in a pickle, "
                 "which delayer never opens. Convert it where the original lies, in Python:\n"
                 + recipe(weights[1], str(weights[1].with_name("model.safetensors")))
             ]
     for module in modules:
-        if not module["path"]:
+        if module["path"] == inner:
             continue
         for file in MODULE_FILES:
             if (found := _found(name, f"{module['path']}/{file}")) is not None:
@@ -112,8 +119,10 @@ def _copy_sentence_modules(name: str, modules: list[dict[str, Any]], folder: Pat
                 shutil.copyfile(found, folder / module["path"] / file)
         (folder / module["path"]).mkdir(exist_ok=True)
     for file in SENTENCE_FILES:
-        if (found := _found(name, file)) is not None:
+        if (found := _found(name, f"{inner}/{file}") if inner else None) or (found := _found(name, file)):
             shutil.copyfile(found, folder / file)
+    if inner:
+        write_atomically(folder / MODULES, json.dumps(moved(modules, inner), indent=2))
     return []
 
 

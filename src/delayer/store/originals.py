@@ -23,6 +23,7 @@ from delayer.store.gguf import open_gguf
 from delayer.store.given import give, is_name
 from delayer.store.huggingface import open_huggingface
 from delayer.store.names import mended
+from delayer.store.sentences import network_of
 from delayer.store.timm_arguments import timm_arguments
 from delayer.store.weights import fill_, header, note_dtype_, read_weights
 
@@ -43,6 +44,7 @@ def by_name(
             raise ModelError(f"{name} brings its weights and its configuration with it. Leave --weights and other arguments out.")
         return mark_huggingface(open_gguf(name), name)
     if huggingface:
+        name = network_of(name)
         return mark_huggingface(open_huggingface(name, weights, trust=trust, by_block=by_block), name)
     if name.startswith("timm:local-dir:") and not trust:
         check_timm_folder(Path(name.removeprefix("timm:local-dir:")))

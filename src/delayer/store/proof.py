@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from delayer.errors import ModelError
 from delayer.libraries import first_line
 from delayer.network.calling import Inputs, call, evaluating, output_of, seeded
 from delayer.network.mapped import is_mapped
@@ -21,6 +22,7 @@ from delayer.store.artefact import Source
 from delayer.store.given import give, given_names, remember
 from delayer.store.integrity import RECORD, read_artefact, verified
 from delayer.store.probes import beyond_windows, continuation, written_by
+from delayer.store.shorter.torchvision_program import PROGRAM
 from delayer.study import Proof
 
 TOLERANCE = 1e-5
@@ -56,8 +58,10 @@ def reload_proof(
     this one was given. program: a file of ours, written just now, whose `model()` opens the folder.
     Passed when the difference is at most 1e-5 of the largest output (1e-5 where outputs are smaller than 1), on these inputs
     and, for a network that looks back through a window, on tokens that do not fit into it; and when one that generates writes
-    the same after them.
+    the same after them. Raises ModelError where the library's own loader is asked for and there is none.
     """
+    if ordinary is True:
+        _check_ordinary(Path(folder))
     probes = {"": inputs} | ({"longer:": longer} if (longer := beyond_windows(model, inputs)) is not None else {})
     tensors, expected = {}, {}
     for name, given in probes.items():
@@ -125,6 +129,18 @@ def reload_proof(
         passed=passed and not found["writing"],
         note=found["writing"],
     )
+
+
+def _check_ordinary(folder: Path) -> None:
+    """Raises ModelError for a folder that no library's own loader opens."""
+    saved, again = read_artefact(folder), "Prove it by delayer.load: leave ordinary= out."
+    if (folder / PROGRAM).exists():
+        raise ModelError(
+            f"{folder} is opened by {PROGRAM} in it, which was proven when it was written, and by no loader: no file of a folder "
+            f"is run again. {again}"
+        )
+    if not saved.ordinary:
+        raise ModelError(f"{folder} is no ordinary checkpoint: {saved.ordinary_note or 'no record says so'}. {again}")
 
 
 def _named_in(folder: Path) -> dict[str, str]:

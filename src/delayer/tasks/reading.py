@@ -33,7 +33,7 @@ def reader_of(samples: Samples, rows: Sequence[int], model: nn.Module, options: 
         return _array_reader(samples, options)
     reader = TextReader(model, options)
     starts = f", after {reader.tokenizer.bos_token}" if reader.first else ""
-    notes = [f"Texts are read as at most {reader.max_length} tokens{starts}."]
+    notes = [f"Texts are read as at most {reader.max_length} tokens{starts}.", *reader.notes]
     return (lambda rows: reader([samples.get(row) for row in rows])), notes
 
 

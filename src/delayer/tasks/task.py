@@ -87,6 +87,8 @@ def open_task(spec: str, model: nn.Module, options: TaskOptions | None = None, *
     if test_spec is not None:
         parts = {spec: ("fit", "validation"), test_spec: ("test",)}
     opened = {each: _open_source(each, model, options) for each in parts}
+    if test_spec is not None:
+        _keep_apart(spec, test_spec, opened[spec])
     if test_spec == spec or len({samples.fingerprint for samples in opened.values()}) < len(opened):
         raise DataError(f"{spec} and {test_spec} hold the same data, but a test needs data of its own. Give others.")
     tasks = [_split(each, opened[each], names, model, options) for each, names in parts.items()]
@@ -105,6 +107,18 @@ def open_task(spec: str, model: nn.Module, options: TaskOptions | None = None, *
         notes=notes,
         class_index={name: k for task in tasks for name, k in task.class_index.items()},
     )
+
+
+def _keep_apart(spec: str, test_spec: str, samples: Samples) -> None:
+    """Draw nothing from the split that is to be the test. Raises DataError where fit would be drawn from it."""
+    (kind, path, part), drawn, pools = spec_parts(test_spec), samples.drawn, samples.pools
+    if drawn is None or pools is None or part not in drawn.values() or spec_parts(spec) != (kind, path, None):
+        return
+    if drawn["fit"] == part:
+        raise DataError(f"{test_spec} is what {spec} is fitted on, but a test needs data of its own. Give others.")
+    if drawn["validation"] == part:
+        samples.pools = pools | {"validation": pools["fit"]}
+        samples.notes.append(f"{part} of {spec} is the test, so validation is drawn from {drawn['fit']}.")
 
 
 def _open_source(spec: str, model: nn.Module, options: TaskOptions) -> Samples:

@@ -17,6 +17,7 @@ from delayer.errors import DataError
 from delayer.libraries import gguf_place
 from delayer.tasks.kinds import has_decoder_inputs, writes_text
 from delayer.tasks.options import TaskOptions
+from delayer.tasks.positions import check_length, stated_positions, table_positions
 from delayer.tasks.preprocessing import source_of
 
 MAX_LENGTH = 512
@@ -34,15 +35,17 @@ class TextReader:
 
     For a network that writes text the beginning-of-sequence token comes first if the tokenizer has one and
     does not add it by itself; else special tokens are what the tokenizer adds.
-    Raises DataError when there is no tokenizer, or when the network has no way to be told about padding.
+    notes: what is to be known of texts of that length.
+    Raises DataError when there is no tokenizer, when the network has no way to be told about padding, or fewer positions than
+    were asked for.
     """
 
     def __init__(self, model: nn.Module, options: TaskOptions):
         self.tokenizer = _tokenizer_of(model, options)
         config = getattr(model, "config", None)
-        stated = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
-        stated.append(self.tokenizer.model_max_length)
+        stated = [stated_positions(model), table_positions(model), self.tokenizer.model_max_length]
         self.max_length = options.max_length or min(MAX_LENGTH, *(int(most) for most in stated if most))
+        self.notes = [note] if (note := check_length(model, self.max_length)) else []
         bare = self.tokenizer("a").input_ids
         self.start = _start_of(model, self.tokenizer) if has_decoder_inputs(model) else None
         bos = self.tokenizer.bos_token_id if writes_text(model) and self.start is None else None

@@ -42,6 +42,8 @@ class Samples:
     notes: list[str] = field(default_factory=list)
     pools: dict[str, range] | None = None
     """The rows that each part is drawn from, where the source has splits of its own; all for each part by default."""
+    drawn: dict[str, str] | None = None
+    """For each part the split of the source that it is drawn from, by the name that stands behind '#'."""
 
 
 Source = Callable[[str, str | None, TaskOptions, nn.Module], Samples]

@@ -9,12 +9,15 @@ from delayer.errors import DataError
 from delayer.tasks.options import TaskOptions
 from delayer.tasks.sources import Samples, fingerprint, fingerprint_of_files, sources
 from delayer.tasks.sources._columns import from_dataset
+from delayer.tasks.sources._joining import PARTS, SPLITS, joined
 
 
 @sources.register("hf")
 def hf(path: str, part: str | None, options: TaskOptions, model: nn.Module) -> Samples:
-    """Rows of one split: the one named behind '#', else "train", else the only one.
+    """Rows of one split, the one named behind '#' or the only one; or of train, validation and test, each for its part.
 
+    Of splits that are none of these (SPLITS) train alone is read, or the one that stands where there is no train. One whose
+    labels are all hidden (below 0), as a benchmark's test split, is left out.
     A local folder is what `save_to_disk` wrote, or anything else that `datasets.load_dataset` reads.
     Raises DataError with the library's reason, or naming the splits found.
     """
@@ -23,6 +26,8 @@ def hf(path: str, part: str | None, options: TaskOptions, model: nn.Module) -> S
     local = Path(path).is_dir()
     dataset = _from_disk(path) if local else _from_hub(path)
     notes, name = [], part
+    if isinstance(dataset, DatasetDict) and part is None and len(by_part := _by_part(dataset)) > 1 and "fit" in by_part:
+        return _all_parts(path, local, dataset, by_part, options, model)
     if isinstance(dataset, DatasetDict):
         name = part or ("train" if "train" in dataset or len(dataset) != 1 else next(iter(dataset)))
         found = ", ".join(map(str, dataset))
@@ -33,14 +38,40 @@ def hf(path: str, part: str | None, options: TaskOptions, model: nn.Module) -> S
         dataset = dataset[name]
     elif part is not None and part != str(dataset.split):
         raise DataError(f"hf:{path} holds one split, {dataset.split}, not {part}. Leave #{part} out.")
-    if local:
-        files = sorted(file for file in Path(path).rglob("*") if file.is_file())
-        digest = fingerprint(fingerprint_of_files(Path(path), files), str(name))
-    else:
-        digest = fingerprint(path, str(name), str(dataset.features), str(len(dataset)))
-    samples = from_dataset(dataset, f"hf:{path}", digest, options, model)
+    samples = from_dataset(dataset, f"hf:{path}", _digest(path, local, str(name), dataset), options, model)
     samples.notes[:0] = notes
     return samples
+
+
+def _by_part(dataset: Any) -> dict[str, str]:
+    """For each part the first split that is for it."""
+    return {SPLITS[name.lower()]: name for name in reversed(list(map(str, dataset))) if name.lower() in SPLITS}
+
+
+def _all_parts(path: str, local: bool, dataset: Any, by_part: dict[str, str], options: TaskOptions, model: nn.Module) -> Samples:
+    """The splits in one, each part drawn from its own."""
+    found, notes = {}, []
+    for part in (part for part in PARTS if part in by_part):
+        name = by_part[part]
+        digest = _digest(path, local, name, dataset[name])
+        samples = from_dataset(dataset[name], f"hf:{path}#{name}", digest, options, model)
+        if options.labels and part != "fit" and samples.labels is not None and samples.num and int(samples.labels.max()) < 0:
+            notes.append(f"The labels of hf:{path}#{name} are hidden ({int(samples.labels.max())}), so it is left out.")
+        elif samples.num:
+            found[part] = samples
+    if left := [str(name) for name in dataset if name not in by_part.values()]:
+        notes.append(f"hf:{path} has further splits, which are not used: {', '.join(left)}.")
+    whole = joined(found, by_part, fingerprint(*(samples.fingerprint for samples in found.values())))
+    origins = ", ".join(f"{part} from {name}" for part, name in (whole.drawn or {}).items())
+    whole.notes[:0] = [f"The splits of hf:{path}: {origins}.", *notes]
+    return whole
+
+
+def _digest(path: str, local: bool, name: str, dataset: Any) -> str:
+    if local:
+        files = sorted(file for file in Path(path).rglob("*") if file.is_file())
+        return fingerprint(fingerprint_of_files(Path(path), files), name)
+    return fingerprint(path, name, str(dataset.features), str(len(dataset)))
 
 
 def _from_disk(path: str) -> Any:

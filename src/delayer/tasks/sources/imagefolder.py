@@ -10,20 +10,9 @@ from torch import nn
 from delayer.errors import DataError
 from delayer.tasks.options import TaskOptions
 from delayer.tasks.sources import Samples, existing, fingerprint_of_files, sources
+from delayer.tasks.sources._joining import PARTS, SPLITS, drawn_from, joined
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jfif"}
-
-SPLITS = {
-    "train": "fit",
-    "training": "fit",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-}
-"""Names of folders that are splits and no classes, and what they are for."""
 
 
 @sources.register("imagefolder")
@@ -62,52 +51,12 @@ def _splits(root: Path, folders: list[Path]) -> Samples:
         for part in [part for part in found if part not in labelled]:
             notes.append(f"{by_part[part]} has no class folders, so it is left out.")
             del found[part]
-    names = sorted({name for samples in found.values() for name in samples.class_names or ()})
-    index = {name: k for k, name in enumerate(names)}
-    rows: dict[str, range] = {}
-    labels, num = [], 0
-    for part, samples in found.items():
-        rows[part] = range(num, num := num + samples.num)
-        if samples.labels is not None and samples.class_names is not None:
-            labels.append(torch.tensor([index[name] for name in samples.class_names])[samples.labels])
-            if missing := [name for name in names if name not in samples.class_names]:
-                notes.append(f"{by_part[part]} lacks {len(missing)} of {len(names)} classes ({', '.join(missing[:3])}).")
-        notes += samples.notes
-    first, last = min(found, key=_ORDER.index), max(found, key=_ORDER.index)
-    drawn = {"fit": "fit" if "fit" in found else first}
-    drawn["test"] = "test" if "test" in found else last
-    drawn["validation"] = "validation" if "validation" in found else drawn["fit"]
-    origins = ", ".join(f"{part} from {by_part[drawn[part]].name}" for part in _ORDER)
-    notes.insert(0, f"The folders of {root} are splits: {origins}.")
-    whole = list(found.values())
-    starts = [rows[part].start for part in found]
-
-    def at(i: int) -> tuple[Samples, int]:
-        k = max(k for k, start in enumerate(starts) if start <= i)
-        return whole[k], i - starts[k]
-
-    def get(i: int):
-        samples, row = at(i)
-        return samples.get(row)
-
-    def name_of(i: int) -> str:
-        samples, row = at(i)
-        return samples.name_of(row)
-
-    return Samples(
-        "images",
-        num,
-        get,
-        fingerprint_of_files(root, [Path(name_of(i)) for i in range(num)]),
-        torch.cat(labels) if labels else None,
-        tuple(names) or None,
-        name_of=name_of,
-        notes=notes,
-        pools={part: rows[drawn[part]] for part in _ORDER},
-    )
-
-
-_ORDER = ("fit", "validation", "test")
+    drawn, digest = drawn_from(found), [Path(s.name_of(i)) for s in found.values() for i in range(s.num)]
+    samples = joined(found, {part: str(folder) for part, folder in by_part.items()}, fingerprint_of_files(root, digest))
+    origins = ", ".join(f"{part} from {by_part[drawn[part]].name}" for part in PARTS)
+    samples.notes[:0] = [f"The folders of {root} are splits: {origins}.", *notes]
+    samples.drawn = {part: by_part[drawn[part]].name for part in PARTS}
+    return samples
 
 
 def _classes(root: Path) -> Samples:
