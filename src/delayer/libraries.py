@@ -65,7 +65,7 @@ def quiet(transformers: Any) -> Iterator[None]:
     And no kernels from the hub, which RWKV, MRA and YOSO would fetch and run where there is a GPU; they do without.
     """
     logging = transformers.utils.logging
-    hub = importlib.import_module("transformers.integrations.hub_kernels")
+    hub: Any = importlib.import_module("transformers.integrations.hub_kernels")
     fetch, hub.get_kernel = getattr(hub, "get_kernel", None), _no_kernel
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -106,7 +106,7 @@ def reload_proof(
         )
     if run.returncode:
         reason = (run.stderr.strip().splitlines() or ["no message"])[-1]
-        found = {"broken": f"a fresh process could not load it: {reason}"}
+        found: dict[str, Any] = {"broken": f"a fresh process could not load it: {reason}"}
     else:
         found = json.loads(run.stdout.strip().splitlines()[-1])
     if broken := found.get("broken"):
