@@ -6,11 +6,14 @@ back; a large weight that was changed is first written to a scratch file of the 
 from then on.
 """
 
+import ctypes
 import mmap
 import os
 import tempfile
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
+from functools import cache
 from typing import Any, BinaryIO
 
 import torch
@@ -18,8 +21,17 @@ from torch import Tensor, nn
 
 from delayer.errors import DelayerWarning
 
+M_MMAP_THRESHOLD = -3
+"""Of glibc's malloc.h."""
 SCRATCH_BYTES = 1 << 18
 """A changed weight of fewer bytes stays in memory."""
+
+
+@cache
+def give_back_freed_memory_() -> None:
+    """Have the C library hand back freed pieces of a MiB and more at once; glibc keeps those of up to 32 MiB for later."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
 class MappedFile:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from delayer.errors import DelayerWarning, ModelError, WeightsError
 from delayer.network.by_layer import run_by_layer_
-from delayer.network.mapped import MappedFile, MappedWeight
+from delayer.network.mapped import MappedFile, MappedWeight, give_back_freed_memory_
 from delayer.store.limits import Shapes
 from delayer.store.weights import header
 
@@ -98,6 +98,7 @@ def opened_by_block(
     names: of the network's tensors, by those in the files. build: makes the network of a state, in a type.
     Raises ModelError where its weights are not those of the files as they lie there.
     """
+    give_back_freed_memory_()
     lying = {names.get(name, name): weight for name, weight in mapped_weights(files).items()}
     sizes: dict[torch.dtype, int] = {}
     for weight in lying.values():
