@@ -1,15 +1,18 @@
 """The main job on real networks and real data: cut, prove, measure; one line a cut, no training, nothing chosen on test.
 
     python benchmarks/main_job.py --data-root DIR [--only deit] [--out FOLDER]
+    python benchmarks/main_job.py --network NAME --data SPEC [--test SPEC] --remove blocks=6
 
-Prints a table and a JSON line a cut, with seed, versions and machine. Studies stay in --out, and a killed benchmark goes
-on where it stood.
+Prints a table and a JSON line a cut, with seconds, the largest memory that the process took so far, seed, versions and machine.
+Studies stay in --out, and a killed benchmark goes on where it stood; its seconds are then of what was left.
 """
 
 import argparse
 import importlib.util
 import json
+import resource
 import sys
+import time
 from pathlib import Path
 
 import delayer
@@ -65,17 +68,26 @@ def jobs(root: Path) -> dict[str, dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--network", help="another network than those below --data-root")
+    parser.add_argument("--data")
+    parser.add_argument("--test")
+    parser.add_argument("--remove", action="append", default=[], help="budgets for it; may be repeated")
     parser.add_argument("--only", action="append", default=[], help="deit, resnet56, mobilenet, llama or minilm")
     parser.add_argument("--out", type=Path, default=Path("benchmark-studies"))
     parser.add_argument("--method", default="ours")
     given = parser.parse_args()
     sys.path.insert(0, str(HERE.parent))
-    for name, job in jobs(given.data_root.resolve()).items():
+    if given.network:
+        known = {"own": dict(model=given.network, data=given.data, test=given.test, budgets=given.remove)}
+    else:
+        known = jobs(given.data_root.resolve())
+    for name, job in known.items():
         if given.only and name not in given.only:
             continue
         task = delayer.TaskOptions(**{k: job[k] for k in ("num_fit", "num_validation", "num_test", "labels") if k in job})
         for budget in job["budgets"]:
+            began = time.perf_counter()
             results = delayer.run(
                 job["model"],
                 job["data"],
@@ -91,6 +103,9 @@ def main() -> None:
                 json.dumps(
                     {
                         "job": name,
+                        "network": job["model"].rpartition("/")[2],
+                        "seconds": round(time.perf_counter() - began, 1),
+                        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
                         "method": given.method,
                         "remove": budget,
                         "edits": [e.label for e in results.edits],
