@@ -228,6 +228,21 @@ def test_what_is_changed_is_kept_and_the_file_and_copies_are_not_touched(wide):
     assert not copy[3].weight.is_changed  # it lies in a file again
 
 
+def test_a_changed_weight_leaves_no_page_of_its_own_behind(tmp_path):
+    """What was written into the mapping of the first file lies in the scratch file alone; the mapping shows the file again."""
+    path = tmp_path / "x"
+    values = torch.arange(1 << 18, dtype=torch.float32)
+    path.write_bytes(bytes(bytes_of(values)))
+    file = MappedFile(path.open("rb"))
+    weight = MappedWeight.at(file, 0, torch.float32, values.shape)
+    with torch.no_grad():
+        weight.mul_(2)
+    assert torch.equal(file.tensor(0, torch.float32, values.shape), 2 * values)
+    weight.let_go()
+    assert weight.lies is not file and torch.equal(weight, 2 * values)
+    assert torch.equal(file.tensor(0, torch.float32, values.shape), values)
+
+
 def test_a_small_changed_weight_stays_in_memory(tmp_path):
     path = tmp_path / "x"
     values = torch.arange(8192, dtype=torch.float32)

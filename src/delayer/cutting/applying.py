@@ -13,6 +13,7 @@ from delayer.fitting.evidence import Evidence
 from delayer.fitting.streams import Streams
 from delayer.fitting.totals import Totals
 from delayer.network.chain import Chain
+from delayer.network.mapped import let_go
 from delayer.network.notes import note_
 from delayer.observing.one_pass import observe
 from delayer.observing.rows import Rows
@@ -99,6 +100,7 @@ def fit_edits_(
         if edit.spans:
             streams.begin_at(edit.spans[0].start)
         edit.apply_(chain, Evidence(streams=streams))
+        let_go(chain.model)  # also of what was changed in blocks that passes begin behind
         if progress:
             progress(done + 1, len(edits))
 

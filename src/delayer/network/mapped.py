@@ -136,8 +136,10 @@ class MappedWeight(nn.Parameter):
                 stacklevel=2,
             )
             return
+        left, offset = self.lies, self.offset
         self.data = file.tensor(0, self.dtype, self.shape)
         self._lying(file, 0)
+        left.let_go(offset, self.nbytes)  # what was written into the private pages there is in the scratch file now
 
 
 def bytes_of(tensor: Tensor) -> memoryview:

@@ -63,8 +63,6 @@ class Subject:
     notes: list[str] = field(default_factory=list)
     announced: set[MomentsKey] = field(default_factory=set)
     """Moments that will be asked for: the next pass over their split gathers them too."""
-    totals: Totals = field(default_factory=Totals)
-    """What the blocks of the original gave on the samples that quick repairs are fitted on."""
     _moments: dict[MomentsKey, Moments] = field(default_factory=dict)
     _cuts: dict[str, nn.Module] = field(default_factory=dict)
 
@@ -111,6 +109,11 @@ class Subject:
             return Replay(self.chain, self.task.batches("validation"))
         share = sum(weight.nbytes for weight in self.model.parameters()) // REPLAYED
         return Replay(self.chain, self.task.batches("validation"), min(LARGEST, share))
+
+    @cached_property
+    def totals(self) -> Totals:
+        """What the blocks of the original gave on the samples that quick repairs are fitted on; nothing where memory lacks."""
+        return Totals(largest=0) if is_mapped(self.model) else Totals()
 
     def validation(self, limit: int | None = None) -> Split:
         """The validation split, or its first so many samples."""
