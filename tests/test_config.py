@@ -62,6 +62,7 @@ def test_code_that_a_file_names_is_typed_or_not_run(command, tmp_path):
         ("trust: true", "says trust, which is never taken from a file"),
         ("import: [os]", "says import, which is never taken from a file"),
         ("factory: a:b", "says factory, which is never taken from a file"),
+        ("allow-changed: true", "says allow-changed, which is never taken from a file"),
         ("remov: blocks=1", "Did you mean remove?"),
         ("- remove", "is no list of options"),
         ("remove: {a: 1}", "is no list of options"),
@@ -81,3 +82,11 @@ def test_a_file_that_does_not_do_is_refused_in_one_sentence(command, tmp_path, t
 
 def test_a_missing_file_is_named(command, tmp_path):
     assert "could not be read as a configuration" in command("run", "--config", str(tmp_path / "none.yaml"), code=2)
+
+
+@pytest.mark.parametrize("name, text", [("score", "with: [tiny:network]"), ("run", "lm-eval: task.yaml")])
+def test_what_else_runs_code_is_typed(command, tmp_path, name, text):
+    """Other networks may be functions, and a task file of lm-eval may name functions."""
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    assert "which is never taken from a file" in command(name, "tiny:network", "--config", str(path), code=2)

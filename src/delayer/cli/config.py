@@ -19,8 +19,8 @@ from delayer.study import Study
 NAME = "config.yaml"
 LARGEST = 1 << 20
 """Bytes that such a file may have."""
-NEVER = frozenset({"factory", "trust", "allow_changed", "import_", "config"})
-"""What no file may say: these let files run code of others, or read files by name."""
+NEVER = frozenset({"factory", "trust", "allow_changed", "import_", "config", "others", "lm_eval"})
+"""What no file may say: these let code run, as functions of networks (--with) and task files of lm-eval do as well."""
 UNTYPED = "\0"
 """Stands before a name that a file gives and that only the user may."""
 _asked: ContextVar[str] = ContextVar("asked", default="")
