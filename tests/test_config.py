@@ -90,3 +90,8 @@ def test_what_else_runs_code_is_typed(command, tmp_path, name, text):
     path = tmp_path / "config.yaml"
     path.write_text(text)
     assert "which is never taken from a file" in command(name, "tiny:network", "--config", str(path), code=2)
+
+
+def test_a_refused_command_leaves_no_folder(command, tmp_path):
+    command("plan", "tiny:network", "--data", "digits", "--remove", "blocks=99", "--out", str(tmp_path / "study"), code=2)
+    assert not (tmp_path / "study" / "config.yaml").exists()

@@ -23,7 +23,8 @@ NEVER = frozenset({"factory", "trust", "allow_changed", "import_", "config", "ot
 """What no file may say: these let code run, as functions of networks (--with) and task files of lm-eval do as well."""
 UNTYPED = "\0"
 """Stands before a name that a file gives and that only the user may."""
-_asked: ContextVar[str] = ContextVar("asked", default="")
+_asked: ContextVar[list[Study] | None] = ContextVar("asked", default=None)
+"""Studies that the command under way makes."""
 
 
 def _read(context: typer.Context, path: Path | None) -> Path | None:
@@ -131,15 +132,21 @@ def _written(value: Any) -> Any:
 
 @contextmanager
 def _remembering(text: str) -> Iterator[None]:
-    token = _asked.set(text)
+    made: list[Study] = []
+    token = _asked.set(made)
     try:
         yield
+    except Exception:  # a command that was refused asked for no study
+        made.clear()
+        raise
     finally:
         _asked.reset(token)
+        for study in made:
+            if study.path("study.json").exists():
+                study.path(NAME).write_text(text, "utf-8")
 
 
 def keep_config(study: Study) -> None:
-    """Write into a study how it was asked for, where a command made it."""
-    if text := _asked.get():
-        study.folder.mkdir(parents=True, exist_ok=True)
-        study.path(NAME).write_text(text, "utf-8")
+    """Have a study say how it was asked for, once the command that makes it ends, or is stopped."""
+    if (made := _asked.get()) is not None:
+        made.append(study)
